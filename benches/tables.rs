@@ -1,0 +1,198 @@
+//! What a visit costs in the shared tables: `cargo bench --bench tables`.
+//!
+//! - `client table`: a visit of one of 500 clients that come all the time, while 1,000 or 1,000,000 are remembered:
+//!   the same work, whatever the table's size. The uniform ones, and a table that is full so that every visit throws
+//!   somebody out, show what the processor's caches add when visits go all over the table.
+//! - `selection`: the whole of a connection's way through the tables.
+//! - `lock`: alone, and while other processes want it as badly.
+#![allow(unsafe_code, clippy::unwrap_used, missing_docs)]
+
+use std::hint::black_box;
+use std::net::Ipv4Addr;
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Pid, fork};
+
+use pen::model::address::{ClientAddress, SocketAddress};
+use pen::model::ids::{AclId, WorkerId};
+use pen::model::settings::Settings;
+use pen::model::time::{Moment, Seconds};
+use pen::policy::acl::Verdicts;
+use pen::policy::selection::Rules;
+use pen::shared::region::{Geometry, Region};
+use pen::shared::servers::Definition;
+use pen::shared::visits::{self, Terms};
+use pen::sys::clock;
+
+const WORKER: WorkerId = WorkerId(0);
+const HOT: u32 = 500;
+const TRACKING: Seconds = Seconds(3600);
+
+fn client(number: u32) -> ClientAddress {
+    ClientAddress::Inet(Ipv4Addr::from_bits(0x0a00_0000 | number).into(), 1000)
+}
+
+/// Scatters the hot clients over the table, so that size alone differs.
+fn scattered(number: u32, of: u32) -> u32 {
+    (number as u64 * 2_654_435_761 % u64::from(of)) as u32
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u32) -> u32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (((self.0 >> 32) * u64::from(limit)) >> 32) as u32
+    }
+}
+
+fn region(clients: u32) -> Region {
+    let region = Region::create(Geometry { clients, connections: 500 }).unwrap();
+    let servers: Vec<Definition> = (0..4)
+        .map(|number| Definition {
+            address: Some(SocketAddress::Inet(([127, 0, 0, 1], 8000 + number).into())),
+            soft: 1_000_000,
+            hard: 0,
+            weight: 1,
+            prio: 0,
+            acl: AclId::default(),
+        })
+        .collect();
+    region.servers().publish(&servers, None, None).unwrap();
+    region.workers().set_count(4);
+    region
+}
+
+/// A table that remembers so many clients, all of the room taken.
+fn remembering(clients: u32) -> Region {
+    let region = region(clients);
+    let guard = region.lock(WORKER);
+    for number in 0..clients {
+        region.clients().visit(&guard, client(number), TRACKING, clock::now());
+    }
+    drop(guard);
+    assert_eq!(region.clients().used(), clients);
+    region
+}
+
+fn client_table(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("client table");
+    for size in [1_000, 1_000_000] {
+        let region = remembering(size);
+        let now = clock::now();
+        let mut random = Random(7);
+        let visit = |number: u32| {
+            let guard = region.lock(WORKER);
+            black_box(region.clients().visit(&guard, client(number), TRACKING, now));
+        };
+        group.bench_function(BenchmarkId::new("500 clients come back, of", size), |bencher| {
+            bencher.iter(|| visit(scattered(random.below(HOT), size)));
+        });
+        group.bench_function(BenchmarkId::new("any client comes back (caches), of", size), |bencher| {
+            bencher.iter(|| visit(random.below(size)));
+        });
+        let mut fresh = size;
+        group.bench_function(
+            BenchmarkId::new("a new client, the oldest goes (caches), of", size),
+            |bencher| {
+                bencher.iter(|| {
+                    fresh = (fresh + 1) & 0xff_ffff;
+                    visit(fresh);
+                });
+            },
+        );
+    }
+    group.finish();
+}
+
+fn selection(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("selection");
+    let kinds = [
+        ("client tracking", Settings::default()),
+        ("round robin", Settings { roundrobin: true, ..Settings::default() }),
+        ("weight", Settings { roundrobin: true, weight: true, ..Settings::default() }),
+    ];
+    for (name, settings) in kinds {
+        let region = remembering(1000);
+        let terms = Terms {
+            rules: Rules::from(&settings),
+            tracking: TRACKING,
+            blacklist: Seconds(30),
+            timeout: Seconds(5),
+        };
+        let now = clock::now();
+        let mut random = Random(7);
+        group.bench_function(BenchmarkId::new("begin, established, give_back", name), |bencher| {
+            bencher.iter(|| {
+                let client = client(random.below(1000));
+                let visit = visits::begin(&region, WORKER, &terms, client, Verdicts::ALL, now);
+                let reservation = visit.reservation.unwrap();
+                visits::established(&region, WORKER, &terms, visit.client, &reservation, now);
+                visits::give_back(&region, WORKER, reservation);
+            });
+        });
+    }
+    group.finish();
+}
+
+/// Other processes that take the lock, do what a visit does under it, and let go, all the time.
+struct Rivals(Vec<Pid>);
+
+impl Rivals {
+    fn start(region: &Region, number: u32) -> Self {
+        let start = |rival| {
+            // SAFETY: criterion starts no threads of its own here, and the child calls nothing that could need one.
+            match unsafe { fork() }.unwrap() {
+                ForkResult::Parent { child } => child,
+                ForkResult::Child => {
+                    // SAFETY: asks that this process die with the one that forked it.
+                    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+                    loop {
+                        visit_alone(region, WorkerId(rival), rival);
+                    }
+                }
+            }
+        };
+        Rivals((1..=number).map(start).collect())
+    }
+}
+
+impl Drop for Rivals {
+    fn drop(&mut self) {
+        for pid in &self.0 {
+            kill(*pid, Signal::SIGKILL).unwrap();
+            waitpid(*pid, None).unwrap();
+        }
+    }
+}
+
+fn visit_alone(region: &Region, worker: WorkerId, number: u32) {
+    let guard = region.lock(worker);
+    black_box(region.clients().visit(&guard, client(number), TRACKING, Moment(1)));
+}
+
+fn lock(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("lock");
+    let region = remembering(1000);
+    group.bench_function("lock and unlock, nobody else", |bencher| {
+        bencher.iter(|| drop(black_box(region.lock(WORKER))));
+    });
+    for processes in [1, 2, 4] {
+        let rivals = Rivals::start(&region, processes - 1);
+        group.bench_function(
+            BenchmarkId::new("a visit, by so many processes at once:", processes),
+            |bencher| {
+                bencher.iter(|| visit_alone(&region, WORKER, 0));
+            },
+        );
+        drop(rivals);
+    }
+    group.finish();
+}
+
+criterion_group!(benches, client_table, selection, lock);
+criterion_main!(benches);

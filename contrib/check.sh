@@ -1,0 +1,30 @@
+#!/bin/sh
+# Everything that must be green before a change is taken. Stops at the first thing that is not. The tests come last,
+# so that their summary is the last thing to be seen.
+set -eu
+cd "$(dirname "$0")/.."
+PATH=$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin
+export PATH
+
+step() {
+    echo "check: $*"
+    "$@"
+}
+
+step cargo fmt --check
+step cargo clippy --all-targets --locked -- -D warnings
+step env RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
+step mandoc -Tlint -Wwarning man/*.[1-8]
+
+for script in contrib/*.sh contrib/*.init benches/*.sh .ci/run; do
+    [ -e "$script" ] || continue
+    case $(head -n 1 "$script") in
+    *bash*) step bash -n "$script" ;;
+    *) step sh -n "$script" ;;
+    esac
+done
+if command -v shellcheck >/dev/null 2>&1; then
+    step shellcheck contrib/*.sh contrib/*.init benches/*.sh .ci/run
+fi
+
+step cargo test --locked

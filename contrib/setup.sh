@@ -1,0 +1,85 @@
+#!/bin/sh
+# Makes sure that the programs are there which "make demo", "make check" or "make bench" call. On Debian and its
+# relatives root gets the missing packages installed; anybody else is told their names. Does nothing, and needs no
+# network, if nothing is missing.
+#
+# usage: setup.sh demo|check|bench
+set -eu
+
+# program:package, one a line
+demo='cc:gcc libc6-dev
+curl:curl'
+check="$demo
+make:make
+mandoc:mandoc
+openssl:openssl
+strace:strace
+ip:iproute2
+ps:procps"
+bench="$demo
+nginx:nginx-light
+wrk:wrk
+pen:pen"
+
+case ${1-} in
+demo) wanted=$demo ;;
+check) wanted=$check ;;
+bench) wanted=$bench ;;
+*)
+    echo "usage: setup.sh demo|check|bench" >&2
+    exit 2
+    ;;
+esac
+
+# Where system programs are, whoever calls.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+export PATH
+
+has() {
+    command -v "$1" >/dev/null 2>&1
+}
+
+if ! has cargo && [ -x "${HOME:-/}/.cargo/bin/cargo" ]; then
+    PATH=$HOME/.cargo/bin:$PATH
+fi
+if ! has cargo; then
+    echo "setup: cargo is missing; install Rust 1.88 or newer (https://rustup.rs)" >&2
+    exit 1
+fi
+
+missing=$(
+    echo "$wanted" | while IFS=: read -r program package; do
+        has "$program" || printf '%s ' "$package"
+    done
+)
+
+if [ -n "$missing" ]; then
+    if [ "$(id -u)" -ne 0 ] || ! has apt-get; then
+        echo "setup: please install first: $missing" >&2
+        exit 1
+    fi
+    echo "setup: installing $missing"
+    # Nothing that is installed here is to be started: the tests bring their own servers up and down.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e $policy ]; then
+        trap 'rm -f $policy' EXIT
+        printf '#!/bin/sh\nexit 101\n' >$policy
+        chmod 755 $policy
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    # shellcheck disable=SC2086 # a list of words
+    apt-get install -qq -y --no-install-recommends $missing >/dev/null
+fi
+
+# The two parts of Rust that a minimal installation lacks.
+if [ "$1" = check ]; then
+    for part in fmt:rustfmt clippy:clippy; do
+        if ! cargo "${part%:*}" --version >/dev/null 2>&1; then
+            if ! has rustup || ! rustup component add "${part#*:}"; then
+                echo "setup: cargo ${part%:*} is missing; install the component ${part#*:} of Rust" >&2
+                exit 1
+            fi
+        fi
+    done
+fi

@@ -1,0 +1,363 @@
+//! What a command does to the settings, and what it answers.
+//!
+//! The replies of questions are an interface: scripts read them through penctl(1). See pen(1), COMMANDS.
+
+use super::address::ServerSpec;
+use super::command::{Command, Number, ServerChange, Switch};
+use super::ids::ServerId;
+use super::settings::{FastClose, Settings};
+use super::time::Seconds;
+
+/// The highest debug level; more is the same.
+pub const MAX_DEBUG: u8 = 3;
+
+/// What came of a command besides the changed settings.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Outcome {
+    /// The text that goes back to whoever asked, with its line end; mostly empty.
+    pub reply: String,
+    /// What else the caller must do, in this order.
+    pub actions: Vec<Action>,
+}
+
+/// What settings alone cannot express.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Leave this server alone for so long from now on; 0 = it is in use again.
+    Shun(ServerId, Seconds),
+    /// Read the commands of this file.
+    Include(String),
+}
+
+impl From<String> for Outcome {
+    fn from(reply: String) -> Self {
+        Outcome { reply, ..Outcome::default() }
+    }
+}
+
+impl Settings {
+    /// Carries a command out on this value. The generation stays: whoever hands the new value out counts it up.
+    pub fn apply(&mut self, command: Command) -> Outcome {
+        match command {
+            Command::Switch(switch, on) => *self.switch(switch) = on,
+            Command::Number(number, value) => return self.number(number, value).into(),
+            Command::AclAdd(list, entry) => self.acls[list.index()].push(entry),
+            Command::AclClear(list) => self.acls[list.index()].clear(),
+            Command::ClientAcl(list) => {
+                self.client_acl = list.unwrap_or(self.client_acl);
+                return format!("{}\n", self.client_acl).into();
+            }
+            Command::ControlAcl(list) => {
+                self.control_acl = list.unwrap_or(self.control_acl);
+                return format!("{}\n", self.control_acl).into();
+            }
+            Command::Server(server, changes) => {
+                let actions =
+                    changes.into_iter().filter_map(|change| self.change_server(server, change)).collect();
+                self.server(server);
+                return Outcome { actions, ..Outcome::default() };
+            }
+            Command::Listen(spec) => {
+                self.listen = spec.or_else(|| self.listen.take());
+                return line(self.listen.as_ref()).into();
+            }
+            Command::ShowLog => return line(self.log.as_ref()).into(),
+            Command::Log(destination) => {
+                self.log = destination;
+                return line(self.log.as_ref()).into();
+            }
+            Command::ShowWebStats => return line(self.web_stats.as_ref().map(|path| path.display())).into(),
+            Command::WebStats(file) => {
+                self.web_stats = file;
+                return line(self.web_stats.as_ref().map(|path| path.display())).into();
+            }
+            Command::ShowWorkers => return self.workers_line().into(),
+            Command::Workers(workers) => {
+                self.workers = workers;
+                return self.workers_line().into();
+            }
+            Command::Mode => return self.mode().into(),
+            Command::Source(address) => self.source = Some(address),
+            Command::FastClose(whose) => self.tcp_fastclose = whose,
+            Command::Include(file) => {
+                return Outcome { actions: vec![Action::Include(file)], ..Outcome::default() };
+            }
+            Command::Constant(reply) => return reply.to_owned().into(),
+            Command::Nothing => {}
+        }
+        Outcome::default()
+    }
+
+    fn switch(&mut self, switch: Switch) -> &mut bool {
+        match switch {
+            Switch::AbortOnError => &mut self.abort_on_error,
+            Switch::Ascii => &mut self.ascii,
+            Switch::Dummy => &mut self.dummy,
+            Switch::Hash => &mut self.hash,
+            Switch::Keepalive => &mut self.keepalive,
+            Switch::Prio => &mut self.prio,
+            Switch::Roundrobin => &mut self.roundrobin,
+            Switch::Stubborn => &mut self.stubborn,
+            Switch::Weight => &mut self.weight,
+        }
+    }
+
+    /// Sets a number, if there is one, and words the answer.
+    fn number(&mut self, number: Number, value: Option<u32>) -> String {
+        let set = |slot: &mut u32| {
+            *slot = value.unwrap_or(*slot);
+            *slot
+        };
+        // Tables grow at run time and never shrink.
+        let grow = |slot: &mut u32| {
+            *slot = value.unwrap_or(*slot).max(*slot);
+            *slot
+        };
+        let now = match number {
+            Number::Blacklist => set(&mut self.blacklist.0),
+            Number::ClientsMax => grow(&mut self.clients_max),
+            Number::ConnMax => grow(&mut self.conn_max),
+            Number::Debug => {
+                let level = value.unwrap_or(self.debug.into()).min(MAX_DEBUG.into());
+                self.debug = level as u8;
+                level
+            }
+            Number::IdleTimeout => {
+                return format!("Idle timeout: {} seconds\n", set(&mut self.idle_timeout.0));
+            }
+            Number::PendingMax => {
+                set(&mut self.pending_max);
+                return String::new();
+            }
+            Number::Timeout => set(&mut self.timeout.0),
+            Number::Tracking => set(&mut self.tracking.0),
+        };
+        format!("{now}\n")
+    }
+
+    /// The slot of that number, made if there is none.
+    fn server(&mut self, server: ServerId) -> &mut ServerSpec {
+        let index = server.0 as usize;
+        if self.servers.len() <= index {
+            self.servers.resize_with(index + 1, ServerSpec::unset);
+        }
+        &mut self.servers[index]
+    }
+
+    fn change_server(&mut self, server: ServerId, change: ServerChange) -> Option<Action> {
+        let slot = self.server(server);
+        match change {
+            ServerChange::Acl(list) => slot.acl = list,
+            ServerChange::Address(host) => slot.host = Some(host),
+            ServerChange::Hard(hard) => slot.hard = hard,
+            ServerChange::Max(max) => slot.soft = max,
+            ServerChange::Port(port) => slot.port = port,
+            ServerChange::Prio(prio) => slot.prio = prio,
+            ServerChange::Weight(weight) => slot.weight = weight,
+            ServerChange::Blacklist(seconds) => return Some(Action::Shun(server, seconds)),
+        }
+        None
+    }
+
+    fn mode(&self) -> String {
+        let modes = [
+            ("hash", self.hash),
+            ("roundrobin", self.roundrobin),
+            ("stubborn", self.stubborn),
+            ("weight", self.weight),
+            ("prio", self.prio),
+        ];
+        let words: Vec<_> =
+            modes.map(|(word, on)| if on { word.to_owned() } else { format!("no {word}") }).into();
+        words.join(" ") + "\n"
+    }
+
+    fn workers_line(&self) -> String {
+        self.workers.map_or_else(|| "auto\n".to_owned(), |workers| format!("{workers}\n"))
+    }
+}
+
+/// The value on a line, or no line at all.
+fn line(value: Option<impl std::fmt::Display>) -> String {
+    value.map(|value| format!("{value}\n")).unwrap_or_default()
+}
+
+impl std::fmt::Display for FastClose {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            FastClose::Off => "off",
+            FastClose::Up => "up",
+            FastClose::Down => "down",
+            FastClose::Both => "both",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::address::{Host, Port};
+    use super::super::settings::LogDestination;
+    use super::*;
+
+    fn run(settings: &mut Settings, line: &str) -> Outcome {
+        settings.apply(Command::parse(line).unwrap().unwrap().command)
+    }
+
+    fn reply(settings: &mut Settings, line: &str) -> String {
+        run(settings, line).reply
+    }
+
+    #[test]
+    fn questions_are_answered_from_the_settings() {
+        let mut settings = Settings::default();
+        for (question, answer) in [
+            ("blacklist", "30\n"),
+            ("client_acl", "0\n"),
+            ("clients_max", "2048\n"),
+            ("conn_max", "500\n"),
+            ("control_acl", "0\n"),
+            ("debug", "0\n"),
+            ("idle_timeout", "Idle timeout: 0 seconds\n"),
+            ("idlers", "Idlers: 0/0\n"),
+            ("listen", ""),
+            ("log", ""),
+            ("mode", "no hash no roundrobin no stubborn no weight no prio\n"),
+            ("pending_max", ""),
+            ("tarpit_acl", "tarpit_acl = -1"),
+            ("timeout", "5\n"),
+            ("tracking", "0\n"),
+            ("web_stats", ""),
+            ("workers", "auto\n"),
+        ] {
+            assert_eq!(reply(&mut settings, question), answer, "{question}");
+        }
+        assert_eq!(settings, Settings::default());
+    }
+
+    #[test]
+    fn numbers_are_set_and_answered_with_the_new_value() {
+        let mut settings = Settings::default();
+        assert_eq!(reply(&mut settings, "blacklist 7"), "7\n");
+        assert_eq!(reply(&mut settings, "timeout 8"), "8\n");
+        assert_eq!(reply(&mut settings, "tracking 5"), "5\n");
+        assert_eq!(reply(&mut settings, "client_acl 3"), "3\n");
+        assert_eq!(reply(&mut settings, "control_acl 4"), "4\n");
+        assert_eq!(reply(&mut settings, "debug 1"), "1\n");
+        assert_eq!(reply(&mut settings, "debug 9"), "3\n");
+        assert_eq!(reply(&mut settings, "idle_timeout 9"), "Idle timeout: 9 seconds\n");
+        assert_eq!(reply(&mut settings, "idle_timeout -4"), "Idle timeout: 0 seconds\n");
+        assert_eq!(reply(&mut settings, "pending_max 12"), "");
+        assert_eq!(reply(&mut settings, "workers 2"), "2\n");
+        assert_eq!(
+            (settings.blacklist, settings.timeout, settings.tracking),
+            (Seconds(7), Seconds(8), Seconds(5))
+        );
+        assert_eq!((settings.client_acl.index(), settings.control_acl.index()), (3, 4));
+        assert_eq!((settings.debug, settings.pending_max, settings.workers), (3, 12, Some(2)));
+    }
+
+    #[test]
+    fn tables_only_grow() {
+        let mut settings = Settings::default();
+        assert_eq!(reply(&mut settings, "clients_max 10"), "2048\n");
+        assert_eq!(reply(&mut settings, "clients_max 3000"), "3000\n");
+        assert_eq!(reply(&mut settings, "conn_max 10"), "500\n");
+        assert_eq!(reply(&mut settings, "conn_max 501"), "501\n");
+    }
+
+    #[test]
+    fn the_mode_shows_what_is_on() {
+        let mut settings = Settings::default();
+        for line in ["roundrobin", "weight", "hash", "prio", "stubborn"] {
+            assert_eq!(reply(&mut settings, line), "");
+        }
+        assert_eq!(reply(&mut settings, "mode"), "hash roundrobin stubborn weight prio\n");
+        run(&mut settings, "no weight");
+        assert_eq!(reply(&mut settings, "mode"), "hash roundrobin stubborn no weight prio\n");
+    }
+
+    #[test]
+    fn each_switch_moves_its_own_setting() {
+        for (word, read) in [
+            ("abort_on_error", (|s| s.abort_on_error) as fn(&Settings) -> bool),
+            ("ascii", |s| s.ascii),
+            ("dummy", |s| s.dummy),
+            ("keepalive", |s| s.keepalive),
+        ] {
+            let mut settings = Settings::default();
+            run(&mut settings, word);
+            assert!(read(&settings), "{word}");
+            run(&mut settings, &format!("no {word}"));
+            assert_eq!(settings, Settings::default(), "{word}");
+        }
+    }
+
+    #[test]
+    fn files_and_addresses_are_answered_as_given() {
+        let mut settings = Settings::default();
+        assert_eq!(reply(&mut settings, "log /a"), "/a\n");
+        assert_eq!(reply(&mut settings, "log 127.0.0.1:9900"), "127.0.0.1:9900\n");
+        assert_eq!(settings.log, Some(LogDestination::Network("127.0.0.1".into(), 9900)));
+        assert_eq!(reply(&mut settings, "no log"), "");
+        assert_eq!(reply(&mut settings, "log"), "");
+        assert_eq!(reply(&mut settings, "web_stats /w"), "/w\n");
+        assert_eq!(reply(&mut settings, "no web_stats"), "");
+        assert_eq!(reply(&mut settings, "listen 127.0.0.1:8009"), "127.0.0.1:8009\n");
+        assert_eq!(reply(&mut settings, "listen"), "127.0.0.1:8009\n");
+        run(&mut settings, "source ::1");
+        run(&mut settings, "tcp_fastclose both");
+        assert_eq!(settings.source, Some("::1".parse().unwrap()));
+        assert_eq!(settings.tcp_fastclose, FastClose::Both);
+    }
+
+    #[test]
+    fn lists_grow_in_order_and_are_emptied() {
+        let mut settings = Settings::default();
+        run(&mut settings, "acl 1 permit 10.0.0.0/8");
+        run(&mut settings, "acl 1 deny ::1");
+        assert_eq!(settings.acls[1].iter().map(|entry| entry.permit).collect::<Vec<_>>(), [true, false]);
+        run(&mut settings, "no acl 1");
+        assert_eq!(settings, Settings::default());
+    }
+
+    #[test]
+    fn a_server_far_up_makes_the_slots_below_it() {
+        let mut settings = Settings::default();
+        let outcome = run(&mut settings, "server 5 address 127.0.0.1 port 9005");
+        assert_eq!(outcome, Outcome::default());
+        assert_eq!(settings.servers.len(), 6);
+        assert_eq!(settings.servers[5], "127.0.0.1:9005".parse().unwrap());
+        assert!(settings.servers[..5].iter().all(|server| *server == ServerSpec::unset()));
+        run(&mut settings, "server 7");
+        assert_eq!(settings.servers.len(), 8);
+    }
+
+    #[test]
+    fn a_server_keeps_what_the_command_does_not_name() {
+        let mut settings = Settings { servers: vec!["a:1:2:3:4:5".parse().unwrap()], ..Settings::default() };
+        run(&mut settings, "server 0 port 9003 max 4 acl 6");
+        let server = &settings.servers[0];
+        assert_eq!(server.to_string(), "a:9003:4:3:4:5");
+        assert_eq!(server.acl.index(), 6);
+        run(&mut settings, "server 0 address b hard 1 weight 2 prio 3");
+        assert_eq!(settings.servers[0].to_string(), "b:9003:4:1:2:3");
+    }
+
+    #[test]
+    fn a_server_without_a_port_has_the_listeners() {
+        let mut settings = Settings::default();
+        run(&mut settings, "server 0 address www");
+        assert_eq!(settings.servers[0].host, Some(Host::Name("www".into())));
+        assert_eq!(settings.servers[0].port, Port::Listeners);
+    }
+
+    #[test]
+    fn what_settings_cannot_hold_is_left_to_the_caller() {
+        let mut settings = Settings::default();
+        let outcome = run(&mut settings, "server 1 blacklist 100 max 2 blacklist 0");
+        let actions = [Action::Shun(ServerId(1), Seconds(100)), Action::Shun(ServerId(1), Seconds(0))];
+        assert_eq!(outcome.actions, actions);
+        assert_eq!(settings.servers[1].soft, 2);
+        assert_eq!(run(&mut settings, "include x").actions, [Action::Include("x".into())]);
+    }
+}

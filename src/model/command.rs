@@ -1,0 +1,830 @@
+//! One line of text to one [`Command`]: the grammar that configuration file, `-O` and control port share.
+//!
+//! Words are separated by spaces and tabs; double quotes hold a word with spaces, `\"` and `\\` being a quote and a
+//! backslash in it; a word that begins with `#` begins a comment. See pen(1), COMMANDS.
+//! Not here: what a command does ([`super::apply`]), lines of a file ([`super::config`]).
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::address::{AddressError, Host, ListenSpec, Port};
+use super::ids::{AclId, MAX_CLIENTS, MAX_CONNECTIONS, MAX_SERVERS, MAX_WORKERS, ServerId};
+use super::number::{self, LARGEST, NumberError};
+use super::settings::{AclEntry, FastClose, LogDestination, LogDestinationError, Network};
+use super::time::Seconds;
+
+/// What a line asks for. Every value in it has been checked: nothing is left that could fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// `hash`, `no hash` and the like.
+    Switch(Switch, bool),
+    /// `blacklist N` and the like; without a number, the question for it.
+    Number(Number, Option<u32>),
+    /// `acl N permit|deny …`.
+    AclAdd(AclId, AclEntry),
+    /// `no acl N`.
+    AclClear(AclId),
+    /// `client_acl [N]`.
+    ClientAcl(Option<AclId>),
+    /// `control_acl [N]`.
+    ControlAcl(Option<AclId>),
+    /// `server N [key value]…`, in the order given.
+    Server(ServerId, Vec<ServerChange>),
+    /// `listen [SPEC]`.
+    Listen(Option<ListenSpec>),
+    /// `log`: where to?
+    ShowLog,
+    /// `log X`, `no log`.
+    Log(Option<LogDestination>),
+    /// `web_stats`: which file?
+    ShowWebStats,
+    /// `web_stats FILE`, `no web_stats`.
+    WebStats(Option<PathBuf>),
+    /// `workers`: how many?
+    ShowWorkers,
+    /// `workers N`, `workers auto`.
+    Workers(Option<u32>),
+    /// `mode`.
+    Mode,
+    /// `source ADDR`.
+    Source(IpAddr),
+    /// `tcp_fastclose X`.
+    FastClose(FastClose),
+    /// `include FILE`.
+    Include(String),
+    /// Answered always in the same way, because what it asks for cannot be on.
+    Constant(&'static str),
+    /// Asks for what is so anyway.
+    Nothing,
+}
+
+/// The settings that are on or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Switch {
+    /// `abort_on_error`.
+    AbortOnError,
+    /// `ascii`.
+    Ascii,
+    /// `dummy`.
+    Dummy,
+    /// `hash`.
+    Hash,
+    /// `keepalive`.
+    Keepalive,
+    /// `prio`.
+    Prio,
+    /// `roundrobin`.
+    Roundrobin,
+    /// `stubborn`.
+    Stubborn,
+    /// `weight`.
+    Weight,
+}
+
+const SWITCHES: [(&str, Switch); 9] = [
+    ("abort_on_error", Switch::AbortOnError),
+    ("ascii", Switch::Ascii),
+    ("dummy", Switch::Dummy),
+    ("hash", Switch::Hash),
+    ("keepalive", Switch::Keepalive),
+    ("prio", Switch::Prio),
+    ("roundrobin", Switch::Roundrobin),
+    ("stubborn", Switch::Stubborn),
+    ("weight", Switch::Weight),
+];
+
+/// The settings that are numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Number {
+    /// `blacklist`, seconds.
+    Blacklist,
+    /// `clients_max`; a smaller number than the present one changes nothing.
+    ClientsMax,
+    /// `conn_max`; a smaller number than the present one changes nothing.
+    ConnMax,
+    /// `debug`; above 3 is 3.
+    Debug,
+    /// `idle_timeout`, seconds.
+    IdleTimeout,
+    /// `pending_max`.
+    PendingMax,
+    /// `timeout`, seconds.
+    Timeout,
+    /// `tracking`, seconds.
+    Tracking,
+}
+
+/// What each number may be, and whether a smaller one is raised (as the classic did) instead of refused.
+const NUMBERS: [(&str, Number, u32, u32, bool); 8] = [
+    ("blacklist", Number::Blacklist, 0, LARGEST, false),
+    ("clients_max", Number::ClientsMax, 1, MAX_CLIENTS, false),
+    ("conn_max", Number::ConnMax, 1, MAX_CONNECTIONS, false),
+    ("debug", Number::Debug, 0, LARGEST, false),
+    ("idle_timeout", Number::IdleTimeout, 0, LARGEST, true),
+    ("pending_max", Number::PendingMax, 1, LARGEST, true),
+    ("timeout", Number::Timeout, 1, LARGEST, false),
+    ("tracking", Number::Tracking, 0, LARGEST, false),
+];
+
+/// One key and value of the command `server`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerChange {
+    /// `acl A`.
+    Acl(AclId),
+    /// `address X`.
+    Address(Host),
+    /// `blacklist T`: out of use for so long from now on; 0 = in use again.
+    Blacklist(Seconds),
+    /// `hard H`.
+    Hard(u32),
+    /// `max M`.
+    Max(u32),
+    /// `port P`; 0 takes the server out of use.
+    Port(Port),
+    /// `prio P`.
+    Prio(i32),
+    /// `weight W`.
+    Weight(u32),
+}
+
+/// Commands that ask for what only a running pen has, or that act on it.
+const NEED_A_RUNNING_PEN: [&str; 10] =
+    ["close", "connection", "control", "exit", "pid", "recent", "servers", "socket", "status", "write"];
+
+/// Commands of capabilities that are not built yet. Their `no` forms are true and do nothing.
+const NOT_AVAILABLE: [&str; 10] = [
+    "dsr_if",
+    "dsr_ip",
+    "http",
+    "peek",
+    "ssl_ciphers",
+    "ssl_client_renegotiation_interval",
+    "ssl_ocsp_response",
+    "ssl_option",
+    "ssl_sni_path",
+    "transparent",
+];
+
+/// Commands without effect today, with and without `no`.
+const OBSOLETE: [&str; 6] = ["block", "delayed_forward", "epoll", "kqueue", "poll", "select"];
+
+/// Why a line is not a command.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// No such command. The classic went on to the next line, and its wording is kept.
+    #[error("do_cmd: ignoring command starting with '{0}'")]
+    Unknown(String),
+    /// The classic's wording again.
+    #[error("do_cmd: ignoring tcp_fastclose without argument")]
+    FastCloseAlone,
+    /// Something that the command cannot do without.
+    #[error("{command} needs {what}")]
+    Missing {
+        /// The command so far.
+        command: String,
+        /// What should follow.
+        what: &'static str,
+    },
+    /// There is nothing to ask or to act on yet.
+    #[error("{0} needs a running pen")]
+    NeedsRunningPen(String),
+    /// A capability that pen does not have.
+    #[error("{0} is not available in this version")]
+    NotAvailable(String),
+    /// A number that is none, or out of range.
+    #[error(transparent)]
+    Number(#[from] NumberError),
+    /// Not an address.
+    #[error("{what}: {reason}")]
+    Address {
+        /// The command or key.
+        what: &'static str,
+        /// Why.
+        reason: AddressError,
+    },
+    /// Not a destination for the log.
+    #[error("log: {0}")]
+    Log(#[from] LogDestinationError),
+    /// The classic's wording, and the reason.
+    #[error("unable to set source address to '{0}': it must be an IP address")]
+    Source(String),
+    /// None of the words that can stand here.
+    #[error("{what} must be {choices}, not {given:?}")]
+    Choice {
+        /// What is chosen.
+        what: &'static str,
+        /// The words that it can be.
+        choices: &'static str,
+        /// The word instead of them.
+        given: String,
+    },
+    /// Not a network.
+    #[error("acl needs an IP address, address/length or address and mask, not {0:?}")]
+    Network(String),
+    /// A quote too few.
+    #[error("no closing quote after {0:?}")]
+    Unclosed(String),
+}
+
+impl CommandError {
+    /// The classic said so and went on. So a file with such a line is read, and only `--check` counts it as wrong.
+    pub fn is_ignorable(&self) -> bool {
+        matches!(self, CommandError::Unknown(_) | CommandError::FastCloseAlone)
+    }
+}
+
+/// Something that the administrator should know, although the command is carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Notice {
+    /// The command is accepted for old files only.
+    Obsolete(String),
+    /// pen does it otherwise, always.
+    AlwaysOn(&'static str),
+    /// A number was too small, and is the smallest possible now.
+    Bumped(&'static str, u32),
+    /// Words that nobody asked for.
+    Extra(String),
+    /// The address had bits outside its mask; shows the network without them.
+    Masked(String),
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Notice::Obsolete(word) => write!(f, "{word} is obsolete and has no effect"),
+            Notice::AlwaysOn(word) => write!(f, "{word} is always on"),
+            Notice::Bumped(what, value) => write!(f, "{what} bumped to {value}"),
+            Notice::Extra(word) => write!(f, "{word:?} and what follows it is ignored"),
+            Notice::Masked(network) => write!(f, "the address has bits outside its mask; taken as {network}"),
+        }
+    }
+}
+
+/// A command, and what there is to say about its wording.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parsed {
+    /// What to do.
+    pub command: Command,
+    /// What the administrator should know.
+    pub notices: Vec<Notice>,
+}
+
+impl Command {
+    /// Reads one line (without line end). None for an empty line and a comment.
+    pub fn parse(line: &str) -> Result<Option<Parsed>, CommandError> {
+        let mut words = Words { rest: split(line)?.into_iter(), notices: Vec::new() };
+        let Some(first) = words.next() else { return Ok(None) };
+        let command = match first.as_str() {
+            "no" => negative(words.need("no", "the name of what is to be off")?, &mut words)?,
+            _ => positive(first, &mut words)?,
+        };
+        if let Some(extra) = words.next() {
+            words.notices.push(Notice::Extra(extra));
+        }
+        Ok(Some(Parsed { command, notices: words.notices }))
+    }
+}
+
+/// The words after the command, and the notices so far.
+struct Words {
+    rest: std::vec::IntoIter<String>,
+    notices: Vec<Notice>,
+}
+
+impl Words {
+    fn next(&mut self) -> Option<String> {
+        self.rest.next()
+    }
+
+    fn need(&mut self, command: &str, what: &'static str) -> Result<String, CommandError> {
+        self.next().ok_or_else(|| CommandError::Missing { command: command.to_owned(), what })
+    }
+
+    /// All words that are left mean nothing, and need not be told of one by one.
+    fn skip(&mut self) {
+        self.rest = Vec::new().into_iter();
+    }
+}
+
+fn positive(word: String, words: &mut Words) -> Result<Command, CommandError> {
+    if let Some((_, switch)) = SWITCHES.iter().find(|(name, _)| *name == word) {
+        return Ok(Command::Switch(*switch, true));
+    }
+    if let Some((name, number, min, max, raise)) = NUMBERS.into_iter().find(|row| row.0 == word) {
+        let Some(given) = words.next() else { return Ok(Command::Number(number, None)) };
+        let value = match raise {
+            true => number::raised(name, &given, min..=max)?,
+            false => (number::unsigned(name, &given, min..=max)?, false),
+        };
+        if value.1 {
+            words.notices.push(Notice::Bumped(name, min));
+        }
+        return Ok(Command::Number(number, Some(value.0)));
+    }
+    match word.as_str() {
+        "acl" => acl(words),
+        "client_acl" => {
+            Ok(Command::ClientAcl(words.next().map(|given| list("client_acl", &given)).transpose()?))
+        }
+        "control_acl" => {
+            Ok(Command::ControlAcl(words.next().map(|given| list("control_acl", &given)).transpose()?))
+        }
+        "idlers" => nothing_but("idlers", "0", "Idlers: 0/0\n", words),
+        "include" => Ok(Command::Include(words.need("include", "the name of a file")?)),
+        "listen" => Ok(Command::Listen(words.next().map(|given| address("listen", &given)).transpose()?)),
+        "log" => match words.next() {
+            Some(given) => Ok(Command::Log(Some(given.parse()?))),
+            None => Ok(Command::ShowLog),
+        },
+        "mode" => Ok(Command::Mode),
+        "server" => server(words),
+        "source" => {
+            let given = words.need("source", "an address")?;
+            given.parse().map(Command::Source).map_err(|_| CommandError::Source(given))
+        }
+        "tarpit_acl" => nothing_but("tarpit_acl", "-1", "tarpit_acl = -1", words),
+        "tcp_fastclose" => fast_close(words),
+        "tcp_nodelay" => Ok(Command::Nothing),
+        "web_stats" => match words.next() {
+            Some(given) if given.is_empty() => {
+                Err(CommandError::Missing { command: "web_stats".into(), what: "the name of a file" })
+            }
+            Some(given) => Ok(Command::WebStats(Some(given.into()))),
+            None => Ok(Command::ShowWebStats),
+        },
+        "workers" => match words.next().as_deref() {
+            None => Ok(Command::ShowWorkers),
+            Some("auto") => Ok(Command::Workers(None)),
+            Some(given) => Ok(Command::Workers(Some(number::unsigned("workers", given, 1..=MAX_WORKERS)?))),
+        },
+        _ if OBSOLETE.contains(&word.as_str()) => Ok(obsolete(word, words)),
+        _ if NEED_A_RUNNING_PEN.contains(&word.as_str()) => Err(CommandError::NeedsRunningPen(word)),
+        _ if NOT_AVAILABLE.contains(&word.as_str()) => Err(CommandError::NotAvailable(word)),
+        _ => Err(CommandError::Unknown(word)),
+    }
+}
+
+fn negative(word: String, words: &mut Words) -> Result<Command, CommandError> {
+    if let Some((_, switch)) = SWITCHES.iter().find(|(name, _)| *name == word) {
+        return Ok(Command::Switch(*switch, false));
+    }
+    match word.as_str() {
+        "acl" => Ok(Command::AclClear(list("acl", &words.need("no acl", "the number of a list")?)?)),
+        "log" => Ok(Command::Log(None)),
+        "web_stats" => Ok(Command::WebStats(None)),
+        "http" | "peek" | "transparent" => Ok(Command::Nothing),
+        "tcp_nodelay" => {
+            words.notices.push(Notice::AlwaysOn("tcp_nodelay"));
+            Ok(Command::Nothing)
+        }
+        _ if OBSOLETE.contains(&word.as_str()) => Ok(obsolete(format!("no {word}"), words)),
+        _ => Err(CommandError::Unknown(format!("no {word}"))),
+    }
+}
+
+fn obsolete(word: String, words: &mut Words) -> Command {
+    words.skip();
+    words.notices.push(Notice::Obsolete(word));
+    Command::Nothing
+}
+
+/// A capability that is not built and can be asked for, or set to the value that means off.
+fn nothing_but(
+    command: &str,
+    off: &str,
+    reply: &'static str,
+    words: &mut Words,
+) -> Result<Command, CommandError> {
+    match words.next() {
+        Some(given) if given != off => Err(CommandError::NotAvailable(format!("{command} {given}"))),
+        _ => Ok(Command::Constant(reply)),
+    }
+}
+
+fn address<T: FromStr<Err = AddressError>>(what: &'static str, given: &str) -> Result<T, CommandError> {
+    given.parse().map_err(|reason| CommandError::Address { what, reason })
+}
+
+fn list(what: &str, given: &str) -> Result<AclId, CommandError> {
+    let number = number::unsigned(what, given, 0..=AclId::COUNT as u32 - 1)?;
+    Ok(AclId::new(number).expect("the number was checked"))
+}
+
+fn fast_close(words: &mut Words) -> Result<Command, CommandError> {
+    let given = words.next().ok_or(CommandError::FastCloseAlone)?;
+    Ok(Command::FastClose(match given.as_str() {
+        "off" => FastClose::Off,
+        "up" => FastClose::Up,
+        "down" => FastClose::Down,
+        "both" => FastClose::Both,
+        _ => {
+            return Err(CommandError::Choice {
+                what: "tcp_fastclose",
+                choices: "off, up, down or both",
+                given,
+            });
+        }
+    }))
+}
+
+fn server(words: &mut Words) -> Result<Command, CommandError> {
+    let given = words.need("server", "a number")?;
+    let server = ServerId(number::unsigned("server", &given, 0..=MAX_SERVERS - 1)?);
+    let mut changes = Vec::new();
+    while let Some(key) = words.next() {
+        let value = words.need(&format!("server {server} {key}"), "a value")?;
+        let count = |what| number::unsigned(what, &value, 0..=LARGEST);
+        changes.push(match key.as_str() {
+            "acl" => ServerChange::Acl(list("acl", &value)?),
+            "address" => ServerChange::Address(address("address", &value)?),
+            "blacklist" => ServerChange::Blacklist(Seconds(count("blacklist")?)),
+            "hard" => ServerChange::Hard(count("hard")?),
+            "max" => ServerChange::Max(count("max")?),
+            "port" if value == "0" => ServerChange::Port(Port::Number(0)),
+            "port" => ServerChange::Port(address("server", &value)?),
+            "prio" => ServerChange::Prio(number::signed("prio", &value)?),
+            "weight" => ServerChange::Weight(count("weight")?),
+            _ => {
+                let choices = "acl, address, blacklist, hard, max, port, prio or weight";
+                return Err(CommandError::Choice { what: "a key of server", choices, given: key });
+            }
+        });
+    }
+    Ok(Command::Server(server, changes))
+}
+
+fn acl(words: &mut Words) -> Result<Command, CommandError> {
+    let number = list("acl", &words.need("acl", "the number of a list")?)?;
+    let permit = match words.need(&format!("acl {number}"), "permit or deny")? {
+        action if action == "permit" => true,
+        action if action == "deny" => false,
+        given => {
+            return Err(CommandError::Choice { what: "acl N", choices: "followed by permit or deny", given });
+        }
+    };
+    let given = words.need("acl", "an address")?;
+    if given == "country" {
+        return Err(CommandError::NotAvailable(format!("acl {number} … country")));
+    }
+    let (address, length) = given.split_once('/').map_or((given.as_str(), None), |(a, l)| (a, Some(l)));
+    let (network, exact) = match address.parse() {
+        Ok(IpAddr::V4(address)) => {
+            let mask = match length {
+                Some(length) => v4_mask(number::unsigned("prefix length", length, 0..=32)?),
+                None => match words.next() {
+                    Some(mask) => {
+                        mask.parse().map_err(|_| CommandError::Network(format!("{address} {mask}")))?
+                    }
+                    None => Ipv4Addr::BROADCAST,
+                },
+            };
+            (Network::V4(address & mask, mask), address & mask == address)
+        }
+        Ok(IpAddr::V6(address)) => {
+            let length =
+                length.map(|length| number::unsigned("prefix length", length, 0..=128)).transpose()?;
+            let length = length.unwrap_or(128);
+            let masked = address & v6_mask(length);
+            (Network::V6(masked, length as u8), masked == address)
+        }
+        Err(_) => return Err(CommandError::Network(given)),
+    };
+    if !exact {
+        words.notices.push(Notice::Masked(network.to_string()));
+    }
+    Ok(Command::AclAdd(number, AclEntry { permit, network }))
+}
+
+/// The mask of so many leading ones; `length` is at most 32.
+fn v4_mask(length: u32) -> Ipv4Addr {
+    u32::MAX.checked_shl(32 - length).unwrap_or(0).into()
+}
+
+/// The mask of so many leading ones; `length` is at most 128.
+fn v6_mask(length: u32) -> Ipv6Addr {
+    u128::MAX.checked_shl(128 - length).unwrap_or(0).into()
+}
+
+/// The words of a line, without its comment.
+fn split(line: &str) -> Result<Vec<String>, CommandError> {
+    let blank = |c: char| matches!(c, ' ' | '\t' | '\r' | '\n');
+    let mut words = Vec::new();
+    let mut rest = line.trim_start_matches(blank);
+    while !rest.is_empty() && !rest.starts_with('#') {
+        let (word, after) = match rest.strip_prefix('"') {
+            Some(quoted) => unquote(quoted).ok_or_else(|| CommandError::Unclosed(quoted.to_owned()))?,
+            None => {
+                let end = rest.find(blank).unwrap_or(rest.len());
+                (rest[..end].to_owned(), &rest[end..])
+            }
+        };
+        words.push(word);
+        rest = after.trim_start_matches(blank);
+    }
+    Ok(words)
+}
+
+/// What stands before the closing quote, and what after it.
+fn unquote(text: &str) -> Option<(String, &str)> {
+    let mut word = String::new();
+    let mut chars = text.char_indices();
+    while let Some((position, c)) = chars.next() {
+        match c {
+            '"' => return Some((word, &text[position + 1..])),
+            '\\' => match chars.next()?.1 {
+                escaped @ ('"' | '\\') => word.push(escaped),
+                other => word.extend(['\\', other]),
+            },
+            _ => word.push(c),
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parsed(line: &str) -> Parsed {
+        let parsed = Command::parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        parsed.unwrap_or_else(|| panic!("{line}: no command"))
+    }
+
+    fn command(line: &str) -> Command {
+        let parsed = parsed(line);
+        assert_eq!(parsed.notices, [], "{line}");
+        parsed.command
+    }
+
+    fn notices(line: &str) -> Vec<String> {
+        parsed(line).notices.iter().map(ToString::to_string).collect()
+    }
+
+    fn refused(line: &str) -> String {
+        match Command::parse(line) {
+            Err(error) => error.to_string(),
+            Ok(parsed) => panic!("{line}: {parsed:?}"),
+        }
+    }
+
+    fn acl(number: u32) -> AclId {
+        AclId::new(number).unwrap()
+    }
+
+    #[test]
+    fn empty_lines_and_comments_are_no_commands() {
+        for line in ["", "   ", "\t", "\r", "# x", "  # x", "\t#blacklist 3", "#"] {
+            assert_eq!(Command::parse(line), Ok(None), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn spaces_tabs_quotes_and_line_ends_separate_words() {
+        assert_eq!(command("  mode  "), Command::Mode);
+        assert_eq!(command("\tmode\r"), Command::Mode);
+        assert_eq!(command("blacklist\t \t7"), Command::Number(Number::Blacklist, Some(7)));
+        assert_eq!(command("blacklist 7 # seconds"), Command::Number(Number::Blacklist, Some(7)));
+        let path = |line| match command(line) {
+            Command::WebStats(Some(path)) => path.to_str().unwrap().to_owned(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(path(r#"web_stats "/a b/c""#), "/a b/c");
+        assert_eq!(path(r#"web_stats "/a\"b\\c\d#""#), r#"/a"b\c\d#"#);
+        assert_eq!(path("web_stats \"#x\""), "#x");
+        assert_eq!(path(r#"web_stats a"b"#), r#"a"b"#);
+        assert_eq!(refused(r#"web_stats "/a b"#), r#"no closing quote after "/a b""#);
+    }
+
+    #[test]
+    fn every_switch_goes_on_and_off() {
+        for (word, switch) in SWITCHES {
+            assert_eq!(command(word), Command::Switch(switch, true));
+            assert_eq!(command(&format!("no {word}")), Command::Switch(switch, false));
+        }
+    }
+
+    #[test]
+    fn every_number_is_asked_for_set_and_checked() {
+        for (word, number, min, max, raise) in NUMBERS {
+            assert_eq!(command(word), Command::Number(number, None));
+            assert_eq!(command(&format!("{word} {min}")), Command::Number(number, Some(min)));
+            assert_eq!(command(&format!("{word} {max}")), Command::Number(number, Some(max)));
+            for junk in ["x", "1x", "99999999999"] {
+                let message = format!("{word} must be a number from {min} to {max}, not {junk:?}");
+                assert_eq!(refused(&format!("{word} {junk}")), message);
+            }
+            let below = format!("{word} {}", i64::from(min) - 1);
+            if raise {
+                assert_eq!(parsed(&below).command, Command::Number(number, Some(min)));
+                assert_eq!(notices(&below), [format!("{word} bumped to {min}")]);
+            } else {
+                assert!(refused(&below).starts_with(word));
+            }
+        }
+        assert_eq!(refused("timeout 0"), r#"timeout must be a number from 1 to 2147483647, not "0""#);
+    }
+
+    #[test]
+    fn lists_take_addresses_of_both_families() {
+        let entry = |permit, network| Command::AclAdd(acl(1), AclEntry { permit, network });
+        let v4 = |address: &str, mask: &str| Network::V4(address.parse().unwrap(), mask.parse().unwrap());
+        let v6 = |address: &str, length| Network::V6(address.parse().unwrap(), length);
+        for (text, network) in [
+            ("127.0.0.2", v4("127.0.0.2", "255.255.255.255")),
+            ("127.0.0.0 255.255.255.0", v4("127.0.0.0", "255.255.255.0")),
+            ("10.0.0.1 255.0.0.255", v4("10.0.0.1", "255.0.0.255")),
+            ("10.0.0.0/8", v4("10.0.0.0", "255.0.0.0")),
+            ("0.0.0.0/0", v4("0.0.0.0", "0.0.0.0")),
+            ("10.0.0.1/32", v4("10.0.0.1", "255.255.255.255")),
+            ("2001:db8::1", v6("2001:db8::1", 128)),
+            ("2001:db8::/127", v6("2001:db8::", 127)),
+            ("::/0", v6("::", 0)),
+        ] {
+            assert_eq!(command(&format!("acl 1 permit {text}")), entry(true, network.clone()), "{text}");
+            assert_eq!(command(&format!("acl 1 deny {text}")), entry(false, network), "{text}");
+        }
+        assert_eq!(command("no acl 9"), Command::AclClear(acl(9)));
+    }
+
+    #[test]
+    fn bits_outside_the_mask_are_taken_off_with_a_warning() {
+        for (line, result) in [
+            ("acl 2 deny 10.1.2.3 255.0.0.0", "10.0.0.0 255.0.0.0"),
+            ("acl 2 deny 10.1.2.3/8", "10.0.0.0 255.0.0.0"),
+            ("acl 2 deny 2001:db8::1/32", "2001:db8::/32"),
+        ] {
+            let message = format!("the address has bits outside its mask; taken as {result}");
+            assert_eq!(notices(line), [message]);
+        }
+        let network = Network::V4([10, 0, 0, 0].into(), [255, 0, 0, 0].into());
+        let entry = AclEntry { permit: false, network };
+        assert_eq!(parsed("acl 2 deny 10.1.2.3/8").command, Command::AclAdd(acl(2), entry));
+    }
+
+    #[test]
+    fn mistakes_in_lists_are_named() {
+        assert_eq!(refused("acl x permit 1.2.3.4"), r#"acl must be a number from 0 to 9, not "x""#);
+        assert_eq!(refused("acl 10 permit 1.2.3.4"), r#"acl must be a number from 0 to 9, not "10""#);
+        assert_eq!(refused("no acl"), "no acl needs the number of a list");
+        assert_eq!(refused("acl"), "acl needs the number of a list");
+        assert_eq!(refused("acl 1"), "acl 1 needs permit or deny");
+        assert_eq!(refused("acl 1 permit"), "acl needs an address");
+        assert_eq!(
+            refused("acl 1 allow 1.2.3.4"),
+            r#"acl N must be followed by permit or deny, not "allow""#
+        );
+        assert_eq!(
+            refused("acl 1 permit ::/129"),
+            r#"prefix length must be a number from 0 to 128, not "129""#
+        );
+        assert_eq!(
+            refused("acl 1 permit 1.2.3.4/33"),
+            r#"prefix length must be a number from 0 to 32, not "33""#
+        );
+        assert!(refused("acl 1 permit www").ends_with(r#"not "www""#));
+        assert!(refused("acl 1 permit 1.2.3.4 24").ends_with(r#"not "1.2.3.4 24""#));
+        assert_eq!(refused("acl 1 deny country SE"), "acl 1 … country is not available in this version");
+        assert_eq!(refused("client_acl 10"), r#"client_acl must be a number from 0 to 9, not "10""#);
+        assert_eq!(command("client_acl 9"), Command::ClientAcl(Some(acl(9))));
+        assert_eq!(command("control_acl"), Command::ControlAcl(None));
+    }
+
+    #[test]
+    fn a_server_takes_keys_and_values_in_order() {
+        use ServerChange::*;
+        let line = "server 5 acl 2 address ::1 port 80 max 1 hard 2 blacklist 3 weight 4 prio -5";
+        let changes = vec![
+            Acl(acl(2)),
+            Address(Host::Ip("::1".parse().unwrap())),
+            ServerChange::Port(super::Port::Number(80)),
+            Max(1),
+            Hard(2),
+            Blacklist(Seconds(3)),
+            Weight(4),
+            Prio(-5),
+        ];
+        assert_eq!(command(line), Command::Server(ServerId(5), changes));
+        assert_eq!(command("server 0"), Command::Server(ServerId(0), vec![]));
+        for (line, change) in [
+            ("server 0 address www", Address(Host::Name("www".into()))),
+            ("server 0 address [::1]", Address(Host::Ip("::1".parse().unwrap()))),
+            ("server 0 address /run/x:y", Address(Host::Path("/run/x:y".into()))),
+            ("server 0 port http", ServerChange::Port(super::Port::Service("http".into()))),
+            ("server 0 port 0", ServerChange::Port(super::Port::Number(0))),
+        ] {
+            assert_eq!(command(line), Command::Server(ServerId(0), vec![change]));
+        }
+    }
+
+    #[test]
+    fn mistakes_in_servers_are_named() {
+        assert_eq!(refused("server"), "server needs a number");
+        assert_eq!(refused("server abc max 1"), r#"server must be a number from 0 to 4095, not "abc""#);
+        assert_eq!(
+            refused("server 99999999 max 1"),
+            r#"server must be a number from 0 to 4095, not "99999999""#
+        );
+        assert_eq!(refused("server -1 max 1"), r#"server must be a number from 0 to 4095, not "-1""#);
+        assert_eq!(refused("server 1 max"), "server 1 max needs a value");
+        assert_eq!(refused("server 1 max -1"), r#"max must be a number from 0 to 2147483647, not "-1""#);
+        assert!(refused("server 1 port 70000").ends_with(r#"not "70000""#));
+        assert!(refused("server 1 address a:80").starts_with(r#"address: "a:80" is neither"#));
+        assert!(refused("server 1 wieght 5").ends_with(r#"prio or weight, not "wieght""#));
+    }
+
+    #[test]
+    fn the_other_settings_are_read() {
+        assert_eq!(command("listen 8001"), Command::Listen(Some("8001".parse().unwrap())));
+        assert_eq!(command("listen"), Command::Listen(None));
+        assert_eq!(command("log"), Command::ShowLog);
+        assert_eq!(command("log /a"), Command::Log(Some(LogDestination::File("/a".into()))));
+        assert_eq!(command("no log"), Command::Log(None));
+        assert_eq!(command("web_stats"), Command::ShowWebStats);
+        assert_eq!(command("no web_stats"), Command::WebStats(None));
+        assert_eq!(command("workers"), Command::ShowWorkers);
+        assert_eq!(command("workers 4"), Command::Workers(Some(4)));
+        assert_eq!(command("workers auto"), Command::Workers(None));
+        assert_eq!(command("include /x"), Command::Include("/x".into()));
+        assert_eq!(command("source 127.0.0.55"), Command::Source("127.0.0.55".parse().unwrap()));
+        for (word, value) in [
+            ("off", FastClose::Off),
+            ("up", FastClose::Up),
+            ("down", FastClose::Down),
+            ("both", FastClose::Both),
+        ] {
+            assert_eq!(command(&format!("tcp_fastclose {word}")), Command::FastClose(value));
+        }
+        assert_eq!(command("idlers"), Command::Constant("Idlers: 0/0\n"));
+        assert_eq!(command("tarpit_acl"), Command::Constant("tarpit_acl = -1"));
+    }
+
+    #[test]
+    fn mistakes_in_the_other_settings_are_named() {
+        assert!(refused("listen 0").starts_with("listen: port must be a number from 1 to 65535"));
+        assert!(refused("log h:0").starts_with(r#"log: port must be a number from 1 to 65535, not "0""#));
+        assert_eq!(refused(r#"log """#), "log: the name of the log is empty");
+        assert_eq!(refused(r#"web_stats """#), "web_stats needs the name of a file");
+        assert_eq!(refused("workers 0"), r#"workers must be a number from 1 to 256, not "0""#);
+        assert_eq!(refused("include"), "include needs the name of a file");
+        assert_eq!(refused("source"), "source needs an address");
+        assert_eq!(refused("source www"), "unable to set source address to 'www': it must be an IP address");
+        assert_eq!(refused("tcp_fastclose x"), r#"tcp_fastclose must be off, up, down or both, not "x""#);
+        assert_eq!(refused("tcp_fastclose"), "do_cmd: ignoring tcp_fastclose without argument");
+        assert_eq!(refused("no"), "no needs the name of what is to be off");
+    }
+
+    #[test]
+    fn unknown_commands_are_ignored_as_ever() {
+        for word in ["foo", "BLACKLIST", "blackl", "no foo"] {
+            let error = Command::parse(&format!("{word} bar")).unwrap_err();
+            assert!(error.is_ignorable());
+            let word = if word.starts_with("no") { "no foo" } else { word };
+            assert_eq!(error.to_string(), format!("do_cmd: ignoring command starting with '{word}'"));
+        }
+        assert!(!Command::parse("no acl").unwrap_err().is_ignorable());
+    }
+
+    #[test]
+    fn what_cannot_be_done_now_is_refused_and_never_ignored() {
+        for word in NEED_A_RUNNING_PEN {
+            assert_eq!(refused(&format!("{word} 1")), format!("{word} needs a running pen"));
+        }
+        for word in NOT_AVAILABLE {
+            assert_eq!(refused(&format!("{word} x")), format!("{word} is not available in this version"));
+        }
+        assert_eq!(refused("idlers 3"), "idlers 3 is not available in this version");
+        assert_eq!(refused("tarpit_acl 1"), "tarpit_acl 1 is not available in this version");
+    }
+
+    #[test]
+    fn old_words_are_accepted_with_a_notice() {
+        for word in OBSOLETE {
+            assert_eq!(parsed(&format!("{word} 1")).command, Command::Nothing);
+            assert_eq!(notices(word), [format!("{word} is obsolete and has no effect")]);
+            assert_eq!(notices(&format!("no {word}")), [format!("no {word} is obsolete and has no effect")]);
+        }
+        assert_eq!(notices("no tcp_nodelay"), ["tcp_nodelay is always on"]);
+        for line in ["tcp_nodelay", "no http", "no peek", "no transparent"] {
+            assert_eq!(command(line), Command::Nothing);
+        }
+    }
+
+    #[test]
+    fn extra_words_are_told_of() {
+        assert_eq!(notices("hash on please"), [r#""on" and what follows it is ignored"#]);
+        assert_eq!(parsed("timeout 7 s").command, Command::Number(Number::Timeout, Some(7)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_makes_the_parser_panic(
+            line in r#"(no |acl 1 permit |server 1 |log |listen )?[a-z0-9_:./" \\#\[\]-]{0,30}|\PC{0,20}"#,
+        ) {
+            let _ = Command::parse(&line);
+        }
+    }
+}

@@ -1,0 +1,455 @@
+//! Configuration files: commands, one a line, to new settings. All or nothing.
+//!
+//! A file changes what it names and leaves the rest as it is (pen(1), CONFIGURATION FILE). A file with a mistake
+//! changes nothing, and every mistake in it is named, with file and line. Pure: the texts come from the caller, who
+//! also acts on [`Reading::actions`].
+
+use std::collections::HashSet;
+use std::fmt;
+use std::hash::Hash;
+use std::io;
+use std::path::Path;
+
+use super::apply::Action;
+use super::command::{Command, CommandError, Notice};
+use super::settings::{AclEntry, Settings, SettingsProblem};
+
+/// How deep files can include each other; deeper is taken for a circle under changing names.
+const INCLUDE_DEPTH: usize = 16;
+
+/// Reads a file that is included; relative names are relative to wherever pen is.
+pub type Loader<'a> = &'a dyn Fn(&Path) -> io::Result<String>;
+
+/// Something about a place in a file: `FILE:LINE: …`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct At<T> {
+    /// The file, or whatever else the text came from.
+    pub file: String,
+    /// The line, from 1; none where the text has no lines or all of it is meant.
+    pub line: Option<usize>,
+    /// What there is about it.
+    pub what: T,
+}
+
+impl<T: fmt::Display> fmt::Display for At<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "{}:{line}: {}", self.file, self.what),
+            None => write!(f, "{}: {}", self.file, self.what),
+        }
+    }
+}
+
+/// Why settings cannot be had from a file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// A line is no command.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// An included file cannot be read.
+    #[error("cannot include {file}: {reason}")]
+    Unreadable {
+        /// Which.
+        file: String,
+        /// The system's word for it.
+        reason: String,
+    },
+    /// A file includes itself, directly or through others.
+    #[error("{0} is being read already; a file cannot include itself")]
+    Circle(String),
+    /// Too many files inside each other.
+    #[error("cannot include {0}: files are nested more than {INCLUDE_DEPTH} deep")]
+    TooDeep(String),
+    /// The settings as a whole do not work.
+    #[error(transparent)]
+    Settings(#[from] SettingsProblem),
+}
+
+/// What the administrator must know of a text that is used all the same.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Warning {
+    /// About the wording of a command.
+    Notice(Notice),
+    /// A line was skipped; `--check` counts it as wrong. Holds the message.
+    Skipped(String),
+    /// Weight is to decide, and there is none.
+    Weightless,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Warning::Notice(notice) => notice.fmt(f),
+            Warning::Skipped(message) => f.write_str(message),
+            Warning::Weightless => f.write_str("all servers have weight 0: they count as equal"),
+        }
+    }
+}
+
+/// What came of reading.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// The new settings.
+    pub settings: Settings,
+    /// The answers to questions in the text, ready to be printed.
+    pub replies: String,
+    /// What should be told; the same thing is told once.
+    pub warnings: Vec<At<Warning>>,
+    /// What must be done besides, in this order. Holds no [`Action::Include`]: that has been done.
+    pub actions: Vec<Action>,
+}
+
+/// Reads a file on top of `base`: what a reload does. The new settings have the next generation.
+///
+/// Nothing is reset, lists grow, servers are never removed; but a list that ends with all that the file would append
+/// stays as it is, so that reading the same file again and again changes nothing.
+///
+/// # Errors
+/// Everything that is wrong, if anything is; `base` is to be kept then.
+pub fn read(
+    base: &Settings,
+    file: &str,
+    text: &str,
+    loader: impl Fn(&Path) -> io::Result<String>,
+) -> Result<Reading, Vec<At<Fault>>> {
+    let mut reader = Reader::new(base.clone(), &loader);
+    reader.file(file, text);
+    let Reader { mut reading, mut faults, .. } = reader;
+    let problems = reading.settings.problems().into_iter();
+    faults.extend(problems.map(|problem| At { file: file.to_owned(), line: None, what: problem.into() }));
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    if reading.settings.weights_are_missing() {
+        reading.warnings.push(At { file: file.to_owned(), line: None, what: Warning::Weightless });
+    }
+    reading.settings.generation = base.generation + 1;
+    Ok(reading)
+}
+
+/// Reads texts on top of each other and collects all that is wrong instead of ending at the first mistake: for the
+/// command line, where options, `-O` commands and a file follow each other.
+pub struct Reader<'a> {
+    /// What was read so far; worth something only without faults.
+    pub reading: Reading,
+    /// What was wrong so far.
+    pub faults: Vec<At<Fault>>,
+    loader: Loader<'a>,
+    /// The files that are being read, each included by the one before it.
+    open: Vec<String>,
+    told: HashSet<Warning>,
+}
+
+impl<'a> Reader<'a> {
+    /// Starts from these settings.
+    pub fn new(base: Settings, loader: Loader<'a>) -> Self {
+        let reading = Reading { settings: base, replies: String::new(), warnings: vec![], actions: vec![] };
+        Reader { reading, faults: vec![], loader, open: vec![], told: HashSet::new() }
+    }
+
+    /// Reads all lines of a file.
+    pub fn file(&mut self, name: &str, text: &str) {
+        let before = self.reading.settings.acls.clone();
+        self.lines(name, text);
+        for (list, before) in self.reading.settings.acls.iter_mut().zip(&before) {
+            drop_repetition(list, before);
+        }
+    }
+
+    /// Reads one command that has no place in a file; `origin` says where it is from.
+    pub fn command(&mut self, origin: &str, text: &str) {
+        self.line(origin, None, text);
+    }
+
+    fn lines(&mut self, name: &str, text: &str) {
+        self.open.push(name.to_owned());
+        for (line, text) in (1..).zip(text.lines()) {
+            self.line(name, Some(line), text);
+        }
+        self.open.pop();
+    }
+
+    fn line(&mut self, file: &str, line: Option<usize>, text: &str) {
+        let at = |what| At { file: file.to_owned(), line, what };
+        let parsed = match Command::parse(text) {
+            Ok(Some(parsed)) => parsed,
+            Ok(None) => return,
+            Err(error) if error.is_ignorable() => {
+                return self.warn(file, line, Warning::Skipped(error.to_string()));
+            }
+            Err(error) => return self.faults.push(at(error.into())),
+        };
+        for notice in parsed.notices {
+            self.warn(file, line, Warning::Notice(notice));
+        }
+        let outcome = self.reading.settings.apply(parsed.command);
+        self.reading.replies += &outcome.reply;
+        for action in outcome.actions {
+            match action {
+                Action::Include(name) => match self.load(&name) {
+                    Ok(text) => self.lines(&name, &text),
+                    Err(fault) => self.faults.push(at(fault)),
+                },
+                action @ Action::Shun(..) => self.reading.actions.push(action),
+            }
+        }
+    }
+
+    fn load(&mut self, name: &str) -> Result<String, Fault> {
+        if self.open.iter().any(|open| Path::new(open) == Path::new(name)) {
+            return Err(Fault::Circle(name.to_owned()));
+        }
+        if self.open.len() > INCLUDE_DEPTH {
+            return Err(Fault::TooDeep(name.to_owned()));
+        }
+        (self.loader)(Path::new(name)).map_err(|error| {
+            let reason = error.to_string();
+            // People know the words, not the number that follows them.
+            let words = reason.split_once(" (os error ").map_or(&*reason, |(words, _)| words);
+            Fault::Unreadable { file: name.to_owned(), reason: words.to_owned() }
+        })
+    }
+
+    fn warn(&mut self, file: &str, line: Option<usize>, what: Warning) {
+        if self.told.insert(what.clone()) {
+            self.reading.warnings.push(At { file: file.to_owned(), line, what });
+        }
+    }
+}
+
+/// Takes back what was appended to a list if the list ended with it already. That changes no verdict: the first entry
+/// that matches is the same, and so is the last entry, which rules everybody else.
+fn drop_repetition(list: &mut Vec<AclEntry>, before: &[AclEntry]) {
+    if list.strip_prefix(before).is_some_and(|appended| before.ends_with(appended)) {
+        list.truncate(before.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use proptest::prelude::*;
+
+    use super::super::ids::ServerId;
+    use super::super::settings::Network;
+    use super::super::time::Seconds;
+    use super::*;
+
+    fn base() -> Settings {
+        Settings {
+            generation: 7,
+            listen: Some("8001".parse().unwrap()),
+            servers: vec!["a:1".parse().unwrap()],
+            ..Settings::default()
+        }
+    }
+
+    fn no_files(path: &Path) -> io::Result<String> {
+        panic!("nothing includes {}", path.display())
+    }
+
+    fn read_text(text: &str) -> Result<Reading, Vec<String>> {
+        read(&base(), "pen.cfg", text, no_files).map_err(|faults| faults.iter().map(At::to_string).collect())
+    }
+
+    fn warnings(reading: &Reading) -> Vec<String> {
+        reading.warnings.iter().map(At::to_string).collect()
+    }
+
+    #[test]
+    fn a_file_changes_what_it_names_and_nothing_else() {
+        let text = "# a comment\r\n\r\n\tblacklist 7\r\nserver 1 address b port 2\r\nno hash # off\nstubborn";
+        let reading = read_text(text).unwrap();
+        let mut expected = Settings { generation: 8, stubborn: true, blacklist: Seconds(7), ..base() };
+        expected.servers.push("b:2".parse().unwrap());
+        assert_eq!(reading.settings, expected);
+        assert_eq!(reading.replies, "7\n");
+        assert_eq!((reading.warnings, reading.actions), (vec![], vec![]));
+    }
+
+    #[test]
+    fn an_empty_file_is_fine() {
+        assert_eq!(read_text("").unwrap().settings, Settings { generation: 8, ..base() });
+    }
+
+    #[test]
+    fn every_mistake_is_named_with_file_and_line() {
+        let faults = read_text("hash\nserver 0 weight x\n\nno acl\nstubborn\nhttp\npid").unwrap_err();
+        let expected = [
+            r#"pen.cfg:2: weight must be a number from 0 to 2147483647, not "x""#,
+            "pen.cfg:4: no acl needs the number of a list",
+            "pen.cfg:6: http is not available in this version",
+            "pen.cfg:7: pid needs a running pen",
+        ];
+        assert_eq!(faults, expected);
+    }
+
+    #[test]
+    fn unknown_commands_are_skipped_with_a_warning() {
+        let reading = read_text("foo bar\nhash\ntcp_fastclose\n").unwrap();
+        assert!(reading.settings.hash);
+        assert!(reading.warnings.iter().all(|warning| matches!(warning.what, Warning::Skipped(_))));
+        let expected = [
+            "pen.cfg:1: do_cmd: ignoring command starting with 'foo'",
+            "pen.cfg:3: do_cmd: ignoring tcp_fastclose without argument",
+        ];
+        assert_eq!(warnings(&reading), expected);
+    }
+
+    #[test]
+    fn the_same_notice_is_given_once() {
+        let reading = read_text("epoll\nepoll\npoll\n").unwrap();
+        let expected = [
+            "pen.cfg:1: epoll is obsolete and has no effect",
+            "pen.cfg:3: poll is obsolete and has no effect",
+        ];
+        assert_eq!(warnings(&reading), expected);
+    }
+
+    #[test]
+    fn questions_are_answered_in_order() {
+        let reading = read_text("timeout\nmode\nidle_timeout 9\nlog\nlisten").unwrap();
+        let mode = "no hash no roundrobin no stubborn no weight no prio\n";
+        assert_eq!(reading.replies, format!("5\n{mode}Idle timeout: 9 seconds\n8001\n"));
+    }
+
+    #[test]
+    fn blacklisting_is_left_to_the_caller() {
+        let reading = read_text("server 0 blacklist 100\nserver 0 blacklist 0").unwrap();
+        let shun = |seconds| Action::Shun(ServerId(0), Seconds(seconds));
+        assert_eq!(reading.actions, [shun(100), shun(0)]);
+    }
+
+    #[test]
+    fn settings_that_do_not_work_as_a_whole_are_refused() {
+        let faults = read_text("listen /run/pen.sock\nserver 3 address b").unwrap_err();
+        let expected = "pen.cfg: server 3 (b) needs a port of its own, because pen listens on the Unix socket \
+                        /run/pen.sock";
+        assert_eq!(faults, [expected]);
+    }
+
+    #[test]
+    fn weights_that_are_all_zero_are_told_of() {
+        let reading = read_text("weight").unwrap();
+        assert_eq!(warnings(&reading), ["pen.cfg: all servers have weight 0: they count as equal"]);
+        assert_eq!(warnings(&read_text("weight\nserver 0 weight 1").unwrap()), [""; 0]);
+    }
+
+    #[test]
+    fn reading_the_same_lists_again_changes_nothing() {
+        for text in [
+            "acl 1 permit 127.0.0.2",
+            "acl 1 permit 127.0.0.2\nacl 1 deny 127.0.0.3\nacl 2 deny ::1",
+            "acl 1 permit 127.0.0.2\nacl 1 deny 127.0.0.3\nacl 1 permit 127.0.0.2",
+            "acl 1 permit 127.0.0.2\nacl 1 permit 127.0.0.2",
+            "no acl 1\nacl 1 permit 127.0.0.2\nacl 1 deny 127.0.0.3",
+        ] {
+            let once = read_text(text).unwrap().settings;
+            let twice = read(&once, "pen.cfg", text, no_files).unwrap().settings;
+            let thrice = read(&twice, "pen.cfg", text, no_files).unwrap().settings;
+            assert_eq!(once.acls, twice.acls, "{text}");
+            assert_eq!(once.acls, thrice.acls, "{text}");
+        }
+    }
+
+    #[test]
+    fn new_entries_are_appended_and_no_acl_starts_anew() {
+        let addresses = |settings: &Settings| -> Vec<String> {
+            settings.acls[1].iter().map(|entry| entry.network.to_string()).collect()
+        };
+        let first = read_text("acl 1 permit ::1\nacl 1 permit ::2").unwrap().settings;
+        let more = read(&first, "f", "acl 1 permit ::1\nacl 1 permit ::3", no_files).unwrap().settings;
+        assert_eq!(addresses(&more), ["::1/128", "::2/128", "::1/128", "::3/128"]);
+        let anew = read(&more, "f", "no acl 1\nacl 1 permit ::3", no_files).unwrap().settings;
+        assert_eq!(addresses(&anew), ["::3/128"]);
+    }
+
+    #[test]
+    fn files_include_files() {
+        let loader = |path: &Path| match path.to_str().unwrap() {
+            "one" => Ok("hash\ninclude two\nblacklist x".to_owned()),
+            "two" => Ok("stubborn\nfoo".to_owned()),
+            _ => Err(io::Error::from_raw_os_error(2)),
+        };
+        let mut reader = Reader::new(base(), &loader);
+        reader.file("pen.cfg", "include one\ninclude three\ninclude two\nprio");
+        let settings = &reader.reading.settings;
+        assert!(settings.hash && settings.stubborn && settings.prio);
+        let faults: Vec<_> = reader.faults.iter().map(At::to_string).collect();
+        let expected = [
+            r#"one:3: blacklist must be a number from 0 to 2147483647, not "x""#,
+            "pen.cfg:2: cannot include three: No such file or directory",
+        ];
+        assert_eq!(faults, expected);
+        assert_eq!(warnings(&reader.reading), ["two:2: do_cmd: ignoring command starting with 'foo'"]);
+    }
+
+    #[test]
+    fn a_file_that_includes_itself_is_refused() {
+        for (text, place) in [("include a", "a:1"), ("\ninclude ./b", "./b:1"), ("include b", "b:1")] {
+            let loader = |path: &Path| match path.ends_with("b") {
+                true => Ok("include a".to_owned()),
+                false => panic!("{} is not to be read", path.display()),
+            };
+            let faults = read(&base(), "a", text, loader).unwrap_err();
+            let message = format!("{place}: a is being read already; a file cannot include itself");
+            assert_eq!(faults.iter().map(At::to_string).collect::<Vec<_>>(), [message]);
+        }
+    }
+
+    #[test]
+    fn files_under_ever_new_names_come_to_an_end() {
+        let loaded = Cell::new(0);
+        let loader = |_: &Path| {
+            loaded.set(loaded.get() + 1);
+            Ok(format!("include file{}", loaded.get()))
+        };
+        let faults = read(&base(), "pen.cfg", "include file0", loader).unwrap_err();
+        assert!(matches!(faults.as_slice(), [At { what: Fault::TooDeep(_), .. }]));
+        assert_eq!(loaded.get(), INCLUDE_DEPTH);
+    }
+
+    #[test]
+    fn a_command_has_no_line() {
+        let mut reader = Reader::new(base(), &no_files);
+        reader.command("-O", "blacklist x");
+        reader.command("-O", "blacklist 3");
+        assert_eq!(
+            reader.faults[0].to_string(),
+            r#"-O: blacklist must be a number from 0 to 2147483647, not "x""#
+        );
+        assert_eq!(reader.reading.replies, "3\n");
+    }
+
+    /// What a list says of a client: the first entry that matches, or the opposite of the last.
+    fn verdict(list: &[AclEntry], client: u8) -> bool {
+        let matches = |entry: &&AclEntry| match &entry.network {
+            Network::V4(address, _) => address.octets()[3] == client,
+            Network::V6(..) | Network::Country(_) => false,
+        };
+        let otherwise = list.last().is_none_or(|last| !last.permit);
+        list.iter().find(matches).map_or(otherwise, |entry| entry.permit)
+    }
+
+    proptest! {
+        #[test]
+        fn leaving_repetitions_out_changes_no_verdict(
+            before in prop::collection::vec((any::<bool>(), 0..3_u8), 0..6),
+            appended in prop::collection::vec((any::<bool>(), 0..3_u8), 0..4),
+        ) {
+            let entry = |&(permit, last): &(bool, u8)| AclEntry {
+                permit,
+                network: Network::V4([10, 0, 0, last].into(), [255; 4].into()),
+            };
+            let before: Vec<_> = before.iter().map(entry).collect();
+            let mut all = before.clone();
+            all.extend(appended.iter().map(entry));
+            let mut list = all.clone();
+            drop_repetition(&mut list, &before);
+            for client in 0..4 {
+                prop_assert_eq!(verdict(&list, client), verdict(&all, client));
+            }
+        }
+    }
+}

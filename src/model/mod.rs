@@ -1,0 +1,12 @@
+//! Values and their text form. Pure: no clock, no socket, no file.
+#![forbid(unsafe_code)]
+
+pub mod address;
+pub mod apply;
+pub mod command;
+pub mod config;
+pub mod ids;
+pub mod logline;
+pub mod number;
+pub mod settings;
+pub mod time;

@@ -1,0 +1,399 @@
+//! What the administrator asked for: one immutable value with a generation number.
+//!
+//! Paths in it come from text and are UTF-8, because the value travels to the workers as text.
+//! Not here: how a command changes it ([`super::apply`]), how a file does ([`super::config`]).
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::address::{AddressError, Host, ListenSpec, Port, ServerSpec};
+use super::ids::{AclId, ServerId, Target};
+use super::number::{self, NumberError};
+use super::time::Seconds;
+
+/// Everything that can be changed while pen runs. A command or a reload makes a new value; nothing changes
+/// one in place. See pen(1), CONFIGURATION.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Goes up by one with every new value; what a worker has is seen in its row of the worker table.
+    pub generation: u64,
+
+    /// `-r`: choose without looking up the client's last server.
+    pub roundrobin: bool,
+    /// `-h`: the client's address decides for a new client.
+    pub hash: bool,
+    /// `-W`: fewest connections for its weight.
+    pub weight: bool,
+    /// `prio`: lowest priority number first.
+    pub prio: bool,
+    /// `-s`: no fail-over.
+    pub stubborn: bool,
+    /// `-N`: hash, without storing or using the client's last server.
+    pub forgetful: bool,
+
+    /// `-T`: how long a client is remembered; 0 = for ever.
+    pub tracking: Seconds,
+    /// `-b`: how long a failed server is left alone.
+    pub blacklist: Seconds,
+    /// `-t`: how long a connect may take; at least 1.
+    pub timeout: Seconds,
+    /// `idle_timeout`: connections without traffic end after this; 0 = never.
+    pub idle_timeout: Seconds,
+
+    /// The ten access lists.
+    pub acls: [Vec<AclEntry>; AclId::COUNT],
+    /// The list that clients must pass.
+    pub client_acl: AclId,
+    /// The list that users of the control port must pass.
+    pub control_acl: AclId,
+
+    /// The regular servers, by number.
+    pub servers: Vec<ServerSpec>,
+    /// `-e`.
+    pub emergency: Option<ServerSpec>,
+    /// `-B`.
+    pub abuse: Option<ServerSpec>,
+
+    /// Where to listen.
+    pub listen: Option<ListenSpec>,
+    /// `-c`: slots of the client table.
+    pub clients_max: u32,
+    /// `-x`: slots of the connection table.
+    pub conn_max: u32,
+    /// Most connects under way at a time; at least 1.
+    pub pending_max: u32,
+    /// `-m`: most connections accepted per wake-up; at least 1.
+    pub multi_accept: u32,
+    /// `-q`: listen(2)'s backlog; at least 50.
+    pub listen_queue: u32,
+    /// `workers`: how many worker processes; none = one for each CPU that pen may use.
+    pub workers: Option<u32>,
+
+    /// `keepalive`: SO_KEEPALIVE towards the servers.
+    pub keepalive: bool,
+    /// `tcp_fastclose`.
+    pub tcp_fastclose: FastClose,
+    /// `source`: the local address towards the servers.
+    pub source: Option<IpAddr>,
+    /// `dummy`: answer every client with a fixed page instead of using servers.
+    pub dummy: bool,
+
+    /// `-d`: how much is told; 0 to 3.
+    pub debug: u8,
+    /// `-a`: dumps as text instead of hexadecimal.
+    pub ascii: bool,
+    /// `-l`.
+    pub log: Option<LogDestination>,
+    /// `-w`.
+    pub web_stats: Option<PathBuf>,
+    /// `abort_on_error`: fatal errors at start dump core.
+    pub abort_on_error: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            generation: 1,
+            roundrobin: false,
+            hash: false,
+            weight: false,
+            prio: false,
+            stubborn: false,
+            forgetful: false,
+            tracking: Seconds(0),
+            blacklist: Seconds(30),
+            timeout: Seconds(5),
+            idle_timeout: Seconds(0),
+            acls: Default::default(),
+            client_acl: AclId::default(),
+            control_acl: AclId::default(),
+            servers: Vec::new(),
+            emergency: None,
+            abuse: None,
+            listen: None,
+            clients_max: 2048,
+            conn_max: 500,
+            pending_max: 100,
+            multi_accept: 100,
+            listen_queue: 500,
+            workers: None,
+            keepalive: false,
+            tcp_fastclose: FastClose::Off,
+            source: None,
+            dummy: false,
+            debug: 0,
+            ascii: false,
+            log: None,
+            web_stats: None,
+            abort_on_error: false,
+        }
+    }
+}
+
+/// What is wrong with a whole that is right in its parts: [`Settings::problems`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsProblem {
+    /// Neither operand nor `listen` command.
+    #[error("no address to listen on; give [host:]port, or the command listen in the configuration file")]
+    NowhereToListen,
+    /// Nobody could ever be served.
+    #[error("no servers; name at least one after the address to listen on, or with the command server")]
+    NoServers,
+    /// The port of the listener is the default, and a Unix socket has none.
+    #[error(
+        "server {server} ({host}) needs a port of its own, because pen listens on the Unix socket {socket}"
+    )]
+    PortNeeded {
+        /// Which server.
+        server: Target,
+        /// Its host.
+        host: Host,
+        /// The listener.
+        socket: PathBuf,
+    },
+}
+
+impl Settings {
+    /// What makes it impossible to run with these settings; all of it.
+    pub fn problems(&self) -> Vec<SettingsProblem> {
+        let mut problems = Vec::new();
+        if self.listen.is_none() {
+            problems.push(SettingsProblem::NowhereToListen);
+        }
+        if !self.dummy && self.servers.iter().all(|server| server.host.is_none()) {
+            problems.push(SettingsProblem::NoServers);
+        }
+        if let Some(socket) = self.listen.as_ref().and_then(ListenSpec::path) {
+            let portless = self.targets().filter_map(|(target, spec)| match &spec.host {
+                Some(host @ (Host::Ip(_) | Host::Name(_))) if spec.port == Port::Listeners => {
+                    Some((target, host))
+                }
+                _ => None,
+            });
+            problems.extend(portless.map(|(server, host)| SettingsProblem::PortNeeded {
+                server,
+                host: host.clone(),
+                socket: socket.to_owned(),
+            }));
+        }
+        problems
+    }
+
+    /// Is weight to decide where no server has one? They are used as if equal then, and somebody should know.
+    pub fn weights_are_missing(&self) -> bool {
+        let mut servers = self.servers.iter().filter(|server| server.host.is_some()).peekable();
+        self.weight && servers.peek().is_some() && servers.all(|server| server.weight == 0)
+    }
+
+    /// Every server there is: the regular ones (unset slots too), the emergency server, the abuse server.
+    pub fn targets(&self) -> impl Iterator<Item = (Target, &ServerSpec)> {
+        let regular = (0..).map(|number| Target::Server(ServerId(number))).zip(&self.servers);
+        let emergency = self.emergency.iter().map(|spec| (Target::Emergency, spec));
+        regular.chain(emergency).chain(self.abuse.iter().map(|spec| (Target::Abuse, spec)))
+    }
+}
+
+/// Whose end of stream ends the whole connection. See pen(1), `tcp_fastclose`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FastClose {
+    /// Nobody's: half-close is passed on.
+    Off,
+    /// The server's.
+    Up,
+    /// The client's.
+    Down,
+    /// Either's.
+    Both,
+}
+
+/// Where request lines go: pen(1), `-l`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogDestination {
+    /// Appended to this file.
+    File(PathBuf),
+    /// One datagram a line to penlogd(1) at host and port.
+    Network(String, u16),
+}
+
+/// Why a text is not a destination for the log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LogDestinationError {
+    /// Nothing.
+    #[error("the name of the log is empty")]
+    Empty,
+    /// The colon makes it a network address; the host is wrong.
+    #[error("{0}; a file whose name has a colon must be given from / on")]
+    Host(AddressError),
+    /// The colon makes it a network address; the port is wrong.
+    #[error("{0}; a file whose name has a colon must be given from / on")]
+    Port(NumberError),
+}
+
+impl FromStr for LogDestination {
+    type Err = LogDestinationError;
+
+    /// `host:port` or `[v6]:port` where there is a colon and no slash in front, else a file.
+    fn from_str(text: &str) -> Result<Self, LogDestinationError> {
+        match text.rsplit_once(':') {
+            _ if text.is_empty() => Err(LogDestinationError::Empty),
+            Some((host, port)) if !text.starts_with('/') => {
+                let host = match host.parse().map_err(LogDestinationError::Host)? {
+                    // A path here is a relative file name with a colon in it.
+                    Host::Path(_) => {
+                        return Err(LogDestinationError::Host(AddressError::Host(host.to_owned())));
+                    }
+                    host => host.to_string(),
+                };
+                let port = number::unsigned("port", port, 1..=65535).map_err(LogDestinationError::Port)?;
+                Ok(LogDestination::Network(host, port as u16))
+            }
+            _ => Ok(LogDestination::File(text.into())),
+        }
+    }
+}
+
+/// As it can be given to `-l`.
+impl fmt::Display for LogDestination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LogDestination::File(path) => path.display().fmt(f),
+            LogDestination::Network(host, port) if host.parse::<Ipv6Addr>().is_ok() => {
+                write!(f, "[{host}]:{port}")
+            }
+            LogDestination::Network(host, port) => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+/// One entry of an access list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AclEntry {
+    /// Whether clients that match are let in.
+    pub permit: bool,
+    /// Who matches.
+    pub network: Network,
+}
+
+/// A set of addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Network {
+    /// `address AND mask` equals the first; the first has no bits outside the mask.
+    V4(std::net::Ipv4Addr, std::net::Ipv4Addr),
+    /// Address without bits after the prefix, and the prefix length, 0 to 128.
+    V6(std::net::Ipv6Addr, u8),
+    /// A country by its two letters, in capitals.
+    Country(String),
+}
+
+/// As the command `acl` takes it: `10.0.0.0 255.0.0.0`, `2001:db8::/32`, `country SE`.
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Network::V4(address, mask) => write!(f, "{address} {mask}"),
+            Network::V6(address, length) => write!(f, "{address}/{length}"),
+            Network::Country(letters) => write!(f, "country {letters}"),
+        }
+    }
+}
+
+/// What is fixed when pen starts and never changes after.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Launch {
+    /// `-f`.
+    pub foreground: bool,
+    /// `--check`: parse, resolve and load everything, report, and exit.
+    pub check: bool,
+    /// `-p`.
+    pub pidfile: Option<PathBuf>,
+    /// `-j`.
+    pub jail: Option<PathBuf>,
+    /// `-u`.
+    pub user: Option<String>,
+    /// `-F`.
+    pub config: Option<PathBuf>,
+    /// `-X`: the control command `exit` works.
+    pub exit_enabled: bool,
+    /// Servers that the configuration puts on the blacklist (`server N blacklist T`), in the order given; 0 takes one
+    /// off again.
+    pub shunned: Vec<(ServerId, Seconds)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(listen: &str, servers: &[&str]) -> Settings {
+        Settings {
+            listen: Some(listen.parse().unwrap()),
+            servers: servers.iter().map(|server| server.parse().unwrap()).collect(),
+            ..Settings::default()
+        }
+    }
+
+    #[test]
+    fn a_listener_and_a_server_are_all_that_is_needed() {
+        assert_eq!(settings("80", &["www"]).problems(), []);
+        assert_eq!(Settings { dummy: true, ..settings("80", &[]) }.problems(), []);
+    }
+
+    #[test]
+    fn nowhere_to_listen_and_nobody_to_serve_are_problems() {
+        let nothing = Settings { servers: vec![ServerSpec::unset()], ..Settings::default() };
+        assert_eq!(nothing.problems(), [SettingsProblem::NowhereToListen, SettingsProblem::NoServers]);
+    }
+
+    #[test]
+    fn a_unix_listener_has_no_port_to_lend() {
+        let mut settings = settings("/run/pen.sock", &["a:80", "b", "/run/c.sock"]);
+        settings.abuse = Some("d".parse().unwrap());
+        settings.emergency = Some("[::1]:7".parse().unwrap());
+        let texts: Vec<_> = settings.problems().iter().map(ToString::to_string).collect();
+        assert_eq!(
+            texts,
+            [
+                "server 1 (b) needs a port of its own, because pen listens on the Unix socket /run/pen.sock",
+                "server -2 (d) needs a port of its own, because pen listens on the Unix socket /run/pen.sock",
+            ]
+        );
+    }
+
+    #[test]
+    fn weights_are_missed_only_where_they_decide() {
+        let mut settings = settings("80", &["a", "b"]);
+        assert!(!settings.weights_are_missing());
+        settings.weight = true;
+        assert!(settings.weights_are_missing());
+        settings.servers[1].weight = 1;
+        assert!(!settings.weights_are_missing());
+    }
+
+    #[test]
+    fn a_log_is_a_file_or_with_a_colon_a_host_and_port() {
+        let destination = |text: &str| {
+            let destination: LogDestination = text.parse().unwrap();
+            assert_eq!(destination.to_string(), text);
+            destination
+        };
+        assert_eq!(destination("pen.log"), LogDestination::File("pen.log".into()));
+        assert_eq!(destination("/var/log/a:b"), LogDestination::File("/var/log/a:b".into()));
+        assert_eq!(destination("127.0.0.1:9900"), LogDestination::Network("127.0.0.1".into(), 9900));
+        assert_eq!(destination("[::1]:9900"), LogDestination::Network("::1".into(), 9900));
+        assert_eq!("::1:9900".parse(), Ok(LogDestination::Network("::1".into(), 9900)));
+        for bad in ["", "host:", "host:0", "host:syslog", ":9", "a/b:9", "ho st:9"] {
+            assert!(bad.parse::<LogDestination>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn settings_survive_the_way_to_a_worker() {
+        let mut settings = settings("[::1]:80", &["www:http:1:2:3:4", "/run/x.sock"]);
+        settings.log = Some(LogDestination::Network("::1".into(), 9900));
+        settings.acls[3].push(AclEntry { permit: true, network: Network::V6(Ipv6Addr::LOCALHOST, 128) });
+        let text = serde_json::to_string(&settings).unwrap();
+        assert_eq!(serde_json::from_str::<Settings>(&text).unwrap(), settings);
+    }
+}

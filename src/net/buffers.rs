@@ -1,0 +1,111 @@
+//! Memory that bytes pass through. None of it belongs to an idle connection.
+
+use crate::sys::socket::Pipe;
+
+/// What one read(2) of a copying relay takes at most, in bytes.
+pub const SCRATCH: usize = 64 * 1024;
+
+/// The size of a pipe, in bytes. The system's default limit for all pipes of an unprivileged user is 64 MiB.
+pub const PIPE: usize = 1024 * 1024;
+
+/// Buffers and pipes that are kept for the next that needs one.
+const KEPT: usize = 16;
+
+/// Most pipes that one worker has, idle ones included. Each takes two descriptors.
+pub const MOST_PIPES: usize = 32;
+
+/// One worker's scratch buffer and its pools.
+#[derive(Debug)]
+pub struct Means {
+    /// Everything is read into this and written on at once.
+    pub scratch: Box<[u8]>,
+    /// For what a peer did not take.
+    pub buffers: Buffers,
+    /// For large flows.
+    pub pipes: Pipes,
+}
+
+impl Means {
+    /// Everything empty; `pipes` is the most pipes to have.
+    pub fn new(pipes: usize) -> Self {
+        Means {
+            scratch: vec![0; SCRATCH].into_boxed_slice(),
+            buffers: Buffers { idle: Vec::new() },
+            pipes: Pipes { idle: Vec::new(), open: 0, most: pipes.min(MOST_PIPES) },
+        }
+    }
+}
+
+/// Buffers of [`SCRATCH`] bytes for what a peer did not take at once.
+#[derive(Debug)]
+pub struct Buffers {
+    idle: Vec<Vec<u8>>,
+}
+
+impl Buffers {
+    /// A buffer with these bytes in it.
+    pub fn keep(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut buffer = self.idle.pop().unwrap_or_default();
+        buffer.extend_from_slice(bytes);
+        buffer
+    }
+
+    /// A buffer is not needed any more.
+    pub fn give_back(&mut self, mut buffer: Vec<u8>) {
+        if self.idle.len() < KEPT {
+            buffer.clear();
+            self.idle.push(buffer);
+        }
+    }
+}
+
+/// Pipes, opened when first needed.
+#[derive(Debug)]
+pub struct Pipes {
+    idle: Vec<Pipe>,
+    open: usize,
+    most: usize,
+}
+
+impl Pipes {
+    /// An empty pipe. `None`: there are too many already, or the system gives none: copy.
+    pub fn take(&mut self) -> Option<Pipe> {
+        if let Some(pipe) = self.idle.pop() {
+            return Some(pipe);
+        }
+        if self.open >= self.most {
+            return None;
+        }
+        match Pipe::new(PIPE) {
+            Ok(pipe) => {
+                self.open += 1;
+                Some(pipe)
+            }
+            Err(_) => {
+                // No more than there are now: asking again for every flow would cost more than it brings.
+                self.most = self.open;
+                None
+            }
+        }
+    }
+
+    /// An empty pipe is not needed any more.
+    pub fn give_back(&mut self, pipe: Pipe) {
+        if self.idle.len() < KEPT {
+            self.idle.push(pipe);
+        } else {
+            self.open -= 1;
+        }
+    }
+
+    /// A pipe with bytes in it is dropped with its connection.
+    pub fn lose(&mut self, pipe: Pipe) {
+        drop(pipe);
+        self.open -= 1;
+    }
+
+    /// Pipes that exist.
+    pub fn open(&self) -> usize {
+        self.open
+    }
+}

@@ -1,0 +1,173 @@
+//! Who has to be done by when, without looking at everybody.
+//!
+//! All members of a queue have the same length of time, so the order in which they joined is the order of their
+//! deadlines, and only the first needs to be looked at. The length is asked for at each look: a change of a
+//! timeout takes effect at once, for those that wait already too.
+
+use slotmap::SlotMap;
+
+use crate::model::time::{Moment, Seconds};
+
+use super::connection::{Connection, Key};
+
+/// A connection's place in the one queue that it is in.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Link {
+    before: Option<Key>,
+    after: Option<Key>,
+    /// When it joined, or was last touched.
+    since: Moment,
+}
+
+/// Connections in the order of their deadlines.
+#[derive(Debug, Default)]
+pub struct Queue {
+    first: Option<Key>,
+    last: Option<Key>,
+    /// Microseconds that members get beyond their time: a touch that comes sooner after the last is not noted.
+    slack: u64,
+}
+
+type Table = SlotMap<Key, Connection>;
+
+impl Queue {
+    /// For members that are touched often: no more than four times a second is it noted, and nobody's time is up
+    /// before it is.
+    pub fn with_slack() -> Self {
+        Queue { slack: 250_000, ..Queue::default() }
+    }
+
+    /// Joins at the end. The connection is in no other queue.
+    pub fn join(&mut self, table: &mut Table, key: Key, now: Moment) {
+        if let Some(connection) = table.get_mut(key) {
+            connection.link = Link { before: self.last, after: None, since: now };
+        }
+        match self.last.and_then(|last| table.get_mut(last)) {
+            Some(last) => last.link.after = Some(key),
+            None => self.first = Some(key),
+        }
+        self.last = Some(key);
+    }
+
+    /// Leaves. The connection is in this queue.
+    pub fn leave(&mut self, table: &mut Table, key: Key) {
+        let Some(connection) = table.get_mut(key) else {
+            return;
+        };
+        let Link { before, after, .. } = std::mem::take(&mut connection.link);
+        match before.and_then(|before| table.get_mut(before)) {
+            Some(neighbour) => neighbour.link.after = after,
+            None => self.first = after,
+        }
+        match after.and_then(|after| table.get_mut(after)) {
+            Some(neighbour) => neighbour.link.before = before,
+            None => self.last = before,
+        }
+    }
+
+    /// Starts the member's time anew.
+    pub fn touch(&mut self, table: &mut Table, key: Key, now: Moment) {
+        let fresh =
+            table.get(key).is_none_or(|connection| now.micros_since(connection.link.since) < 1_000_000);
+        if !fresh {
+            self.leave(table, key);
+            self.join(table, key, now);
+        }
+    }
+
+    /// The first member, if its time of `length` is up.
+    pub fn overdue(&self, table: &Table, length: Seconds, now: Moment) -> Option<Key> {
+        self.first.filter(|_| self.next_deadline(table, length).is_some_and(|deadline| deadline <= now))
+    }
+
+    /// When the first member's time of `length` is up.
+    pub fn next_deadline(&self, table: &Table, length: Seconds) -> Option<Moment> {
+        let Moment(nominal) = table.get(self.first?)?.link.since.plus(length);
+        Some(Moment(nominal.saturating_add(self.slack)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::connection::Phase;
+    use proptest::prelude::*;
+
+    fn insert(table: &mut Table) -> Key {
+        table.insert(Connection::for_tests(Phase::Between))
+    }
+
+    fn at(second: u64) -> Moment {
+        Moment(second * 1_000_000)
+    }
+
+    fn members(queue: &Queue, table: &Table) -> Vec<Key> {
+        let mut all = Vec::new();
+        let mut next = queue.first;
+        while let Some(key) = next {
+            all.push(key);
+            next = table[key].link.after;
+        }
+        all
+    }
+
+    #[test]
+    fn the_first_to_join_is_the_first_to_be_overdue() {
+        let (mut table, mut queue) = (Table::with_key(), Queue::default());
+        let (early, late) = (insert(&mut table), insert(&mut table));
+        queue.join(&mut table, early, at(1));
+        queue.join(&mut table, late, at(2));
+        assert_eq!(queue.next_deadline(&table, Seconds(5)), Some(at(6)));
+        assert_eq!(queue.overdue(&table, Seconds(5), at(5)), None);
+        assert_eq!(queue.overdue(&table, Seconds(5), at(6)), Some(early));
+        queue.leave(&mut table, early);
+        assert_eq!(queue.overdue(&table, Seconds(5), at(6)), None);
+        // The length is the one of now, not the one of when it joined.
+        assert_eq!(queue.overdue(&table, Seconds(4), at(6)), Some(late));
+    }
+
+    #[test]
+    fn whoever_is_touched_goes_to_the_end_and_is_never_overdue_early() {
+        let (mut table, mut queue) = (Table::with_key(), Queue::with_slack());
+        let (one, two) = (insert(&mut table), insert(&mut table));
+        queue.join(&mut table, one, at(1));
+        queue.join(&mut table, two, at(1));
+        // Too soon to be noted, but it counts.
+        let touched = Moment(at(1).0 + queue.slack - 1);
+        queue.touch(&mut table, one, touched);
+        assert_eq!(members(&queue, &table), [one, two]);
+        assert_eq!(queue.overdue(&table, Seconds(1), touched.plus(Seconds(1))), None);
+        queue.touch(&mut table, one, at(2));
+        assert_eq!(members(&queue, &table), [two, one]);
+        assert_eq!(queue.overdue(&table, Seconds(1), Moment(at(2).0 + queue.slack)), Some(two));
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_the_list_that_a_vector_would_be(steps in prop::collection::vec((0usize..3, 0usize..12), 0..200)) {
+            let (mut table, mut queue, mut model) = (Table::with_key(), Queue::default(), Vec::new());
+            let keys: Vec<Key> = (0..12).map(|_| insert(&mut table)).collect();
+            for (now, (what, which)) in steps.into_iter().enumerate() {
+                let (key, now) = (keys[which], at(now as u64 + 1));
+                match (what, model.contains(&key)) {
+                    (0, false) => {
+                        queue.join(&mut table, key, now);
+                        model.push(key);
+                    }
+                    (1, true) => {
+                        queue.leave(&mut table, key);
+                        model.retain(|&member| member != key);
+                    }
+                    (2, true) => {
+                        queue.touch(&mut table, key, now);
+                        model.retain(|&member| member != key);
+                        model.push(key);
+                    }
+                    _ => {}
+                }
+                prop_assert_eq!(members(&queue, &table), model.clone());
+                prop_assert_eq!(queue.last, model.last().copied());
+            }
+        }
+    }
+}

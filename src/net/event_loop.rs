@@ -1,0 +1,400 @@
+//! One worker's loop: wait, act, and do what is due.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use slotmap::{Key as _, KeyData, SlotMap};
+
+use crate::model::address::SocketAddress;
+use crate::model::ids::WorkerId;
+use crate::model::settings::Settings;
+use crate::model::time::{Moment, Seconds};
+use crate::policy::acl::AccessLists;
+use crate::report::log::{RequestLog, Sink};
+use crate::report::messages::Messages;
+use crate::shared::region::{Phase as Orders, Region};
+use crate::shared::slots::SlotFinder;
+use crate::shared::visits::Terms;
+use crate::sys::clock;
+use crate::sys::poller::{Events, Poller};
+use crate::sys::privileges;
+use crate::sys::signal::Signals;
+use crate::sys::socket;
+
+use super::buffers::Means;
+use super::channel::{LogChange, Order, WorkerEnd};
+use super::connection::{Connection, Ending, Key, Which};
+use super::deadlines::Queue;
+use super::listener::Door;
+
+/// What the poller's tokens mean. A connection's is its key, which is never this small.
+pub(super) mod token {
+    pub(in crate::net) const LISTENER: u64 = 1;
+    pub(in crate::net) const CHANNEL: u64 = 2;
+    pub(in crate::net) const SIGNALS: u64 = 3;
+    pub(in crate::net) const BELL: u64 = 4;
+
+    /// In a connection's token: the event is the server's. Keys have an index below 2^31 in their low half.
+    pub(in crate::net) const SERVER: u64 = 1 << 31;
+}
+
+/// Events taken from the kernel at a time.
+const EVENTS: usize = 256;
+
+/// The longest sleep: the heartbeat must be seen to beat.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Descriptors that stay free for what is opened now and then: a reopened log, a message from the master.
+const SPARE: u64 = 3;
+
+/// All that a worker is born with.
+#[derive(Debug)]
+pub struct Inheritance<'a> {
+    /// Its place.
+    pub id: WorkerId,
+    /// The shared region.
+    pub region: &'a Region,
+    /// The settings at its birth.
+    pub settings: Settings,
+    /// The shared listening socket.
+    pub listener: OwnedFd,
+    /// Where that listens.
+    pub listen_address: SocketAddress,
+    /// The line to the master.
+    pub channel: WorkerEnd,
+    /// The bell that all workers share: rung when a slot or a place becomes free and somebody waits.
+    pub room: OwnedFd,
+    /// The request log.
+    pub log: Option<Sink>,
+    /// Where messages go.
+    pub messages: Messages,
+}
+
+/// Why a loop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// TERM.
+    Stopped,
+    /// QUIT, and the last connection is over.
+    Drained,
+    /// The master is gone.
+    Orphaned,
+}
+
+/// A worker at work.
+#[derive(Debug)]
+pub struct Worker<'a> {
+    pub(super) id: WorkerId,
+    pub(super) region: &'a Region,
+    pub(super) settings: Settings,
+    pub(super) terms: Terms,
+    pub(super) lists: AccessLists,
+    pub(super) messages: Messages,
+    pub(super) log: RequestLog,
+    pub(super) poller: Poller,
+    pub(super) door: Door,
+    pub(super) room: OwnedFd,
+    pub(super) finder: SlotFinder,
+    pub(super) connections: SlotMap<Key, Connection>,
+    pub(super) connecting: Queue,
+    pub(super) relaying: Queue,
+    pub(super) answering: Queue,
+    /// Connections that have more to do than one turn allowed.
+    pub(super) unfinished: VecDeque<Key>,
+    pub(super) means: Means,
+    /// The page of `dummy`.
+    pub(super) page: Vec<u8>,
+    /// The time of this loop turn.
+    pub(super) now: Moment,
+    /// Counts loop turns.
+    pub(super) turn: u64,
+    /// Descriptors were freed while accepting was paused for want of them.
+    pub(super) freed: bool,
+    descriptors: Descriptors,
+    channel: WorkerEnd,
+    signals: Signals,
+    draining: bool,
+    /// When it was told last that the log takes no more.
+    log_told: Option<Moment>,
+}
+
+/// How many descriptors this worker may have, and how many it has without connections and pipes.
+#[derive(Debug)]
+struct Descriptors {
+    limit: u64,
+    own: u64,
+}
+
+impl<'a> Worker<'a> {
+    /// Sets a worker up. It accepts as soon as it runs. `signals` make it look at its orders, `limit` is its
+    /// RLIMIT_NOFILE.
+    ///
+    /// # Errors
+    /// No descriptors, no memory; with the line to the master, to say so.
+    pub fn new(
+        inheritance: Inheritance<'a>,
+        signals: Signals,
+        limit: u64,
+    ) -> Result<Self, (WorkerEnd, io::Error)> {
+        let poller = match poller(&inheritance, &signals) {
+            Ok(poller) => poller,
+            Err(error) => return Err((inheritance.channel, error)),
+        };
+        let Inheritance { id, region, settings, .. } = inheritance;
+        let own = u64::try_from(socket::next_descriptor()).unwrap_or(0) + SPARE;
+        let spare = limit.saturating_sub(own + 2 * u64::from(settings.conn_max));
+        Ok(Worker {
+            id,
+            region,
+            terms: terms(&settings),
+            lists: AccessLists::compile(&settings.acls),
+            settings,
+            messages: inheritance.messages,
+            log: RequestLog::new(inheritance.log),
+            poller,
+            door: Door::new(inheritance.listener),
+            room: inheritance.room,
+            finder: SlotFinder::default(),
+            connections: SlotMap::with_key(),
+            connecting: Queue::default(),
+            relaying: Queue::with_slack(),
+            answering: Queue::default(),
+            unfinished: VecDeque::new(),
+            // Connections come first: a pipe may only have what -x connections leave.
+            means: Means::new(usize::try_from(spare / 2).unwrap_or(usize::MAX)),
+            page: page(&inheritance.listen_address),
+            now: clock::now(),
+            turn: 0,
+            freed: false,
+            descriptors: Descriptors { limit, own },
+            channel: inheritance.channel,
+            signals,
+            draining: false,
+            log_told: None,
+        })
+    }
+
+    /// Where its messages go.
+    pub fn messages(&self) -> &Messages {
+        &self.messages
+    }
+
+    /// The line to the master.
+    pub fn channel(&self) -> &WorkerEnd {
+        &self.channel
+    }
+
+    /// Serves until told to end, or the master is gone.
+    ///
+    /// # Errors
+    /// The poller's, which would be a defect.
+    pub fn run(&mut self) -> io::Result<End> {
+        let mut events = Events::with_capacity(EVENTS);
+        self.region.workers().set_settings(self.id, self.settings.generation);
+        self.region.workers().beat(self.id, self.now);
+        let end = loop {
+            self.poller.wait(&mut events, self.patience())?;
+            self.now = clock::now();
+            self.turn += 1;
+            self.region.workers().beat(self.id, self.now);
+            let mut news = false;
+            for index in 0..events.len() {
+                let (token, readiness) = events.get(index);
+                match token {
+                    token::LISTENER => self.clients_wait(),
+                    token::BELL => self.look_again(),
+                    token::SIGNALS => drop(self.signals.take()),
+                    token::CHANNEL => news = true,
+                    connection => {
+                        let which =
+                            if connection & token::SERVER == 0 { Which::Client } else { Which::Server };
+                        let key = Key::from(KeyData::from_ffi(connection & !token::SERVER));
+                        self.advance(key, which, readiness);
+                    }
+                }
+            }
+            self.go_on_with_unfinished();
+            self.end_overdue();
+            if std::mem::take(&mut self.freed) || self.door.patience().is_some() {
+                self.look_again();
+            }
+            self.write_log();
+            if news && !self.take_orders() {
+                break End::Orphaned;
+            }
+            if let Some(end) = self.end() {
+                break end;
+            }
+        };
+        self.write_log();
+        Ok(end)
+    }
+
+    /// How long the loop may sleep.
+    fn patience(&self) -> Duration {
+        if !self.unfinished.is_empty() {
+            return Duration::ZERO;
+        }
+        let deadlines = self.queues().into_iter().filter_map(|(queue, length)| {
+            let deadline = queue.next_deadline(&self.connections, length?)?;
+            Some(Duration::from_micros(deadline.micros_since(self.now)))
+        });
+        deadlines.chain(self.door.patience()).fold(TICK, Duration::min)
+    }
+
+    /// The queues, and how long their members may take; None: for ever.
+    fn queues(&self) -> [(&Queue, Option<Seconds>); 3] {
+        let idle = Some(self.settings.idle_timeout).filter(|idle| idle.0 > 0);
+        let timeout = self.settings.timeout;
+        let answer = idle.map_or(timeout, |idle| idle.min(timeout));
+        [(&self.connecting, Some(timeout)), (&self.relaying, idle), (&self.answering, Some(answer))]
+    }
+
+    fn overdue(&self, queue: usize) -> Option<Key> {
+        let (queue, length) = self.queues()[queue];
+        queue.overdue(&self.connections, length?, self.now)
+    }
+
+    /// Ends what has taken too long.
+    fn end_overdue(&mut self) {
+        while let Some(key) = self.overdue(0) {
+            self.connect_failed(key, &io::ErrorKind::TimedOut.into());
+        }
+        while let Some(key) = self.overdue(1).or_else(|| self.overdue(2)) {
+            self.close(key, Ending::Closed);
+        }
+    }
+
+    /// Gives those their next turn that had more to do; once each, so that the others get theirs.
+    fn go_on_with_unfinished(&mut self) {
+        for _ in 0..self.unfinished.len() {
+            let Some(key) = self.unfinished.pop_front() else {
+                return;
+            };
+            if let Some(connection) = self.connections.get_mut(key) {
+                connection.queued = false;
+                self.relay(key);
+            }
+        }
+    }
+
+    fn write_log(&mut self) {
+        let lost = self.log.flush();
+        let told = self.log_told.is_some_and(|told| self.now.seconds_since(told) < 60);
+        if lost > 0 && !told {
+            self.log_told = Some(self.now);
+            let all = self.log.lost();
+            self.messages.note(format_args!(
+                "the log takes no more: {all} lines lost since the start; told again after a minute"
+            ));
+        }
+    }
+
+    /// Reads what the master sent; false: it is gone.
+    fn take_orders(&mut self) -> bool {
+        loop {
+            match self.channel.receive() {
+                Ok(Some(order)) => self.take_over(order),
+                Ok(None) => return true,
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return false,
+                Err(error) => {
+                    self.messages.error(format_args!("worker {}: order not understood: {error}", self.id));
+                }
+            }
+        }
+    }
+
+    /// Is this worker to end? Begins to drain when told so.
+    fn end(&mut self) -> Option<End> {
+        match self.region.phase() {
+            Orders::Serving => None,
+            Orders::Stopping => Some(End::Stopped),
+            Orders::Draining => {
+                if !std::mem::replace(&mut self.draining, true) {
+                    self.close_door();
+                }
+                self.connections.is_empty().then_some(End::Drained)
+            }
+        }
+    }
+
+    /// New settings apply from the next connection on, timeouts at once.
+    fn take_over(&mut self, order: Order) {
+        self.settings = order.settings;
+        self.terms = terms(&self.settings);
+        self.lists = AccessLists::compile(&self.settings.acls);
+        // More connections: the master has raised the limit. This asks for it.
+        if let Ok(limit) = privileges::raise_descriptor_limit(None, 0) {
+            self.descriptors.limit = limit;
+        }
+        self.messages.set_debug(self.settings.debug);
+        if let LogChange::Replace(sink) = order.log {
+            self.log.replace(sink);
+        }
+        if let Some(listener) = order.listener {
+            self.change_door(listener);
+        }
+        self.region.workers().set_settings(self.id, self.settings.generation);
+    }
+
+    /// Registers one of a connection's sockets.
+    pub(super) fn watch(&self, key: Key, which: Which) -> io::Result<()> {
+        use super::connection::Phase;
+        let Some(connection) = self.connections.get(key) else {
+            return Ok(());
+        };
+        let name = key.data().as_ffi();
+        match (&connection.phase, which) {
+            (
+                Phase::Connecting { client, .. }
+                | Phase::Relaying { client, .. }
+                | Phase::Answering { client, .. },
+                Which::Client,
+            ) => self.poller.add_stream(client.socket().as_fd(), name),
+            (Phase::Connecting { server, .. }, Which::Server) => {
+                self.poller.add_stream(server.as_fd(), name | token::SERVER)
+            }
+            (Phase::Relaying { server, .. }, Which::Server) => {
+                self.poller.add_stream(server.socket().as_fd(), name | token::SERVER)
+            }
+            (Phase::Answering { .. }, Which::Server) | (Phase::Between, _) => Ok(()),
+        }
+    }
+
+    /// Is there room for one more connection's two descriptors?
+    pub(super) fn descriptors_left(&self) -> bool {
+        let used = self.descriptors.own + 2 * (self.connections.len() + self.means.pipes.open()) as u64;
+        used + 2 <= self.descriptors.limit
+    }
+}
+
+/// Everything registered that a worker waits for.
+fn poller(inheritance: &Inheritance<'_>, signals: &Signals) -> io::Result<Poller> {
+    let poller = Poller::new()?;
+    poller.add_source(inheritance.channel.as_fd(), token::CHANNEL)?;
+    poller.add_source(signals.as_fd(), token::SIGNALS)?;
+    poller.add_bell(inheritance.room.as_fd(), token::BELL)?;
+    poller.add_listener(inheritance.listener.as_fd(), token::LISTENER)?;
+    Ok(poller)
+}
+
+fn terms(settings: &Settings) -> Terms {
+    Terms {
+        rules: settings.into(),
+        tracking: settings.tracking,
+        blacklist: settings.blacklist,
+        timeout: settings.timeout,
+    }
+}
+
+/// The page of `dummy`: says who answers.
+fn page(address: &SocketAddress) -> Vec<u8> {
+    let body = format!("pen dummy on {address}\n");
+    let length = body.len();
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n{body}"
+    )
+    .into_bytes()
+}

@@ -1,0 +1,305 @@
+//! The shared listener: when to accept, and when to leave it to others or let clients wait.
+//!
+//! All workers wait for the same listening socket, and the kernel wakes as few as it can (EPOLLEXCLUSIVE). Left
+//! alone it would wake the same one again and again: a worker therefore leaves the queue and joins it anew after
+//! every [`TURNS`] clients, which shares them out evenly, and one with clearly more connections than the others
+//! steps back for a while. A pause never drops anybody: clients wait in the backlog.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use crate::model::ids::ConnId;
+use crate::model::time::Moment;
+use crate::sys::{socket, wait};
+
+use super::event_loop::{Worker, token};
+
+/// Clients accepted between leaving the kernel's queue of waiters and joining it anew.
+const TURNS: u32 = 16;
+
+/// Connections more than the mean, beside a quarter of it, from which a worker steps back.
+const LEEWAY: u32 = 16;
+
+/// How long a worker steps back, or waits for descriptors that others may free.
+const SHORT: Duration = Duration::from_millis(50);
+
+/// Between two messages about the same lack, in seconds.
+const TOLD_AGAIN: u64 = 60;
+
+/// Why a worker does not accept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pause {
+    /// `-x` connections exist.
+    Slots,
+    /// `pending_max` connects are under way.
+    Pending,
+    /// No more descriptors.
+    Descriptors,
+    /// Others have fewer connections.
+    SteppedBack,
+}
+
+/// A worker's view of the listener.
+#[derive(Debug)]
+pub(super) struct Door {
+    listener: Option<OwnedFd>,
+    /// Not registered with the poller, and why.
+    pause: Option<(Pause, Moment)>,
+    accepted: u32,
+    /// How many to accept at most when next woken, and the loop turn of the last time.
+    batch: u32,
+    last_turn: u64,
+    /// When each lack was told last.
+    told: [Option<Moment>; 3],
+}
+
+impl Door {
+    /// Not yet open: see [`Worker::open_door`].
+    pub(super) fn new(listener: OwnedFd) -> Self {
+        Door { listener: Some(listener), pause: None, accepted: 0, batch: 1, last_turn: 0, told: [None; 3] }
+    }
+
+    /// How long the loop may sleep because of a pause that nobody rings the bell for.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        match self.pause? {
+            (Pause::SteppedBack | Pause::Descriptors, _) => Some(SHORT),
+            (Pause::Slots | Pause::Pending, _) => None,
+        }
+    }
+}
+
+impl Worker<'_> {
+    /// Registers the listener. Clients that wait already are reported at once.
+    pub(super) fn open_door(&mut self) -> std::io::Result<()> {
+        match &self.door.listener {
+            Some(listener) => self.poller.add_listener(listener.as_fd(), token::LISTENER),
+            None => Ok(()),
+        }
+    }
+
+    /// Goes over to another listening socket.
+    pub(super) fn change_door(&mut self, listener: OwnedFd) {
+        self.accept_rest();
+        self.door.listener = Some(listener);
+        if self.door.pause.is_none() && self.open_door().is_err() {
+            self.pause(Pause::Descriptors);
+        }
+    }
+
+    /// Accepts who waits already, then never again.
+    pub(super) fn close_door(&mut self) {
+        self.accept_rest();
+        self.unpause_flag();
+        self.door.pause = None;
+    }
+
+    /// Those in the backlog have been promised a connection: closing the socket would reset them.
+    fn accept_rest(&mut self) {
+        if self.door.pause.is_none() {
+            self.accept_up_to(self.settings.listen_queue);
+        }
+        if let Some(listener) = self.door.listener.take() {
+            self.poller.remove(listener.as_fd());
+        }
+    }
+
+    /// The poller says that clients wait.
+    pub(super) fn clients_wait(&mut self) {
+        if self.door.pause.is_some() {
+            return;
+        }
+        // Woken again in the very next turn: there are more than one at a time. Accepting on until nobody is left
+        // costs a call that fails, accepting one only costs a wait each: go over to the first as the need grows.
+        let consecutive = self.door.last_turn + 1 == self.turn;
+        self.door.last_turn = self.turn;
+        self.door.batch = if consecutive { (self.door.batch * 2).min(self.settings.multi_accept) } else { 1 };
+        self.accept_up_to(self.door.batch);
+    }
+
+    /// The bell rang, or time has passed: if accepting was paused, look whether it can go on.
+    pub(super) fn look_again(&mut self) {
+        match self.door.pause {
+            None => self.accept_up_to(self.settings.multi_accept),
+            Some((Pause::SteppedBack, since)) => {
+                let waited = self.now.micros_since(since) >= SHORT.as_micros() as u64;
+                if waited || !self.has_too_many() {
+                    self.resume();
+                }
+            }
+            Some((Pause::Descriptors, since)) => {
+                let waited = self.now.micros_since(since) >= SHORT.as_micros() as u64;
+                if waited || self.descriptors_left() {
+                    self.resume();
+                }
+            }
+            Some((Pause::Slots | Pause::Pending, _)) => self.resume(),
+        }
+    }
+
+    fn resume(&mut self) {
+        self.unpause_flag();
+        self.door.pause = None;
+        // Registered before looking, so that a client who comes between is reported.
+        if self.open_door().is_err() {
+            return self.pause(Pause::Descriptors);
+        }
+        self.accept_up_to(self.settings.multi_accept);
+    }
+
+    fn unpause_flag(&mut self) {
+        if matches!(self.door.pause, Some((Pause::Slots | Pause::Pending, _))) {
+            self.region.slots().wait(self.id, false);
+        }
+    }
+
+    fn pause(&mut self, reason: Pause) {
+        if let Some(listener) = &self.door.listener {
+            self.poller.remove(listener.as_fd());
+        }
+        self.door.pause = Some((reason, self.now));
+    }
+
+    fn accept_up_to(&mut self, most: u32) {
+        let mut left = most;
+        while left > 0 && self.door.listener.is_some() {
+            left -= 1;
+            if !self.descriptors_left() {
+                self.tell_once(Pause::Descriptors);
+                return self.pause(Pause::Descriptors);
+            }
+            if self.too_many_pending() && self.waits(Self::too_many_pending, Pause::Pending) {
+                return;
+            }
+            let Some(conn) = self.claim() else { return };
+            let Some(listener) = &self.door.listener else {
+                return;
+            };
+            match socket::accept(listener.as_fd()) {
+                Ok((client, address)) => {
+                    self.welcome(client, address, conn);
+                    self.door.accepted += 1;
+                    if self.door.accepted >= TURNS && !self.rejoin() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    self.region.slots().release(&mut self.finder, conn);
+                    if error.kind() == std::io::ErrorKind::WouldBlock {
+                        return;
+                    }
+                    if !socket::is_clients_fault(&error) {
+                        self.messages.debug(1, format_args!("accept: {error}"));
+                        self.tell_once(Pause::Descriptors);
+                        return self.pause(Pause::Descriptors);
+                    }
+                }
+            }
+        }
+    }
+
+    fn too_many_pending(&mut self) -> bool {
+        self.region.workers().pending() >= self.settings.pending_max
+    }
+
+    /// A slot for the next client. None: all are in use, and accepting is paused.
+    fn claim(&mut self) -> Option<ConnId> {
+        let claim =
+            |worker: &mut Self| worker.region.slots().claim(&mut worker.finder, worker.id, worker.now);
+        let mut claimed = claim(self);
+        if claimed.is_none() {
+            self.waits(
+                |worker| {
+                    claimed = claim(worker);
+                    claimed.is_none()
+                },
+                Pause::Slots,
+            );
+        }
+        claimed
+    }
+
+    /// Pauses because of a lack that any worker may end, if there still is one; true if so.
+    ///
+    /// Who ends a lack looks at the flag after that: looking once more after setting it leaves no gap.
+    fn waits(&mut self, mut lacking: impl FnMut(&mut Self) -> bool, reason: Pause) -> bool {
+        let first = !self.region.slots().awaited();
+        self.region.slots().wait(self.id, true);
+        if !lacking(self) {
+            self.region.slots().wait(self.id, false);
+            return false;
+        }
+        if first {
+            self.tell_once(reason);
+        }
+        self.pause(reason);
+        true
+    }
+
+    fn tell_once(&mut self, reason: Pause) {
+        let told = match reason {
+            Pause::Slots => 0,
+            Pause::Pending => 1,
+            Pause::Descriptors => 2,
+            Pause::SteppedBack => return,
+        };
+        if self.door.told[told].is_some_and(|told| self.now.seconds_since(told) < TOLD_AGAIN) {
+            return;
+        }
+        self.door.told[told] = Some(self.now);
+        match reason {
+            Pause::Slots => self.messages.note(format_args!(
+                "all {} connections are in use, new clients wait; raise the number with -x",
+                self.region.slots().capacity()
+            )),
+            Pause::Pending => self.messages.note(format_args!(
+                "{} connects to servers are under way, new clients wait; raise the number with pending_max",
+                self.settings.pending_max
+            )),
+            Pause::Descriptors | Pause::SteppedBack => self.messages.note(format_args!(
+                "no descriptors left in worker {} ({} connections), new clients wait; raise the limit (ulimit -n)",
+                self.id,
+                self.connections.len()
+            )),
+        }
+    }
+
+    /// Lets the other workers have the next clients; false if this one stepped back.
+    fn rejoin(&mut self) -> bool {
+        self.door.accepted = 0;
+        if self.region.workers().count() < 2 {
+            return true;
+        }
+        if self.has_too_many() {
+            self.pause(Pause::SteppedBack);
+            // Those who wait now were reported to this worker only.
+            wait::ring(self.room.as_fd());
+            return false;
+        }
+        let Some(listener) = &self.door.listener else {
+            return false;
+        };
+        self.poller.remove(listener.as_fd());
+        if self.open_door().is_err() {
+            self.pause(Pause::Descriptors);
+            return false;
+        }
+        true
+    }
+
+    /// Does this worker have clearly more connections than the mean?
+    fn has_too_many(&self) -> bool {
+        let workers = self.region.workers();
+        let mean = workers.connections() / workers.count().max(1);
+        self.connections.len() as u32 > mean + mean / 4 + LEEWAY
+    }
+
+    /// Somebody waits for what this worker has just freed.
+    pub(super) fn ring_if_awaited(&mut self) {
+        if self.region.slots().awaited() {
+            wait::ring(self.room.as_fd());
+        }
+        if matches!(self.door.pause, Some((Pause::Descriptors, _))) {
+            self.freed = true;
+        }
+    }
+}

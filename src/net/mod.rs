@@ -1,0 +1,11 @@
+//! Sockets at work: what a worker does with connections, and how the master and the workers talk.
+#![forbid(unsafe_code)]
+
+pub mod buffers;
+pub mod channel;
+mod connect;
+pub mod connection;
+pub mod deadlines;
+pub mod event_loop;
+mod listener;
+pub mod relay;

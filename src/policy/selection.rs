@@ -1,0 +1,309 @@
+//! Which server a connection is sent to, and which next if that one does not take it.
+//!
+//! | step | who decides | what it looks at |
+//! |---|---|---|
+//! | 1 | `client_acl` | a client that it refuses goes to the abuse server or nowhere |
+//! | 2 | tracking | the client's last server, whatever its state; not with `-r` or `-N` |
+//! | 3 | `prio`, else `-W`, else `-h` or `-N`, else round robin | availability, but not the hash |
+//! | 4 | the attempt | usable, not shunned, access list, limits; a refusal means the next in index order |
+//! | 5 | the emergency server | the same, without an access list |
+//!
+//! Stubborn (`-s`) has only one attempt. See pen(1), DESCRIPTION.
+//! Pure: the answer depends on the arguments alone. The caller brings the view of the servers, makes the
+//! reservation and writes the round-robin cursor back. Nothing here allocates.
+//! Not here: when a server is shunned (blacklist), what a limit means (limits), what a list says (acl).
+
+use std::net::IpAddr;
+
+use crate::model::address::ClientAddress;
+use crate::model::ids::{AclId, ServerId, Target};
+use crate::model::settings::Settings;
+use crate::policy::acl::Verdicts;
+use crate::policy::blacklist::Standing;
+use crate::policy::limits;
+
+/// The part of [`Settings`] that selection depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// `-r`: the client's last server does not matter; with `hash`, its port does.
+    pub roundrobin: bool,
+    /// `-h`: the client's address decides.
+    pub hash: bool,
+    /// `-W`: the fewest connections for its weight; before `hash`.
+    pub weight: bool,
+    /// `prio`: the lowest number; before `weight`.
+    pub prio: bool,
+    /// `-s`: one attempt, then close; the emergency server is not for these clients either.
+    pub stubborn: bool,
+    /// `-N`: as `hash`, and the client's last server does not matter.
+    pub forgetful: bool,
+    /// The list that clients must pass.
+    pub client_acl: AclId,
+}
+
+impl From<&Settings> for Rules {
+    fn from(settings: &Settings) -> Self {
+        Rules {
+            roundrobin: settings.roundrobin,
+            hash: settings.hash,
+            weight: settings.weight,
+            prio: settings.prio,
+            stubborn: settings.stubborn,
+            forgetful: settings.forgetful,
+            client_acl: settings.client_acl,
+        }
+    }
+}
+
+/// What selection sees of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerView {
+    /// It has an address and a port that is not 0 (resolved, configured).
+    pub usable: bool,
+    /// Blacklist.
+    pub standing: Standing,
+    /// Most connections for new clients; 0 = no limit.
+    pub soft: u32,
+    /// Most connections for clients whose last server this was; matters only above `soft`.
+    pub hard: u32,
+    /// Share under `-W`; 0 = takes no part, unless all are 0.
+    pub weight: u32,
+    /// Rank under `prio`; the lowest is used first.
+    pub prio: i32,
+    /// The list that its clients must pass; without meaning for the emergency and the abuse server.
+    pub acl: AclId,
+}
+
+impl ServerView {
+    /// Does it take part in round robin, prio and weight?
+    fn available(&self) -> bool {
+        self.usable && self.standing != Standing::Shunned
+    }
+}
+
+/// The servers, seen one at a time: a choice looks at no more of them than it needs.
+pub trait Farm {
+    /// How many regular servers there are.
+    fn servers(&self) -> u32;
+    /// One of them, or the emergency or abuse server; none where there is no such.
+    fn view(&self, target: Target) -> Option<ServerView>;
+    /// Its connections, open or being made. Asked only where a limit or a weight matters.
+    fn load(&self, target: Target) -> u32;
+}
+
+/// Who comes.
+#[derive(Debug, Clone, Copy)]
+pub struct Visitor {
+    /// The client.
+    pub address: ClientAddress,
+    /// The client's last server, if it is remembered (whatever the rules say of using it).
+    pub remembered: Option<ServerId>,
+    /// What the access lists say of the client.
+    pub verdicts: Verdicts,
+}
+
+/// How far a connection's search has come. Small and plain, kept with the connection while it connects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trail(Stage);
+
+const _: () = assert!(size_of::<Trail>() <= 16); // kept once for every pending connection
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The regular servers from `first` to `last`, wrapping, have been tried or passed over.
+    Regular { first: ServerId, last: ServerId },
+    /// The emergency or the abuse server: nothing comes after it.
+    LastResort,
+}
+
+/// A choice: try `target`; if that fails, [`choose_next`] with `trail`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Choice {
+    /// Where to connect.
+    pub target: Target,
+    /// What [`choose_next`] needs to know.
+    pub trail: Trail,
+}
+
+/// Where does this visit go first? None: it is closed. `cursor` is where round robin stopped last (at first:
+/// server 0, so that server 1 is the first to be used), and is moved when round robin decides, even if that
+/// server then refuses. The answer has passed every check of an attempt (usable, not shunned, limits, access
+/// list): the caller reserves and connects. See pen(1), DESCRIPTION.
+pub fn choose(rules: &Rules, farm: &impl Farm, visitor: &Visitor, cursor: &mut ServerId) -> Option<Choice> {
+    if !visitor.verdicts.permits(rules.client_acl) {
+        return last_resort(rules, farm, visitor, Target::Abuse);
+    }
+    match first_choice(rules, farm, visitor, cursor) {
+        Some(first) => regular(rules, farm, visitor, first, first)
+            .or_else(|| fail_over(rules, farm, visitor, first, first)),
+        None if rules.stubborn => None,
+        None => last_resort(rules, farm, visitor, Target::Emergency),
+    }
+}
+
+/// Where does the visit go after the target of `trail` has failed? Each server is tried at most once a visit.
+///
+/// Servers may have come and gone since: those gone are not tried, and those that came are, as far as they
+/// follow the one that failed.
+pub fn choose_next(rules: &Rules, farm: &impl Farm, visitor: &Visitor, trail: &Trail) -> Option<Choice> {
+    match trail.0 {
+        Stage::Regular { first, last } => fail_over(rules, farm, visitor, first, last),
+        Stage::LastResort => None,
+    }
+}
+
+/// The server that the rules name, before anybody asks whether it takes the client.
+fn first_choice(
+    rules: &Rules,
+    farm: &impl Farm,
+    visitor: &Visitor,
+    cursor: &mut ServerId,
+) -> Option<ServerId> {
+    let stays = !rules.roundrobin && !rules.forgetful;
+    let last = visitor.remembered.filter(|last| stays && last.0 < farm.servers());
+    if last.is_some() {
+        last
+    } else if rules.prio {
+        lowest_prio(farm)
+    } else if rules.weight {
+        lightest(farm)
+    } else if rules.hash || rules.forgetful {
+        by_hash(rules, farm, visitor.address)
+    } else {
+        let next = round_robin(farm, *cursor)?;
+        *cursor = next;
+        Some(next)
+    }
+}
+
+fn lowest_prio(farm: &impl Farm) -> Option<ServerId> {
+    let best = available(farm, 0..farm.servers()).min_by_key(|(_, view)| view.prio);
+    best.map(|(server, _)| server)
+}
+
+/// The available server with the fewest connections for its weight; the first of equals. Weights of 0 on every
+/// server, available or not, would shut everybody out: then all count the same.
+fn lightest(farm: &impl Farm) -> Option<ServerId> {
+    let all = 0..farm.servers();
+    let weighs = |server| farm.view(Target::Server(ServerId(server))).is_some_and(|view| view.weight != 0);
+    let weighted = all.clone().any(weighs);
+    let cost = |(server, view): (ServerId, ServerView)| {
+        let weight = if weighted { view.weight } else { 1 };
+        let load = u64::from(farm.load(Target::Server(server)));
+        // Whole numbers: which servers tie, and so where the next connection goes, is part of what -W means.
+        (server, 256 * load / u64::from(weight))
+    };
+    let candidates = available(farm, all).filter(|(_, view)| !weighted || view.weight != 0);
+    candidates.map(cost).min_by_key(|(_, cost)| *cost).map(|(server, _)| server)
+}
+
+/// Any server, whatever its state, so that the same client comes to the same one as long as their number is the
+/// same.
+fn by_hash(rules: &Rules, farm: &impl Farm, client: ClientAddress) -> Option<ServerId> {
+    let server = client_number(client, rules.roundrobin).checked_rem(farm.servers().into())?;
+    u32::try_from(server).ok().map(ServerId)
+}
+
+/// The number that `-h` takes modulo the number of servers. The same on every machine and in every run, so that
+/// several balancers agree.
+///
+/// - IPv4 a.b.c.d: a + 256 b + 65536 c + 16777216 d. With the port: XOR the port with its two bytes swapped.
+/// - IPv6: 64-bit FNV-1a over the sixteen bytes of the address, then, with the port, its two bytes, high byte
+///   first; the result's upper half XOR its lower half.
+/// - Unix: 0.
+fn client_number(client: ClientAddress, with_port: bool) -> u64 {
+    match client {
+        ClientAddress::Inet(IpAddr::V4(address), port) => {
+            let mixed_in = if with_port { port.swap_bytes() } else { 0 };
+            u64::from(u32::from_le_bytes(address.octets()) ^ u32::from(mixed_in))
+        }
+        ClientAddress::Inet(IpAddr::V6(address), port) => {
+            let port = port.to_be_bytes();
+            let mixed_in = if with_port { &port[..] } else { &[] };
+            let hash = fnv_1a(address.octets().iter().chain(mixed_in));
+            // The lowest bits of FNV-1a see nothing of the higher bits of any byte: fold.
+            (hash >> 32) ^ (hash & 0xffff_ffff)
+        }
+        ClientAddress::Unix => 0,
+    }
+}
+
+/// FNV-1a with 64 bits, by Fowler, Noll and Vo.
+fn fnv_1a<'a>(bytes: impl Iterator<Item = &'a u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The next available server after `cursor`, wrapping, the cursor's own last.
+fn round_robin(farm: &impl Farm, cursor: ServerId) -> Option<ServerId> {
+    let after = cursor.0.saturating_add(1).min(farm.servers());
+    available(farm, (after..farm.servers()).chain(0..after)).next().map(|(server, _)| server)
+}
+
+fn available(
+    farm: &impl Farm,
+    servers: impl Iterator<Item = u32>,
+) -> impl Iterator<Item = (ServerId, ServerView)> {
+    let seen = servers.map(ServerId).filter_map(|server| Some((server, farm.view(Target::Server(server))?)));
+    seen.filter(|(_, view)| view.available())
+}
+
+/// The next regular server in index order that takes the client, else the emergency server.
+fn fail_over(
+    rules: &Rules,
+    farm: &impl Farm,
+    visitor: &Visitor,
+    first: ServerId,
+    last: ServerId,
+) -> Option<Choice> {
+    if rules.stubborn {
+        return None;
+    }
+    let servers = farm.servers();
+    // Until the search wraps, all that follow the last one and then those before the first; after that, those
+    // between the two.
+    let (ahead, wrapped) =
+        if first <= last { (servers, first.0.min(servers)) } else { (first.0.min(servers), 0) };
+    let mut untried = (last.0.saturating_add(1)..ahead).chain(0..wrapped).map(ServerId);
+    untried
+        .find_map(|server| regular(rules, farm, visitor, first, server))
+        .or_else(|| last_resort(rules, farm, visitor, Target::Emergency))
+}
+
+/// An attempt on a regular server, if it takes the client.
+fn regular(
+    rules: &Rules,
+    farm: &impl Farm,
+    visitor: &Visitor,
+    first: ServerId,
+    last: ServerId,
+) -> Option<Choice> {
+    let target = Target::Server(last);
+    let trail = Trail(Stage::Regular { first, last });
+    takes(rules, farm, visitor, target).then_some(Choice { target, trail })
+}
+
+/// An attempt on the emergency or the abuse server, if there is one and it takes the client.
+fn last_resort(rules: &Rules, farm: &impl Farm, visitor: &Visitor, target: Target) -> Option<Choice> {
+    takes(rules, farm, visitor, target).then_some(Choice { target, trail: Trail(Stage::LastResort) })
+}
+
+/// The checks of an attempt. The emergency and the abuse server have no access list, and know no clients.
+fn takes(rules: &Rules, farm: &impl Farm, visitor: &Visitor, target: Target) -> bool {
+    let Some(view) = farm.view(target) else {
+        return false;
+    };
+    let (permitted, known) = match target {
+        Target::Server(server) => {
+            let known = visitor.remembered == Some(server) && !rules.forgetful;
+            (visitor.verdicts.permits(view.acl), known)
+        }
+        Target::Emergency | Target::Abuse => (true, false),
+    };
+    let room = || view.soft == 0 || limits::admits(farm.load(target), view.soft, view.hard, known);
+    view.available() && permitted && room()
+}
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;

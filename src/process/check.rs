@@ -1,0 +1,140 @@
+//! `--check`: would this start? Every problem is named, nothing is changed.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::model::settings::{Launch, LogDestination, Settings};
+use crate::process::listening::Listener;
+use crate::process::startup::{check_jail, find_user, listen_address, look_up_all};
+use crate::report::log;
+use crate::sys::privileges;
+use crate::sys::reason::words;
+
+/// `--check`: resolves and loads everything, names every problem on stderr, changes nothing. `problems`: what was
+/// found wrong before.
+pub fn check(launch: &Launch, settings: &Settings, problems: Vec<String>) -> ExitCode {
+    let mut problems = problems;
+    find_problems(launch, settings, &mut problems);
+    // The same mistake may have been found by the parser.
+    let mut told: Vec<String> = Vec::new();
+    for problem in problems {
+        if !told.contains(&problem) {
+            eprintln!("pen: {problem}");
+            told.push(problem);
+        }
+    }
+    if told.is_empty() {
+        println!("ok");
+        return ExitCode::SUCCESS;
+    }
+    ExitCode::FAILURE
+}
+
+fn find_problems(launch: &Launch, settings: &Settings, problems: &mut Vec<String>) {
+    let directory = look_up_all(settings);
+    // Without an address the parser has complained already.
+    if settings.listen.is_some() {
+        match listen_address(settings, &directory) {
+            Ok(address) => {
+                match directory.farm(settings, &address) {
+                    Ok(farm) => {
+                        let names = farm.unresolved.iter();
+                        problems.extend(names.map(|(name, reason)| format!("server {name}: {reason}")));
+                        if farm.unresolved.is_empty() && !farm.is_usable() && !settings.dummy {
+                            problems.push(farm.why_unusable());
+                        }
+                    }
+                    Err(errors) => problems.extend(errors.iter().map(ToString::to_string)),
+                }
+                // A pen that serves there now is why one checks before a restart.
+                problems.extend(Listener::check(address).err().map(|error| error.to_string()));
+            }
+            Err(problem) => problems.push(problem),
+        }
+    }
+    let user = launch.user.as_deref().map(find_user).transpose();
+    let jail = launch.jail.as_deref().map_or(Ok(()), check_jail);
+    if let Some(destination @ LogDestination::Network(..)) = &settings.log {
+        problems.extend(log::open(destination).err().map(|error| error.to_string()));
+    }
+    // The files are opened inside the jail, by the user: this process, which ends soon, goes there to see.
+    let entered = match (&user, &jail) {
+        (Ok(user), Ok(())) => become_what_opens_files(launch, user.as_ref()),
+        _ => Err(None),
+    };
+    problems.extend(user.err());
+    problems.extend(jail.err());
+    match entered {
+        Ok(()) => problems.extend(unwritable_files(launch, settings)),
+        Err(problem) => problems.extend(problem),
+    }
+}
+
+fn become_what_opens_files(launch: &Launch, user: Option<&privileges::User>) -> Result<(), Option<String>> {
+    if let Some(jail) = &launch.jail {
+        privileges::enter_jail(jail).map_err(|error| Some(error.to_string()))?;
+    }
+    if let Some(user) = user {
+        user.assume().map_err(|error| Some(error.to_string()))?;
+    }
+    Ok(())
+}
+
+fn unwritable_files(launch: &Launch, settings: &Settings) -> Vec<String> {
+    let log = match &settings.log {
+        Some(LogDestination::File(path)) => Some(path),
+        Some(LogDestination::Network(..)) | None => None,
+    };
+    let files: [(&str, Option<&Path>); 3] = [
+        ("log", log.map(AsRef::as_ref)),
+        ("pid file", launch.pidfile.as_deref()),
+        ("status page", settings.web_stats.as_deref()),
+    ];
+    let named = files.into_iter().filter_map(|(what, path)| Some((what, path?)));
+    let refused =
+        named.filter_map(|(what, path)| Some((what, path, privileges::check_writable(path).err()?)));
+    refused
+        .map(|(what, path, error)| format!("cannot write the {what} {}: {}", path.display(), words(&error)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    fn problems(launch: &Launch, settings: &Settings) -> Vec<String> {
+        let mut problems = Vec::new();
+        find_problems(launch, settings, &mut problems);
+        problems
+    }
+
+    #[test]
+    fn every_problem_is_named() {
+        let launch = Launch { pidfile: Some(PathBuf::from("/no/such/folder/pid")), ..Launch::default() };
+        let settings = Settings {
+            log: Some(LogDestination::File(PathBuf::from("/no/such/folder/log"))),
+            web_stats: Some(PathBuf::from("/")),
+            ..Settings::default()
+        };
+        let found = problems(&launch, &settings);
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert!(found[0].starts_with("cannot write the log /no/such/folder/log: "));
+        let launch = Launch {
+            user: Some("no-such-user-here".to_string()),
+            jail: Some(PathBuf::from("/no/such/jail")),
+            ..Launch::default()
+        };
+        assert_eq!(problems(&launch, &Settings::default()).len(), 2);
+    }
+
+    #[test]
+    fn what_is_right_is_no_problem() {
+        let folder = std::env::temp_dir();
+        let launch = Launch { pidfile: Some(folder.join("pen-check-pid")), ..Launch::default() };
+        let settings =
+            Settings { log: Some(LogDestination::File(folder.join("pen-check-log"))), ..Settings::default() };
+        assert_eq!(problems(&launch, &settings), Vec::<String>::new());
+        assert!(!folder.join("pen-check-log").exists(), "--check changes nothing");
+    }
+}

@@ -1,0 +1,416 @@
+//! What the names in the settings mean: servers, the listener, network logs.
+//!
+//! Pure: somebody else asks the resolver (at the start, and later the one of [`crate::process::resolver`]) and puts
+//! the answers into a [`Directory`]. Literal addresses and numbers are never asked for.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+
+use crate::model::address::{Host, ListenSpec, Port, ServerSpec, SocketAddress};
+use crate::model::settings::{LogDestination, Settings};
+use crate::shared::servers::Definition;
+
+/// Something that only a resolver knows.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Question {
+    /// The address of a host.
+    Host(String),
+    /// The port of a TCP service.
+    Service(String),
+}
+
+/// What a resolver says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// The host's best address.
+    Address(IpAddr),
+    /// The service's port.
+    Port(u16),
+    /// It does not know, and why.
+    Unknown(String),
+}
+
+/// All answers so far. An answer outlives a later failure to get it again: a name server that is away for a while
+/// takes no server out of use.
+#[derive(Debug, Default)]
+pub struct Directory(HashMap<Question, Answer>);
+
+/// Settings that contradict themselves or name what does not exist: no new start and no other answer mends them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// No such service.
+    #[error("{place}: there is no TCP service called {service}; give the port as a number")]
+    Service {
+        /// Where it stands.
+        place: String,
+        /// The name.
+        service: String,
+    },
+    /// The default port is the listener's, and that is a path.
+    #[error("{place}: give a port; there is none to take over from the listener")]
+    NoPort {
+        /// The server.
+        place: String,
+    },
+    /// The listener's host is unknown.
+    #[error("{place}: {reason}")]
+    Unknown {
+        /// Where it stands.
+        place: String,
+        /// The resolver's words.
+        reason: String,
+    },
+}
+
+/// The settings' servers with their addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Farm {
+    /// The regular servers.
+    pub servers: Vec<Definition>,
+    /// `-e`.
+    pub emergency: Option<Definition>,
+    /// `-B`.
+    pub abuse: Option<Definition>,
+    /// Names that mean nothing yet, each once, and why.
+    pub unresolved: Vec<(String, String)>,
+}
+
+impl Farm {
+    /// Is there a server that clients can be sent to?
+    pub fn is_usable(&self) -> bool {
+        self.servers.iter().chain(&self.emergency).any(|server| server.address.is_some())
+    }
+
+    /// The line that tells that there is none.
+    pub fn why_unusable(&self) -> String {
+        match self.unresolved.first() {
+            Some((name, _)) => format!("unknown or invalid address [{name}]"),
+            None => "no server has both an address and a port; name one after the address to listen on"
+                .to_string(),
+        }
+    }
+}
+
+impl Directory {
+    /// Notes an answer.
+    pub fn learn(&mut self, question: Question, answer: Answer) {
+        if matches!(answer, Answer::Unknown(_)) && self.knows(&question) {
+            return;
+        }
+        self.0.insert(question, answer);
+    }
+
+    /// Is there an answer that helps?
+    pub fn knows(&self, question: &Question) -> bool {
+        matches!(self.0.get(question), Some(Answer::Address(_) | Answer::Port(_)))
+    }
+
+    /// Forgets everything else.
+    pub fn keep_only(&mut self, questions: &BTreeSet<Question>) {
+        self.0.retain(|question, _| questions.contains(question));
+    }
+
+    fn address(&self, name: &str) -> Result<IpAddr, String> {
+        match self.0.get(&Question::Host(name.to_string())) {
+            Some(Answer::Address(address)) => Ok(*address),
+            Some(Answer::Unknown(reason)) => Err(reason.clone()),
+            Some(Answer::Port(_)) | None => Err("nobody has answered yet".to_string()),
+        }
+    }
+
+    fn service(&self, name: &str, place: &str) -> Result<u16, NameError> {
+        match self.0.get(&Question::Service(name.to_string())) {
+            Some(Answer::Port(port)) => Ok(*port),
+            _ => Err(NameError::Service { place: place.to_string(), service: name.to_string() }),
+        }
+    }
+
+    /// Where to listen.
+    ///
+    /// # Errors
+    ///
+    /// The host or the service is unknown.
+    pub fn listen_address(&self, spec: &ListenSpec) -> Result<SocketAddress, NameError> {
+        let place = || format!("cannot listen on {}", spec.text);
+        let ip = match &spec.host {
+            Host::Path(path) => return Ok(SocketAddress::Unix(path.clone())),
+            Host::Ip(ip) => *ip,
+            Host::Name(name) => {
+                self.address(name).map_err(|reason| NameError::Unknown { place: place(), reason })?
+            }
+        };
+        let port = match &spec.port {
+            Port::Number(port) => *port,
+            Port::Service(name) => self.service(name, &place())?,
+            // The parser gives none of these.
+            Port::Listeners => return Err(NameError::NoPort { place: place() }),
+        };
+        Ok(SocketAddress::Inet(SocketAddr::new(ip, port)))
+    }
+
+    /// The servers of these settings, of a pen that listens there.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong. A host without an address is not: it is in [`Farm::unresolved`].
+    pub fn farm(&self, settings: &Settings, listener: &SocketAddress) -> Result<Farm, Vec<NameError>> {
+        let mut problems = Vec::new();
+        let mut unresolved = Vec::new();
+        let mut define = |spec: &ServerSpec, place: String| {
+            let address = match self.server_address(spec, listener, &place) {
+                Ok(address) => address,
+                Err(ServerError::Wrong(problem)) => {
+                    problems.push(problem);
+                    None
+                }
+                Err(ServerError::Unresolved(name, reason)) => {
+                    if !unresolved.iter().any(|(known, _)| *known == name) {
+                        unresolved.push((name, reason));
+                    }
+                    None
+                }
+            };
+            Definition {
+                address,
+                soft: spec.soft,
+                hard: spec.hard,
+                weight: spec.weight,
+                prio: spec.prio,
+                acl: spec.acl,
+            }
+        };
+        let servers = settings.servers.iter().enumerate();
+        let servers = servers.map(|(number, spec)| define(spec, format!("server {number}"))).collect();
+        let emergency = settings.emergency.as_ref().map(|spec| define(spec, "emergency server".to_string()));
+        let abuse = settings.abuse.as_ref().map(|spec| define(spec, "abuse server".to_string()));
+        match problems.is_empty() {
+            true => Ok(Farm { servers, emergency, abuse, unresolved }),
+            false => Err(problems),
+        }
+    }
+
+    fn server_address(
+        &self,
+        spec: &ServerSpec,
+        listener: &SocketAddress,
+        place: &str,
+    ) -> Result<Option<SocketAddress>, ServerError> {
+        let Some(host) = &spec.host else {
+            return Ok(None);
+        };
+        if let Host::Path(path) = host {
+            return Ok(Some(SocketAddress::Unix(path.clone())));
+        }
+        let port = match (&spec.port, listener) {
+            (Port::Number(port), _) => *port,
+            (Port::Service(name), _) => self.service(name, place).map_err(ServerError::Wrong)?,
+            (Port::Listeners, SocketAddress::Inet(listener)) => listener.port(),
+            (Port::Listeners, SocketAddress::Unix(_)) => {
+                return Err(ServerError::Wrong(NameError::NoPort { place: place.to_string() }));
+            }
+        };
+        if port == 0 {
+            return Ok(None);
+        }
+        let ip = match host {
+            Host::Ip(ip) => *ip,
+            Host::Name(name) => {
+                self.address(name).map_err(|reason| ServerError::Unresolved(name.clone(), reason))?
+            }
+            Host::Path(_) => return Ok(None),
+        };
+        Ok(Some(SocketAddress::Inet(SocketAddr::new(ip, port))))
+    }
+}
+
+enum ServerError {
+    Wrong(NameError),
+    Unresolved(String, String),
+}
+
+/// Everything that must be asked to understand these settings.
+pub fn questions(settings: &Settings) -> BTreeSet<Question> {
+    let mut questions = BTreeSet::new();
+    let mut ask = |host: Option<&Host>, port: &Port| {
+        if let Some(Host::Name(name)) = host {
+            questions.insert(Question::Host(name.clone()));
+        }
+        if let Port::Service(name) = port {
+            questions.insert(Question::Service(name.clone()));
+        }
+    };
+    for spec in settings.servers.iter().chain(&settings.emergency).chain(&settings.abuse) {
+        ask(spec.host.as_ref(), &spec.port);
+    }
+    if let Some(spec) = &settings.listen {
+        ask(Some(&spec.host), &spec.port);
+    }
+    if let Some(LogDestination::Network(name, _)) = &settings.log
+        && name.parse::<IpAddr>().is_err()
+    {
+        questions.insert(Question::Host(name.clone()));
+    }
+    questions
+}
+
+impl Directory {
+    /// The same destination with an address instead of a name, if that is known: opening it asks nobody then.
+    pub fn log_destination(&self, destination: &LogDestination) -> LogDestination {
+        match destination {
+            LogDestination::Network(name, port) => match self.address(name) {
+                Ok(address) => LogDestination::Network(address.to_string(), *port),
+                Err(_) => destination.clone(),
+            },
+            LogDestination::File(_) => destination.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::AclId;
+    use std::path::PathBuf;
+
+    fn server(host: Option<Host>, port: Port) -> ServerSpec {
+        ServerSpec { host, port, soft: 1, hard: 2, weight: 3, prio: 4, acl: AclId::default() }
+    }
+
+    fn named(name: &str, port: Port) -> ServerSpec {
+        server(Some(Host::Name(name.to_string())), port)
+    }
+
+    fn literal(ip: &str, port: Port) -> ServerSpec {
+        server(Some(Host::Ip(ip.parse().unwrap())), port)
+    }
+
+    fn host(name: &str) -> Question {
+        Question::Host(name.to_string())
+    }
+
+    fn listener() -> SocketAddress {
+        SocketAddress::Inet("0.0.0.0:8001".parse().unwrap())
+    }
+
+    fn addresses(farm: &Farm) -> Vec<String> {
+        let text = |server: &Definition| server.address.as_ref().map_or("-".to_string(), ToString::to_string);
+        farm.servers.iter().chain(&farm.emergency).chain(&farm.abuse).map(text).collect()
+    }
+
+    #[test]
+    fn literals_and_numbers_are_never_asked_for() {
+        let settings = Settings {
+            servers: vec![literal("::1", Port::Listeners), literal("127.0.0.1", Port::Number(80))],
+            log: Some(LogDestination::Network("127.0.0.1".to_string(), 514)),
+            ..Settings::default()
+        };
+        assert!(questions(&settings).is_empty());
+        let farm = Directory::default().farm(&settings, &listener()).unwrap();
+        assert_eq!(addresses(&farm), ["[::1]:8001", "127.0.0.1:80"]);
+        assert_eq!((farm.servers[0].soft, farm.servers[0].hard), (1, 2));
+        assert_eq!((farm.servers[0].weight, farm.servers[0].prio), (3, 4));
+    }
+
+    #[test]
+    fn every_name_is_asked_for_once() {
+        let settings = Settings {
+            servers: vec![named("a", Port::Service("http".to_string())), named("a", Port::Listeners)],
+            emergency: Some(named("e", Port::Listeners)),
+            abuse: Some(named("b", Port::Listeners)),
+            listen: Some(ListenSpec {
+                text: "l:www".to_string(),
+                host: Host::Name("l".to_string()),
+                port: Port::Service("www".to_string()),
+            }),
+            log: Some(LogDestination::Network("g".to_string(), 514)),
+            ..Settings::default()
+        };
+        let expected = ["a", "b", "e", "g", "l"].map(host).into_iter();
+        let services = ["http", "www"].map(|name| Question::Service(name.to_string()));
+        assert_eq!(questions(&settings), expected.chain(services).collect());
+    }
+
+    #[test]
+    fn a_server_without_address_takes_no_other_out_of_use() {
+        let settings = Settings {
+            servers: vec![
+                named("gone", Port::Number(1)),
+                named("here", Port::Number(2)),
+                server(None, Port::Number(3)),
+            ],
+            emergency: Some(named("gone", Port::Number(4))),
+            ..Settings::default()
+        };
+        let mut directory = Directory::default();
+        directory.learn(host("here"), Answer::Address("192.0.2.1".parse().unwrap()));
+        directory.learn(host("gone"), Answer::Unknown("no such name".to_string()));
+        let farm = directory.farm(&settings, &listener()).unwrap();
+        assert_eq!(addresses(&farm), ["-", "192.0.2.1:2", "-", "-"]);
+        assert_eq!(farm.unresolved, [("gone".to_string(), "no such name".to_string())]);
+        assert!(farm.is_usable());
+    }
+
+    #[test]
+    fn port_zero_and_unknown_names_are_not_usable() {
+        let settings = Settings {
+            servers: vec![literal("127.0.0.1", Port::Number(0)), named("x", Port::Number(1))],
+            ..Settings::default()
+        };
+        assert!(!Directory::default().farm(&settings, &listener()).unwrap().is_usable());
+    }
+
+    #[test]
+    fn a_known_address_outlives_a_name_server() {
+        let mut directory = Directory::default();
+        directory.learn(host("a"), Answer::Unknown("timeout".to_string()));
+        assert!(!directory.knows(&host("a")));
+        directory.learn(host("a"), Answer::Address("192.0.2.1".parse().unwrap()));
+        directory.learn(host("a"), Answer::Unknown("timeout".to_string()));
+        assert_eq!(directory.address("a"), Ok("192.0.2.1".parse().unwrap()));
+        directory.learn(host("a"), Answer::Address("192.0.2.2".parse().unwrap()));
+        assert_eq!(directory.address("a"), Ok("192.0.2.2".parse().unwrap()));
+        directory.keep_only(&BTreeSet::new());
+        assert!(!directory.knows(&host("a")));
+    }
+
+    #[test]
+    fn all_mistakes_are_named() {
+        let settings = Settings {
+            servers: vec![
+                literal("127.0.0.1", Port::Service("nonsense".to_string())),
+                literal("127.0.0.1", Port::Listeners),
+                server(Some(Host::Path(PathBuf::from("/run/x"))), Port::Listeners),
+            ],
+            ..Settings::default()
+        };
+        let unix = SocketAddress::Unix(PathBuf::from("/run/pen"));
+        let problems: Vec<_> = Directory::default()
+            .farm(&settings, &unix)
+            .unwrap_err()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(problems.len(), 2);
+        assert!(problems[0].starts_with("server 0: there is no TCP service called nonsense"), "{problems:?}");
+        assert!(problems[1].starts_with("server 1: give a port"), "{problems:?}");
+    }
+
+    #[test]
+    fn listeners_have_names_too() {
+        let mut spec = ListenSpec {
+            text: "l:www".to_string(),
+            host: Host::Name("l".to_string()),
+            port: Port::Number(80),
+        };
+        let mut directory = Directory::default();
+        assert!(
+            directory.listen_address(&spec).unwrap_err().to_string().starts_with("cannot listen on l:www: ")
+        );
+        directory.learn(host("l"), Answer::Address("::1".parse().unwrap()));
+        assert_eq!(directory.listen_address(&spec).unwrap().to_string(), "[::1]:80");
+        spec.host = Host::Path(PathBuf::from("/run/pen"));
+        assert_eq!(directory.listen_address(&spec).unwrap().to_string(), "/run/pen");
+        let log = LogDestination::Network("l".to_string(), 514);
+        assert_eq!(directory.log_destination(&log), LogDestination::Network("::1".to_string(), 514));
+    }
+}

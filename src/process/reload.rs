@@ -1,0 +1,398 @@
+//! HUP: the configuration file is read again, and names that mean nothing yet are asked for now and then.
+//!
+//! All or nothing: a file with any mistake, a listener that cannot be opened, a table that cannot grow, and the old
+//! settings stay as they are, every one. Names take time, so a reload has two halves: the file is read and checked
+//! at once, the new settings come into force when the resolver has answered. The master serves in between.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::model::apply::Action;
+use crate::model::config;
+use crate::model::ids::Target;
+use crate::model::settings::Settings;
+use crate::model::time::{Moment, Seconds};
+use crate::process::listening::Listener;
+use crate::process::master::{Estate, Master};
+use crate::process::names::{Farm, Question, questions};
+use crate::process::startup::descriptors_needed;
+use crate::report::log::{self, Sink};
+use crate::shared::region::{Geometry, RegionError};
+use crate::sys::privileges;
+use crate::sys::reason::words;
+
+/// Names that have no answer after this do without; they are asked for again later.
+const NAMES_TIME: Seconds = Seconds(30);
+
+/// The first wait before an unknown name is asked for again; the waits double from here.
+const SHORTEST_WAIT: Seconds = Seconds(10);
+
+/// No wait is longer.
+const LONGEST_WAIT: Seconds = Seconds(60);
+
+/// New settings that wait for names.
+#[derive(Debug)]
+pub struct Reload {
+    settings: Settings,
+    actions: Vec<Action>,
+    warnings: Vec<String>,
+    names: BTreeSet<Question>,
+    until: Moment,
+}
+
+/// What is to be asked, and when again.
+#[derive(Debug)]
+pub struct Lookups {
+    /// To be asked now.
+    wanted: BTreeSet<Question>,
+    /// Names of the settings in force that mean nothing yet.
+    unknown: BTreeSet<Question>,
+    /// Some of those mean something now: the servers are to be published.
+    found: bool,
+    due: Moment,
+    wait: Seconds,
+}
+
+impl Lookups {
+    /// For a pen that has just started.
+    pub fn new(estate: &Estate<'_>, now: Moment) -> Self {
+        let unknown =
+            questions(&estate.settings).into_iter().filter(|name| !estate.directory.knows(name)).collect();
+        Lookups {
+            wanted: BTreeSet::new(),
+            unknown,
+            found: false,
+            due: now.plus(SHORTEST_WAIT),
+            wait: SHORTEST_WAIT,
+        }
+    }
+
+    /// Is there anything to ask?
+    pub fn is_wanted(&self) -> bool {
+        !self.wanted.is_empty()
+    }
+
+    /// What is to be asked. It is, from now on.
+    pub fn take(&mut self) -> BTreeSet<Question> {
+        std::mem::take(&mut self.wanted)
+    }
+
+    /// Nobody can be asked now.
+    pub fn give_up(&mut self) {
+        self.wanted.clear();
+    }
+
+    /// There is an answer where there was none.
+    pub fn found(&mut self, question: Question) {
+        self.found |= self.unknown.remove(&question);
+    }
+
+    fn renew(&mut self, unknown: BTreeSet<Question>, now: Moment) {
+        self.unknown = unknown;
+        self.found = false;
+        self.wait = SHORTEST_WAIT;
+        self.due = now.plus(self.wait);
+    }
+
+    fn advance(&mut self, now: Moment) {
+        if !self.unknown.is_empty() && self.due <= now {
+            self.wanted.extend(self.unknown.iter().cloned());
+            self.wait = Seconds((self.wait.0 * 2).min(LONGEST_WAIT.0));
+            self.due = now.plus(self.wait);
+        }
+    }
+}
+
+/// Why new settings do not come into force.
+enum Refusal {
+    /// A worker holds the lock of the shared tables: tried again until it is killed.
+    Later,
+    Never(Vec<String>),
+}
+
+impl From<RegionError> for Refusal {
+    fn from(error: RegionError) -> Self {
+        match error {
+            RegionError::Busy(_) => Refusal::Later,
+            other => Refusal::one(other),
+        }
+    }
+}
+
+impl Refusal {
+    fn one(reason: impl ToString) -> Self {
+        Refusal::Never(vec![reason.to_string()])
+    }
+}
+
+/// What new settings need beside themselves, opened before anything is changed.
+struct Needs {
+    farm: Farm,
+    listener: Option<Listener>,
+    log: Option<Option<Sink>>,
+    workers: u32,
+}
+
+impl Master<'_> {
+    /// Reads the configuration file, if there is one. Its settings come into force when their names are known.
+    pub(super) fn begin_reload(&mut self, now: Moment) {
+        let Some(path) = &self.estate.launch.config else {
+            return;
+        };
+        let messages = &self.estate.messages;
+        let name = path.display().to_string();
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) => {
+                messages.error(format_args!("cannot read {name}: {}; nothing is changed", words(&error)));
+                return;
+            }
+        };
+        let load = |path: &Path| std::fs::read_to_string(path);
+        match config::read(&self.estate.settings, &name, &text, load) {
+            Ok(reading) => {
+                let names = questions(&reading.settings);
+                let warnings = reading.warnings.iter().map(ToString::to_string).collect();
+                self.lookups.wanted.extend(names.iter().cloned());
+                let until = now.plus(NAMES_TIME);
+                self.reload = Some(Reload {
+                    settings: reading.settings,
+                    actions: reading.actions,
+                    warnings,
+                    names,
+                    until,
+                });
+            }
+            Err(problems) => {
+                for problem in problems {
+                    messages.error(format_args!("{problem}"));
+                }
+                messages.error(format_args!("{name}: nothing is changed"));
+            }
+        }
+    }
+
+    /// Puts new settings into force as soon as their names are known.
+    pub(super) fn advance_reload(&mut self, now: Moment) {
+        let Some(reload) = &self.reload else { return };
+        let owed = |name| {
+            self.lookups.wanted.contains(name)
+                || self.estate.resolver.as_ref().is_some_and(|resolver| resolver.owes(name))
+        };
+        if reload.until > now && reload.names.iter().any(owed) {
+            return;
+        }
+        let Some(reload) = self.reload.take() else {
+            return;
+        };
+        let needs = self.prepare(&reload.settings).and_then(|needs| self.commit(&reload, needs, now));
+        match needs {
+            Ok(()) => {}
+            Err(Refusal::Later) => self.reload = Some(reload),
+            Err(Refusal::Never(problems)) => {
+                for problem in problems {
+                    self.estate.messages.error(format_args!("{problem}"));
+                }
+                self.estate.messages.error(format_args!("nothing is changed by the configuration file"));
+            }
+        }
+    }
+
+    /// Opens what the new settings need; changes nothing.
+    fn prepare(&self, settings: &Settings) -> Result<Needs, Refusal> {
+        let Estate { directory, listener, .. } = &self.estate;
+        let Some(listener) = listener else {
+            return Err(Refusal::one("pen does not listen any more"));
+        };
+        let address = match &settings.listen {
+            Some(spec) => directory.listen_address(spec).map_err(Refusal::one)?,
+            None => listener.address().clone(),
+        };
+        let mut problems = Vec::new();
+        let workers = settings.workers.unwrap_or(self.estate.workers);
+        if workers < self.estate.workers {
+            problems.push(format!(
+                "workers: there are {} and cannot be fewer while pen runs; restart it for {workers}",
+                self.estate.workers
+            ));
+        }
+        let farm = directory.farm(settings, &address).unwrap_or_else(|errors| {
+            problems.extend(errors.iter().map(ToString::to_string));
+            Farm::default()
+        });
+        if problems.is_empty() && !farm.is_usable() && !settings.dummy {
+            problems.push(farm.why_unusable());
+        }
+        if !problems.is_empty() {
+            return Err(Refusal::Never(problems));
+        }
+        let log = match &settings.log {
+            same if *same == self.estate.settings.log => None,
+            None => Some(None),
+            Some(new) => Some(Some(log::open(&directory.log_destination(new)).map_err(Refusal::one)?)),
+        };
+        let listener = match address == *listener.address() {
+            true => None,
+            false => Some(Listener::open(address, settings.listen_queue).map_err(Refusal::one)?),
+        };
+        Ok(Needs { farm, listener, log, workers })
+    }
+
+    /// Changes everything.
+    fn commit(&mut self, reload: &Reload, needs: Needs, now: Moment) -> Result<(), Refusal> {
+        let Needs { farm, listener, log, workers } = needs;
+        let estate = &mut self.estate;
+        let geometry =
+            Geometry { clients: reload.settings.clients_max, connections: reload.settings.conn_max };
+        estate.region.grow(geometry)?;
+        let published =
+            estate.region.servers().publish(&farm.servers, farm.emergency.as_ref(), farm.abuse.as_ref());
+        published.map_err(|_| Refusal::Later)?;
+        // From here on nothing fails.
+        let generation = estate.settings.generation + 1;
+        let old_queue = estate.settings.listen_queue;
+        estate.settings = Settings { generation, ..reload.settings.clone() };
+        estate.messages.set_debug(estate.settings.debug);
+        let (new_log, new_listener) = (log.is_some(), listener.is_some());
+        if let Some(log) = log {
+            estate.log = log;
+        }
+        if listener.is_some() {
+            estate.listener = listener;
+        } else if let Some(listener) = &estate.listener
+            && old_queue != estate.settings.listen_queue
+            && let Err(error) = listener.set_backlog(estate.settings.listen_queue)
+        {
+            estate.messages.error(format_args!("cannot change the queue of the listener: {}", words(&error)));
+        }
+        for action in &reload.actions {
+            match action {
+                Action::Shun(server, length) => {
+                    let blacklist = estate.settings.blacklist;
+                    estate.region.servers().shun_for(Target::Server(*server), *length, blacklist, now);
+                }
+                // Whoever read the commands has read the file.
+                Action::Include(_) => {}
+            }
+        }
+        estate.workers = workers;
+        estate.region.workers().set_count(workers);
+        self.crew.grow(workers, now);
+        self.raise_limits();
+        for warning in &reload.warnings {
+            self.estate.messages.note(format_args!("{warning}"));
+        }
+        self.tell_unresolved(&farm);
+        self.estate.directory.keep_only(&reload.names);
+        let directory = &self.estate.directory;
+        let unknown = reload.names.iter().filter(|name| !directory.knows(name)).cloned().collect();
+        self.lookups.renew(unknown, now);
+        self.order(new_log, new_listener);
+        self.estate
+            .messages
+            .note(format_args!("the configuration file is in force (generation {generation})"));
+        Ok(())
+    }
+
+    fn tell_unresolved(&self, farm: &Farm) {
+        for (name, reason) in &farm.unresolved {
+            self.estate.messages.error(format_args!("{}", unresolved_line(name, reason)));
+        }
+    }
+
+    /// More connections may need more descriptors, in every process.
+    fn raise_limits(&mut self) {
+        let wanted = descriptors_needed(self.estate.settings.conn_max);
+        if wanted <= self.estate.descriptor_limit {
+            return;
+        }
+        match privileges::raise_descriptor_limit(None, wanted) {
+            Ok(granted) => {
+                self.estate.descriptor_limit = granted;
+                for pid in self.crew.pids() {
+                    // One that is dead needs none.
+                    let _ = privileges::raise_descriptor_limit(Some(pid), granted);
+                }
+                if granted < wanted {
+                    let line =
+                        crate::process::startup::too_few_descriptors(granted, self.estate.settings.conn_max);
+                    self.estate.messages.error(format_args!("{line}"));
+                }
+            }
+            Err(error) => self
+                .estate
+                .messages
+                .error(format_args!("cannot learn the limit of descriptors: {}", words(&error))),
+        }
+    }
+
+    /// Asks for unknown names when it is time to, and uses those that are known now.
+    pub(super) fn advance_lookups(&mut self, now: Moment) {
+        self.lookups.advance(now);
+        let Estate { region, settings, directory, listener, messages, .. } = &self.estate;
+        if !self.lookups.found {
+            return;
+        }
+        let Some(listener) = listener else { return };
+        let Ok(farm) = directory.farm(settings, listener.address()) else {
+            return;
+        };
+        // Tried again at the next turn if a worker has the lock.
+        if region.servers().publish(&farm.servers, farm.emergency.as_ref(), farm.abuse.as_ref()).is_ok() {
+            self.lookups.found = false;
+            let still = farm.unresolved.len();
+            messages.note(format_args!(
+                "names of servers that were unknown are known now; {still} still are not"
+            ));
+        }
+    }
+}
+
+/// The line that tells of a name.
+pub fn unresolved_line(name: &str, reason: &str) -> String {
+    format!("server {name} is not used until its name is known: {reason}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(name: &str) -> Question {
+        Question::Host(name.to_string())
+    }
+
+    fn lookups(unknown: &[&str]) -> Lookups {
+        Lookups {
+            wanted: BTreeSet::new(),
+            unknown: unknown.iter().map(|name| host(name)).collect(),
+            found: false,
+            due: Moment(0).plus(SHORTEST_WAIT),
+            wait: SHORTEST_WAIT,
+        }
+    }
+
+    #[test]
+    fn unknown_names_are_asked_for_less_and_less_often() {
+        let mut lookups = lookups(&["a"]);
+        let mut asked = Vec::new();
+        for second in 0..200 {
+            lookups.advance(Moment(0).plus(Seconds(second)));
+            if lookups.is_wanted() {
+                assert_eq!(lookups.take(), BTreeSet::from([host("a")]));
+                asked.push(second);
+            }
+        }
+        assert_eq!(asked, [10, 30, 70, 130, 190]);
+    }
+
+    #[test]
+    fn nothing_is_asked_when_all_names_are_known() {
+        let mut lookups = lookups(&["a"]);
+        lookups.found(host("not mine"));
+        assert!(!lookups.found);
+        lookups.found(host("a"));
+        assert!(lookups.found);
+        lookups.advance(Moment(u64::MAX));
+        assert!(!lookups.is_wanted());
+    }
+}

@@ -1,0 +1,319 @@
+//! From arguments to serving: one list, in order, once.
+//!
+//! 1. names are looked up, the listener is opened, the user is looked up (all may need root, or the world outside
+//!    the jail)
+//! 2. the limit of descriptors is raised
+//! 3. to the background; from here on whoever started pen waits for a word
+//! 4. the process that looks up names from now on is forked, outside the jail
+//! 5. into the jail, then away from root, for good
+//! 6. the log and the pid file are opened: inside the jail, as the user
+//! 7. the shared region is made
+//! 8. the master forks the workers and serves
+//!
+//! A failure on the way leaves nothing behind: what was made goes when it is dropped.
+
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::model::address::SocketAddress;
+use crate::model::ids::Target;
+use crate::model::settings::{Launch, Settings};
+use crate::process::background::{self, Detached, Promise};
+use crate::process::listening::Listener;
+use crate::process::master::{Estate, Master, Role, SIGNALS};
+use crate::process::names::{Directory, Farm, questions};
+use crate::process::pidfile::PidFile;
+use crate::process::reload::unresolved_line;
+use crate::process::resolver::{self, Spawned};
+use crate::process::worker;
+use crate::report::log;
+use crate::report::messages::Messages;
+use crate::shared::region::{Geometry, Phase, Region};
+use crate::sys::privileges::{self, User};
+use crate::sys::reason::words;
+use crate::sys::signal::{self, Signals};
+use crate::sys::{clock, fork, wait};
+
+pub use crate::process::check::check;
+
+/// What a process has open beside two descriptors a connection: pipes for large flows, and a few of its own.
+const SPARE_DESCRIPTORS: u64 = 2 * 64 + 32;
+
+/// How many descriptors a process needs that has all connections.
+pub fn descriptors_needed(conn_max: u32) -> u64 {
+    2 * u64::from(conn_max) + SPARE_DESCRIPTORS
+}
+
+/// The line that tells that they were not granted.
+pub fn too_few_descriptors(granted: u64, conn_max: u32) -> String {
+    let fit = granted.saturating_sub(SPARE_DESCRIPTORS) / 2;
+    format!(
+        "a process may have {granted} descriptors, enough for {fit} connections, not for {conn_max}; \
+         raise the limit (ulimit -n, LimitNOFILE=) or lower the number with -x"
+    )
+}
+
+/// What can be done in the place where pen was started, as whoever started it.
+struct Prepared {
+    directory: Directory,
+    farm: Farm,
+    listener: Listener,
+    user: Option<User>,
+    descriptor_limit: u64,
+    warnings: Vec<String>,
+}
+
+/// Starts pen: returns in the foreground parent when it is running
+/// (or has failed), in the master when it has ended.
+pub fn run(launch: Launch, settings: Settings) -> ExitCode {
+    let core_wanted = settings.abort_on_error;
+    match start(launch, settings) {
+        Ok(status) => status,
+        Err(reason) => {
+            eprintln!("pen: {reason}");
+            if core_wanted {
+                std::process::abort();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(launch: Launch, settings: Settings) -> Result<ExitCode, String> {
+    let prepared = prepare(&launch, &settings).inspect_err(|reason| {
+        if !launch.foreground {
+            Messages::syslog(settings.debug).error(format_args!("{reason}"));
+        }
+    })?;
+    // Signals that come before there are handlers wait for them.
+    signal::block_all().map_err(|error| format!("cannot hold signals back: {}", words(&error)))?;
+    if launch.foreground {
+        let messages = Messages::stderr(settings.debug);
+        return Ok(settle(launch, settings, prepared, Promise::Foreground, messages));
+    }
+    match background::detach().map_err(|error| format!("cannot go to the background: {}", words(&error)))? {
+        Detached::Starter(starter) => {
+            let Prepared { mut listener, .. } = prepared;
+            // If the daemon has died without a word, its Unix socket goes here.
+            Ok(match starter.wait() {
+                Ok(()) => {
+                    listener.leave();
+                    ExitCode::SUCCESS
+                }
+                Err(reason) => {
+                    eprintln!("pen: {reason}");
+                    ExitCode::FAILURE
+                }
+            })
+        }
+        Detached::Daemon(promise) => {
+            let messages = Messages::syslog(settings.debug);
+            for warning in &prepared.warnings {
+                messages.error(format_args!("{warning}"));
+            }
+            Ok(settle(launch, settings, prepared, promise, messages))
+        }
+    }
+}
+
+fn prepare(launch: &Launch, settings: &Settings) -> Result<Prepared, String> {
+    let mut warnings = Vec::new();
+    let mut warn = |line: String| {
+        eprintln!("pen: {line}");
+        warnings.push(line);
+    };
+    let directory = look_up_all(settings);
+    let address = listen_address(settings, &directory)?;
+    let farm = directory.farm(settings, &address).map_err(|errors| {
+        let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        lines.join("\npen: ")
+    })?;
+    for (name, reason) in &farm.unresolved {
+        warn(unresolved_line(name, reason));
+    }
+    if !farm.is_usable() && !settings.dummy {
+        return Err(farm.why_unusable());
+    }
+    let listener = Listener::open(address, settings.listen_queue).map_err(|error| error.to_string())?;
+    let user = launch.user.as_deref().map(find_user).transpose()?;
+    if let Some(jail) = &launch.jail {
+        check_jail(jail)?;
+    }
+    let wanted = descriptors_needed(settings.conn_max);
+    let descriptor_limit = privileges::raise_descriptor_limit(None, wanted)
+        .map_err(|error| format!("cannot learn the limit of descriptors: {}", words(&error)))?;
+    if descriptor_limit < wanted {
+        warn(too_few_descriptors(descriptor_limit, settings.conn_max));
+    }
+    Ok(Prepared { directory, farm, listener, user, descriptor_limit, warnings })
+}
+
+/// Asks for every name in the settings, one after another.
+pub(super) fn look_up_all(settings: &Settings) -> Directory {
+    let mut directory = Directory::default();
+    for question in questions(settings) {
+        let answer = resolver::look_up(&question);
+        directory.learn(question, answer);
+    }
+    directory
+}
+
+/// Where to listen.
+pub(super) fn listen_address(settings: &Settings, directory: &Directory) -> Result<SocketAddress, String> {
+    let spec = settings.listen.as_ref();
+    let spec = spec.ok_or("there is no address to listen on; give [host:]port or a path".to_string())?;
+    directory.listen_address(spec).map_err(|error| error.to_string())
+}
+
+/// The user to become.
+pub(super) fn find_user(name: &str) -> Result<User, String> {
+    match User::find(name) {
+        Ok(Some(user)) => Ok(user),
+        Ok(None) => Err(format!("there is no user called {name}; name another with -u")),
+        Err(error) => Err(format!("cannot look up user {name}: {}", words(&error))),
+    }
+}
+
+/// Is there a jail to go to?
+pub(super) fn check_jail(jail: &Path) -> Result<(), String> {
+    match std::fs::metadata(jail) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(format!("the jail {} is not a directory", jail.display())),
+        Err(error) => Err(format!("cannot use the jail {}: {}", jail.display(), words(&error))),
+    }
+}
+
+/// In the process that becomes the master: everything up to the end of its life.
+fn settle(
+    launch: Launch,
+    settings: Settings,
+    prepared: Prepared,
+    promise: Promise,
+    messages: Messages,
+) -> ExitCode {
+    let Prepared { directory, farm, mut listener, user, descriptor_limit, .. } = prepared;
+    listener.adopt();
+    let core_wanted = settings.abort_on_error;
+    let resolver = match hire_clerk(&launch, &farm) {
+        Ok(None) => Ok(None),
+        Ok(Some(Spawned::Parent(resolver))) => Ok(Some(resolver)),
+        Ok(Some(Spawned::Child(clerk))) => {
+            // What it must not keep; nothing else is open yet.
+            drop((listener, promise, messages));
+            let unprivileged =
+                user.map_or(Ok(()), |user| user.assume()).and_then(|()| privileges::renounce());
+            if unprivileged.is_ok() {
+                clerk.serve();
+            }
+            fork::exit_now(0)
+        }
+        Err(error) => Err(format!("cannot start the process that looks up names: {}", words(&error))),
+    };
+    let steps = || -> Result<_, String> {
+        let resolver = resolver?;
+        if let Some(jail) = &launch.jail {
+            privileges::enter_jail(jail).map_err(|error| error.to_string())?;
+        }
+        if let Some(user) = &user {
+            user.assume().map_err(|error| error.to_string())?;
+        }
+        privileges::renounce().map_err(|error| error.to_string())?;
+        let log = match &settings.log {
+            Some(to) => Some(log::open(&directory.log_destination(to)).map_err(|error| error.to_string())?),
+            None => None,
+        };
+        let pidfile =
+            launch.pidfile.as_deref().map(PidFile::claim).transpose().map_err(|error| error.to_string())?;
+        let geometry = Geometry { clients: settings.clients_max, connections: settings.conn_max };
+        let region = Region::create(geometry).map_err(|error| error.to_string())?;
+        region.set_phase(Phase::Serving);
+        let servers = region.servers();
+        servers
+            .publish(&farm.servers, farm.emergency.as_ref(), farm.abuse.as_ref())
+            .map_err(|error| error.to_string())?;
+        for (server, length) in &launch.shunned {
+            servers.shun_for(Target::Server(*server), *length, settings.blacklist, clock::now());
+        }
+        let workers = worker_count(&settings);
+        region.workers().set_count(workers);
+        let signals = Signals::install(&SIGNALS).and_then(|own| signal::unblock_all().map(|()| own));
+        let signals = signals.map_err(|error| format!("cannot hear signals: {}", words(&error)))?;
+        let room = wait::bell()
+            .map_err(|error| format!("cannot make the bell of the workers: {}", words(&error)))?;
+        Ok((resolver, log, pidfile, region, workers, signals, room))
+    };
+    let (resolver, log, pidfile, region, workers, signals, room) = match steps() {
+        Ok(made) => made,
+        Err(reason) => {
+            drop(listener);
+            promise.failed(&reason, &messages);
+            if core_wanted {
+                std::process::abort();
+            }
+            return ExitCode::FAILURE;
+        }
+    };
+    let estate = Estate {
+        region: &region,
+        launch,
+        settings,
+        directory,
+        listener: Some(listener),
+        log,
+        messages,
+        room,
+        resolver,
+        pidfile,
+        promise: Some(promise),
+        descriptor_limit,
+        workers,
+    };
+    match Master::new(estate, signals).run() {
+        Role::Ended(status) => status,
+        Role::Worker(inheritance) => fork::exit_now(worker::run(*inheritance)),
+        Role::Clerk(clerk) => {
+            clerk.serve();
+            fork::exit_now(0)
+        }
+    }
+}
+
+/// Starts the process that looks up names, if one may be needed later. It stays outside the jail.
+fn hire_clerk(launch: &Launch, farm: &Farm) -> io::Result<Option<Spawned>> {
+    if farm.unresolved.is_empty() && launch.config.is_none() {
+        return Ok(None);
+    }
+    resolver::spawn().map(Some)
+}
+
+fn worker_count(settings: &Settings) -> u32 {
+    let processors = || std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
+    settings.workers.unwrap_or_else(processors).clamp(1, crate::model::ids::MAX_WORKERS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_about_descriptors_says_what_fits() {
+        let granted = descriptors_needed(100);
+        assert!(too_few_descriptors(granted, 500).contains("enough for 100 connections, not for 500"));
+        assert!(too_few_descriptors(10, 500).contains("enough for 0 connections"));
+    }
+
+    #[test]
+    fn users_and_jails_that_do_not_exist_are_named() {
+        assert!(find_user("no-such-user-here").unwrap_err().contains("no-such-user-here"));
+        assert!(check_jail(Path::new("/no/such/jail")).unwrap_err().contains("/no/such/jail"));
+        assert!(check_jail(Path::new("/dev/null")).unwrap_err().contains("not a directory"));
+        check_jail(Path::new("/")).unwrap();
+    }
+
+    #[test]
+    fn there_is_at_least_one_worker() {
+        assert_eq!(worker_count(&Settings { workers: Some(7), ..Settings::default() }), 7);
+        assert!(worker_count(&Settings::default()) >= 1);
+    }
+}

@@ -1,0 +1,7 @@
+//! Everything that is told: messages, the request log, statistics.
+#![forbid(unsafe_code)]
+
+pub mod dump;
+pub mod log;
+pub mod messages;
+pub mod status;

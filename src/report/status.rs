@@ -1,0 +1,481 @@
+//! Statistics: text for USR1, HTML for `-w`. See pen(1), STATISTICS.
+//!
+//! Both are made in two steps: a `Snapshot` copies what is shown out of the shared region and the settings, then
+//! `summary` or `page` puts it into words.
+
+mod page;
+mod summary;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+
+use crate::model::address::{Host, Port, ServerSpec, SocketAddress};
+use crate::model::ids::{ClientId, ConnId, ServerId, Target, WorkerId};
+use crate::model::settings::Settings;
+use crate::model::time::{Moment, WallTime};
+use crate::shared::clients::ClientView;
+use crate::shared::region::Region;
+use crate::shared::slots::Entry;
+use crate::shared::workers::WorkerView;
+use crate::sys::clock;
+
+pub use page::write_page;
+
+/// At most so many clients, and so many connections, are listed: a report costs the master time in which it does
+/// nothing else, whatever `-c` and `-x` are.
+const LISTED: usize = 10_000;
+
+/// Stands for "no server" where a number is expected; -1 and -2 are the emergency and the abuse server.
+const NOBODY: i32 = -3;
+
+/// The text of USR1, one message after another (each a block of lines).
+pub fn text(region: &Region, settings: &Settings, now: Moment, wall: WallTime) -> Vec<String> {
+    summary::blocks(&Snapshot::take(region, settings, now, wall))
+}
+
+/// The page of `-w`.
+pub fn html(region: &Region, settings: &Settings, now: Moment, wall: WallTime) -> String {
+    page::html(&Snapshot::take(region, settings, now, wall))
+}
+
+/// Everything that a report shows, as it was at one moment (each row by itself: the workers do not stop for it).
+#[derive(Debug, Default)]
+struct Snapshot {
+    time: String,
+    /// Where round robin stopped.
+    current: u32,
+    /// Regular servers, then the emergency and the abuse server if there are such.
+    servers: Vec<ServerRow>,
+    regular: u32,
+    clients_max: u32,
+    clients_used: u32,
+    /// The most recently seen, by slot.
+    clients: Vec<ClientRow>,
+    connections_max: u32,
+    connections_used: u32,
+    /// The highest slot in use.
+    connections_last: u32,
+    connections: Vec<ConnectionRow>,
+    workers: Vec<WorkerRow>,
+    repairs: u64,
+}
+
+#[derive(Debug)]
+struct ServerRow {
+    number: Target,
+    address: String,
+    /// Seconds since 1970 of the last failure, 0 if it has served since.
+    status: u64,
+    port: u16,
+    connections: u32,
+    soft: u32,
+    hard: u32,
+    sent: u64,
+    received: u64,
+    weight: u32,
+    prio: i32,
+}
+
+#[derive(Debug)]
+struct ClientRow {
+    number: ClientId,
+    address: String,
+    age: u64,
+    server: i64,
+    connects: u32,
+    sent: u64,
+    received: u64,
+}
+
+#[derive(Debug)]
+struct ConnectionRow {
+    number: ConnId,
+    down_fd: i32,
+    up_fd: i32,
+    pending_down: u32,
+    pending_up: u32,
+    client: i64,
+    server: String,
+}
+
+#[derive(Debug)]
+struct WorkerRow {
+    number: WorkerId,
+    pid: i32,
+    state: &'static str,
+    connections: u32,
+    pending: u32,
+    accepted: u64,
+    restarts: u32,
+    heartbeat: u64,
+    settings: u64,
+}
+
+impl Snapshot {
+    fn headline(&self) -> String {
+        format!("Time {}, {} servers, {} current", self.time, self.regular, self.current)
+    }
+
+    fn workers_line(&self) -> String {
+        format!("Number of workers: {}, shared tables repaired {} times", self.workers.len(), self.repairs)
+    }
+
+    /// One line about the clients that are not listed, if there are such.
+    fn clients_left_out(&self) -> Option<String> {
+        left_out(self.clients_used, self.clients.len(), "clients")
+    }
+
+    /// One line about the connections that are not listed, if there are such.
+    fn connections_left_out(&self) -> Option<String> {
+        left_out(self.connections_used, self.connections.len(), "connections")
+    }
+
+    fn take(region: &Region, settings: &Settings, now: Moment, wall: WallTime) -> Snapshot {
+        let regular = region.servers().count();
+        let targets = (0..regular).map(|number| Target::Server(ServerId(number)));
+        let servers = targets.chain([Target::Emergency, Target::Abuse]);
+        let mut snapshot = Snapshot {
+            time: clock::local(wall),
+            current: region.servers().cursor().0,
+            servers: servers.filter_map(|target| ServerRow::of(region, settings, target)).collect(),
+            regular,
+            clients_max: region.clients().capacity(),
+            clients_used: region.clients().used(),
+            connections_max: region.slots().capacity(),
+            connections_used: region.slots().used(),
+            workers: (0..region.workers().count())
+                .map(|number| WorkerRow::of(&region.workers().view(WorkerId(number)), now))
+                .collect(),
+            repairs: region.repairs(),
+            ..Snapshot::default()
+        };
+        let open = snapshot.take_connections(region);
+        snapshot.clients = most_recent(region.clients().iter())
+            .into_iter()
+            .filter_map(|id| region.clients().view(id))
+            .map(|view| ClientRow::of(&view, &open, now))
+            .collect();
+        snapshot
+    }
+
+    /// Returns the bytes that each client's open connections have carried: the client table learns of them only
+    /// when a connection ends.
+    fn take_connections(&mut self, region: &Region) -> HashMap<ClientId, (u64, u64)> {
+        let mut open: HashMap<ClientId, (u64, u64)> = HashMap::new();
+        for number in (0..self.connections_max).map(ConnId) {
+            let Some((_, entry)) = region.slots().entry(number) else {
+                continue;
+            };
+            self.connections_last = number.0;
+            if let Some(client) = entry.client {
+                let (up, down) = open.entry(client).or_default();
+                *up = up.saturating_add(entry.up);
+                *down = down.saturating_add(entry.down);
+            }
+            if self.connections.len() < LISTED {
+                self.connections.push(ConnectionRow::of(number, &entry));
+            }
+        }
+        open
+    }
+}
+
+impl ServerRow {
+    /// None: there is no such server.
+    fn of(region: &Region, settings: &Settings, number: Target) -> Option<ServerRow> {
+        let definition = region.servers().definition(number)?;
+        let totals = region.ledger().totals(number);
+        let (address, port) = match &definition.address {
+            Some(address) => shown(address),
+            None => wanted(match number {
+                Target::Server(server) => settings.servers.get(server.0 as usize),
+                Target::Emergency => settings.emergency.as_ref(),
+                Target::Abuse => settings.abuse.as_ref(),
+            }),
+        };
+        Some(ServerRow {
+            number,
+            address,
+            status: region.servers().failed_at(number).map_or(0, |time| time.0),
+            port,
+            connections: totals.live,
+            soft: definition.soft,
+            hard: definition.hard,
+            sent: totals.up,
+            received: totals.down,
+            weight: definition.weight,
+            prio: definition.prio,
+        })
+    }
+}
+
+/// A Unix socket has no port; the classic shows 1, and 0 would look like a server out of use.
+fn shown(address: &SocketAddress) -> (String, u16) {
+    match address {
+        SocketAddress::Inet(address) => (address.ip().to_string(), address.port()),
+        SocketAddress::Unix(path) => (path.display().to_string(), 1),
+    }
+}
+
+/// What is known of a server without a usable address.
+fn wanted(spec: Option<&ServerSpec>) -> (String, u16) {
+    let Some(ServerSpec { host: Some(host), port, .. }) = spec else {
+        return ("(none)".into(), 0);
+    };
+    let port = match port {
+        Port::Number(number) => *number,
+        Port::Service(_) | Port::Listeners => 0,
+    };
+    match host {
+        Host::Ip(ip) => (ip.to_string(), port),
+        Host::Path(path) => (path.display().to_string(), 1),
+        Host::Name(name) => (format!("{name} (unresolved)"), port),
+    }
+}
+
+impl ClientRow {
+    fn of(view: &ClientView, open: &HashMap<ClientId, (u64, u64)>, now: Moment) -> ClientRow {
+        let (up, down) = open.get(&view.id).copied().unwrap_or_default();
+        ClientRow {
+            number: view.id,
+            address: view.address.to_string(),
+            age: now.seconds_since(view.last_used),
+            server: view.server.map_or(i64::from(NOBODY), |server| i64::from(server.0)),
+            connects: view.connects,
+            sent: view.down.saturating_add(down),
+            received: view.up.saturating_add(up),
+        }
+    }
+}
+
+impl ConnectionRow {
+    fn of(number: ConnId, entry: &Entry) -> ConnectionRow {
+        ConnectionRow {
+            number,
+            down_fd: entry.down_fd,
+            up_fd: entry.up_fd,
+            pending_down: entry.pending_down,
+            pending_up: entry.pending_up,
+            client: entry.client.map_or(-1, |client| i64::from(client.0)),
+            server: entry.server.map_or_else(|| NOBODY.to_string(), |target| target.to_string()),
+        }
+    }
+}
+
+impl WorkerRow {
+    fn of(view: &WorkerView, now: Moment) -> WorkerRow {
+        WorkerRow {
+            number: view.id,
+            pid: view.pid,
+            state: match (view.pid, view.ready) {
+                (0, _) => "ended",
+                (_, true) => "ready",
+                (_, false) => "starting",
+            },
+            connections: view.connections,
+            pending: view.pending,
+            accepted: view.accepted,
+            restarts: view.restarts,
+            heartbeat: now.seconds_since(view.heartbeat),
+            settings: view.settings,
+        }
+    }
+}
+
+/// The [`LISTED`] clients seen last, in the order of their slots; never holds more than that many.
+fn most_recent(clients: impl Iterator<Item = ClientView>) -> Vec<ClientId> {
+    let mut oldest_first = BinaryHeap::new();
+    for view in clients {
+        oldest_first.push(Reverse((view.last_used, view.id)));
+        if oldest_first.len() > LISTED {
+            oldest_first.pop();
+        }
+    }
+    let mut recent: Vec<ClientId> = oldest_first.into_iter().map(|Reverse((_, id))| id).collect();
+    recent.sort_unstable();
+    recent
+}
+
+fn left_out(used: u32, listed: usize, what: &str) -> Option<String> {
+    let missing = (used as usize).saturating_sub(listed);
+    (listed == LISTED && missing > 0).then(|| format!("{missing} more {what} not listed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::address::ClientAddress;
+    use crate::model::time::Seconds;
+    use crate::shared::region::Geometry;
+    use crate::shared::servers::Definition;
+    use crate::shared::slots::SlotFinder;
+    use std::net::IpAddr;
+
+    fn server(number: Target, address: &str) -> ServerRow {
+        ServerRow {
+            number,
+            address: address.into(),
+            status: 1_795_331_283,
+            port: 9001,
+            connections: 2,
+            soft: 5,
+            hard: 9,
+            sent: 18,
+            received: 39,
+            weight: 3,
+            prio: -4,
+        }
+    }
+
+    /// One of everything.
+    pub(super) fn snapshot() -> Snapshot {
+        Snapshot {
+            time: "2026-11-22 07:08:36".into(),
+            current: 0,
+            servers: vec![server(Target::Server(ServerId(0)), "127.0.0.1"), server(Target::Emergency, "::1")],
+            regular: 1,
+            clients_max: 2048,
+            clients_used: 1,
+            clients: vec![ClientRow {
+                number: ClientId(3),
+                address: "127.0.0.7".into(),
+                age: 12,
+                server: 1,
+                connects: 4,
+                sent: 78,
+                received: 36,
+            }],
+            connections_max: 500,
+            connections_used: 1,
+            connections_last: 7,
+            connections: vec![ConnectionRow {
+                number: ConnId(7),
+                down_fd: 11,
+                up_fd: 12,
+                pending_down: 6,
+                pending_up: 5,
+                client: 3,
+                server: "-3".into(),
+            }],
+            workers: vec![WorkerRow {
+                number: WorkerId(0),
+                pid: 4711,
+                state: "ready",
+                connections: 1,
+                pending: 0,
+                accepted: 9,
+                restarts: 1,
+                heartbeat: 0,
+                settings: 2,
+            }],
+            repairs: 0,
+        }
+    }
+
+    fn view(slot: u32, seen: u64) -> ClientView {
+        ClientView {
+            id: ClientId(slot),
+            address: ClientAddress::Inet(IpAddr::from([127, 0, 0, 7]), 0),
+            last_used: Moment(seen),
+            server: None,
+            connects: 1,
+            up: 10,
+            down: 20,
+        }
+    }
+
+    fn spec(host: Host, port: u16) -> ServerSpec {
+        ServerSpec {
+            host: Some(host),
+            port: Port::Number(port),
+            soft: 0,
+            hard: 0,
+            weight: 0,
+            prio: 0,
+            acl: Default::default(),
+        }
+    }
+
+    #[test]
+    fn a_snapshot_shows_what_the_shared_region_holds() {
+        let region = Region::create(Geometry { clients: 16, connections: 8 }).unwrap();
+        let definition = |address: Option<&str>| Definition {
+            address: address.map(|address| SocketAddress::Inet(address.parse().unwrap())),
+            soft: 5,
+            hard: 9,
+            weight: 3,
+            prio: -1,
+            acl: Default::default(),
+        };
+        let settings = Settings {
+            servers: vec![
+                spec(Host::Ip(IpAddr::from([127, 0, 0, 1])), 9001),
+                spec(Host::Name("www2".into()), 80),
+            ],
+            ..Settings::default()
+        };
+        let now = Moment(100_000_000);
+        let (worker, server) = (WorkerId(0), Target::Server(ServerId(0)));
+        region.workers().set_count(2);
+        region.workers().enlist(worker, 4711, now);
+        region.workers().set_ready(worker);
+        region
+            .servers()
+            .publish(
+                &[definition(Some("127.0.0.1:9001")), definition(None)],
+                Some(&definition(Some("[::1]:9010"))),
+                None,
+            )
+            .unwrap();
+        region.servers().shun_for(server, Seconds(30), Seconds(30), now);
+        region.ledger().count(worker, server, 18, 39);
+        let mut finder = SlotFinder::default();
+        let connection = region.slots().claim(&mut finder, worker, now).unwrap();
+        region.slots().describe(connection, Some(ClientId(3)), Some(server), 2, 11, 12);
+        region.slots().progress(connection, 100, 200, 5, 6);
+
+        let shown = Snapshot::take(&region, &settings, now.plus(Seconds(2)), WallTime(0));
+        let servers: Vec<String> =
+            shown.servers.iter().map(|row| format!("{} {}", row.number, row.address)).collect();
+        assert_eq!(servers, ["0 127.0.0.1", "1 www2 (unresolved)", "-1 ::1"]);
+        let first = &shown.servers[0];
+        assert_eq!((first.sent, first.received, first.soft, first.prio), (18, 39, 5, -1));
+        assert!(first.status > 0);
+        assert_eq!((shown.connections_max, shown.connections_used, shown.connections.len()), (8, 1, 1));
+        let row = &shown.connections[0];
+        assert_eq!((row.number, row.pending_up, row.server.as_str()), (connection, 5, "0"));
+        let workers: Vec<&WorkerRow> = shown.workers.iter().collect();
+        assert_eq!((workers[0].pid, workers[0].state, workers[0].heartbeat), (4711, "ready", 2));
+        assert_eq!(workers[1].state, "ended");
+        let open = Snapshot { connections_max: 8, ..Snapshot::default() }.take_connections(&region);
+        assert_eq!(open, HashMap::from([(ClientId(3), (100, 200))]));
+    }
+
+    #[test]
+    fn a_clients_bytes_include_its_open_connections() {
+        let open = HashMap::from([(ClientId(3), (100, 200))]);
+        let row = ClientRow::of(&view(3, 5_000_000), &open, Moment(17_000_000));
+        assert_eq!((row.received, row.sent, row.age, row.server), (110, 220, 12, -3));
+    }
+
+    #[test]
+    fn servers_without_an_address_show_what_was_asked_for() {
+        let mut spec = spec(Host::Name("www1".into()), 80);
+        assert_eq!(wanted(Some(&spec)), ("www1 (unresolved)".into(), 80));
+        spec.host = None;
+        assert_eq!(wanted(Some(&spec)), ("(none)".into(), 0));
+        assert_eq!(wanted(None), ("(none)".into(), 0));
+        assert_eq!(shown(&SocketAddress::Unix("/run/x.sock".into())), ("/run/x.sock".into(), 1));
+        assert_eq!(shown(&SocketAddress::Inet("[::1]:80".parse().unwrap())), ("::1".into(), 80));
+    }
+
+    #[test]
+    fn of_very_many_clients_the_most_recent_are_listed_in_slot_order() {
+        let many = LISTED as u32 + 500;
+        // The first 500 slots were seen before all others.
+        let listed = most_recent((0..many).rev().map(|slot| view(slot, u64::from(slot))));
+        assert!(listed.iter().map(|id| id.0).eq(500..many));
+        assert_eq!(left_out(many, listed.len(), "clients").unwrap(), "500 more clients not listed");
+        assert_eq!(left_out(9, 8, "clients"), None);
+    }
+}

@@ -1,0 +1,310 @@
+//! The statistics as a page of HTML, and its file: pen(1) `-w`.
+//!
+//! Title, order of the first three tables, their columns and colours, and every cell on a line of its own: that is
+//! the classic's page, and how scripts have read it so far.
+
+use std::ffi::OsString;
+use std::fmt::{self, Display, Write as _};
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process;
+
+use super::Snapshot;
+
+const HEAD: &str = "\
+<!DOCTYPE html>
+<html lang=\"en\">
+<head>
+<meta charset=\"utf-8\">
+<title>Pen status page</title>
+</head>
+<body>
+<h1>Pen status page</h1>
+";
+
+const SERVERS: [&str; 11] = [
+    "server",
+    "address",
+    "status",
+    "port",
+    "connections",
+    "max soft",
+    "max hard",
+    "sent",
+    "received",
+    "weight",
+    "prio",
+];
+
+const CLIENTS: [&str; 7] = ["client", "address", "age(secs)", "last server", "connects", "sent", "received"];
+
+const CONNECTIONS: [&str; 7] =
+    ["connection", "downfd", "upfd", "pending data down", "pending data up", "client", "server"];
+
+const WORKERS: [&str; 9] = [
+    "worker",
+    "pid",
+    "state",
+    "connections",
+    "pending",
+    "accepted",
+    "restarts",
+    "heartbeat age(secs)",
+    "settings",
+];
+
+/// The whole page.
+pub(super) fn html(snapshot: &Snapshot) -> String {
+    let mut page = Page(HEAD.to_owned());
+    page.line(format_args!("{}<p>", snapshot.headline()));
+    page.columns(&SERVERS);
+    for row in &snapshot.servers {
+        page.row([
+            &row.number,
+            &row.address,
+            &row.status,
+            &row.port,
+            &row.connections,
+            &row.soft,
+            &row.hard,
+            &row.sent,
+            &row.received,
+            &row.weight,
+            &row.prio,
+        ]);
+    }
+    page.end();
+
+    page.line(format_args!("<h2>Active clients</h2>"));
+    page.line(format_args!("Max number of clients: {}<p>", snapshot.clients_max));
+    page.columns(&CLIENTS);
+    for row in &snapshot.clients {
+        page.row([&row.number, &row.address, &row.age, &row.server, &row.connects, &row.sent, &row.received]);
+    }
+    page.end();
+    page.paragraph(snapshot.clients_left_out());
+
+    page.line(format_args!("<h2>Active connections</h2>"));
+    page.line(format_args!(
+        "Number of connections: {} max, {} used, {} last<p>",
+        snapshot.connections_max, snapshot.connections_used, snapshot.connections_last
+    ));
+    page.columns(&CONNECTIONS);
+    for row in &snapshot.connections {
+        page.row([
+            &row.number,
+            &row.down_fd,
+            &row.up_fd,
+            &row.pending_down,
+            &row.pending_up,
+            &row.client,
+            &row.server,
+        ]);
+    }
+    page.end();
+    page.paragraph(snapshot.connections_left_out());
+
+    page.line(format_args!("<h2>Workers</h2>"));
+    page.line(format_args!("{}<p>", snapshot.workers_line()));
+    page.columns(&WORKERS);
+    for row in &snapshot.workers {
+        page.row([
+            &row.number,
+            &row.pid,
+            &row.state,
+            &row.connections,
+            &row.pending,
+            &row.accepted,
+            &row.restarts,
+            &row.heartbeat,
+            &row.settings,
+        ]);
+    }
+    page.end();
+    page.line(format_args!("</body>\n</html>"));
+    page.0
+}
+
+/// The page as far as it is written.
+struct Page(String);
+
+impl Page {
+    /// Markup, as it is.
+    fn line(&mut self, text: fmt::Arguments<'_>) {
+        self.0.write_fmt(text).expect("a String takes every write");
+        self.0.push('\n');
+    }
+
+    fn paragraph(&mut self, text: Option<String>) {
+        if let Some(text) = text {
+            self.line(format_args!("<p>{text}</p>"));
+        }
+    }
+
+    /// Begins a table.
+    fn columns(&mut self, names: &[&str]) {
+        self.line(format_args!("<table bgcolor=\"#c0c0c0\">\n<tr>"));
+        for name in names {
+            self.line(format_args!("<td bgcolor=\"#80f080\">{name}</td>"));
+        }
+        self.line(format_args!("</tr>"));
+    }
+
+    fn row<const N: usize>(&mut self, cells: [&dyn Display; N]) {
+        self.line(format_args!("<tr>"));
+        for cell in cells {
+            self.line(format_args!("<td>{}</td>", Escaped(cell)));
+        }
+        self.line(format_args!("</tr>"));
+    }
+
+    /// Ends a table.
+    fn end(&mut self) {
+        self.line(format_args!("</table>"));
+    }
+}
+
+/// A value as HTML text: nothing in it can be taken for markup.
+struct Escaped<'a>(&'a dyn Display);
+
+impl Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        struct Escaping<'a, 'b>(&'a mut fmt::Formatter<'b>);
+        impl fmt::Write for Escaping<'_, '_> {
+            fn write_str(&mut self, part: &str) -> fmt::Result {
+                for char in part.chars() {
+                    match char {
+                        '&' => self.0.write_str("&amp;")?,
+                        '<' => self.0.write_str("&lt;")?,
+                        '>' => self.0.write_str("&gt;")?,
+                        '"' => self.0.write_str("&quot;")?,
+                        '\'' => self.0.write_str("&#39;")?,
+                        char => self.0.write_char(char)?,
+                    }
+                }
+                Ok(())
+            }
+        }
+        write!(Escaping(f), "{}", self.0)
+    }
+}
+
+/// Writes the page to a temporary file beside `path` and renames it there; leaves nothing behind on failure.
+///
+/// # Errors
+///
+/// What the system says, about the directory as a rule: it must be writable, and `path` the name of a file in it.
+pub fn write_page(path: &Path, page: &str) -> io::Result<()> {
+    let temporary = temporary_beside(path)?;
+    let written = write_new(&temporary, page).and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        // Whether or not it came to be: there is nothing more to do about it.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+/// In the same directory, for a rename does not cross file systems; named after this process, for two that write
+/// the same page must not meet.
+fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
+    let Some(name) = path.file_name() else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not the name of a file"));
+    };
+    let mut hidden = OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".{}.tmp", process::id()));
+    Ok(path.with_file_name(hidden))
+}
+
+fn write_new(path: &Path, page: &str) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o644);
+    let mut file = match options.open(path) {
+        // Left by a process of the same number that was killed at it. Neither O_EXCL nor unlink follows a link.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(path)?;
+            options.open(path)?
+        }
+        opened => opened?,
+    };
+    // A web server is to read it, whatever the umask is.
+    file.set_permissions(Permissions::from_mode(0o644))?;
+    file.write_all(page.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::status::tests::snapshot;
+
+    /// The cells of every row of every table, as a script that goes by the tags would find them.
+    fn tables(page: &str) -> Vec<Vec<Vec<String>>> {
+        let table = |text: &str| -> Vec<Vec<String>> {
+            let rows = text.split("</table>").next().unwrap().split("<tr>").skip(1);
+            rows.map(|row| {
+                let cells = row.lines().filter(|line| line.starts_with("<td"));
+                cells.map(|cell| cell.split(['>', '<']).nth(2).unwrap().to_owned()).collect()
+            })
+            .collect()
+        };
+        page.split("<table bgcolor=\"#c0c0c0\">").skip(1).map(table).collect()
+    }
+
+    #[test]
+    fn the_page_keeps_title_order_columns_and_colours() {
+        let page = html(&snapshot());
+        assert!(page.contains("<title>Pen status page</title>"));
+        assert!(
+            page.contains("<h1>Pen status page</h1>\nTime 2026-11-22 07:08:36, 1 servers, 0 current<p>\n")
+        );
+        assert!(page.contains("Number of connections: 500 max, 1 used, 7 last<p>\n"));
+        assert!(page.contains("<td bgcolor=\"#80f080\">pending data down</td>\n"));
+        let tables = tables(&page);
+        let heads: Vec<String> = tables.iter().map(|rows| rows[0].join(",")).collect();
+        assert_eq!(
+            heads,
+            [
+                "server,address,status,port,connections,max soft,max hard,sent,received,weight,prio",
+                "client,address,age(secs),last server,connects,sent,received",
+                "connection,downfd,upfd,pending data down,pending data up,client,server",
+                "worker,pid,state,connections,pending,accepted,restarts,heartbeat age(secs),settings",
+            ]
+        );
+        assert_eq!(tables[0][1].join(","), "0,127.0.0.1,1795331283,9001,2,5,9,18,39,3,-4");
+        assert_eq!(tables[0][2][0], "-1");
+        assert_eq!(tables[1][1].join(","), "3,127.0.0.7,12,1,4,78,36");
+        assert_eq!(tables[2][1].join(","), "7,11,12,6,5,3,-3");
+        assert_eq!(tables[3][1].join(","), "0,4711,ready,1,0,9,1,0,2");
+    }
+
+    #[test]
+    fn nothing_in_a_cell_can_be_taken_for_markup() {
+        let mut snapshot = snapshot();
+        snapshot.servers[0].address = "/run/<script>&\"'.sock".into();
+        let page = html(&snapshot);
+        assert!(page.contains("<td>/run/&lt;script&gt;&amp;&quot;&#39;.sock</td>"));
+    }
+
+    #[test]
+    fn a_page_replaces_the_old_one_and_leaves_nothing_beside_it() {
+        let directory = std::env::temp_dir().join(format!("pen-status-{}", process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("status.html");
+        fs::write(temporary_beside(&path).unwrap(), "left by a crash").unwrap();
+        for page in ["first", "second"] {
+            write_page(&path, page).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), page);
+        }
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+        // A rename onto a directory fails, after the page was written.
+        fs::create_dir(directory.join("taken")).unwrap();
+        assert!(write_page(&directory.join("taken"), "x").is_err());
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 2);
+        assert!(write_page(&directory.join("missing/status.html"), "x").is_err());
+        assert!(write_page(Path::new("/"), "x").is_err());
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}

@@ -1,0 +1,100 @@
+//! The statistics as text: one block of lines for each thing, in the classic's form.
+
+use super::{ClientRow, ConnectionRow, ServerRow, Snapshot, WorkerRow};
+
+/// One message after another. Those that describe a thing end in a line break, so that an empty line follows them.
+pub(super) fn blocks(snapshot: &Snapshot) -> Vec<String> {
+    let mut blocks = vec![snapshot.headline()];
+    blocks.extend(snapshot.servers.iter().map(server));
+    blocks.push(format!("Max number of clients: {}", snapshot.clients_max));
+    blocks.push("Active clients:".into());
+    blocks.extend(snapshot.clients.iter().map(client));
+    blocks.extend(snapshot.clients_left_out());
+    blocks.push(format!("Max number of connections: {}", snapshot.connections_max));
+    blocks.push("Active connections:".into());
+    blocks.extend(snapshot.connections.iter().map(connection));
+    blocks.extend(snapshot.connections_left_out());
+    blocks.push(snapshot.workers_line());
+    blocks.push("Workers:".into());
+    blocks.extend(snapshot.workers.iter().map(worker));
+    blocks
+}
+
+fn server(row: &ServerRow) -> String {
+    format!(
+        "Server {} status:\naddress {}\n{}\nport {}\n{} connections ({} soft, {} hard)\n\
+         {} sent, {} received\n",
+        row.number,
+        row.address,
+        row.status,
+        row.port,
+        row.connections,
+        row.soft,
+        row.hard,
+        row.sent,
+        row.received
+    )
+}
+
+fn client(row: &ClientRow) -> String {
+    format!(
+        "Client {} status:\naddress {}\nlast used {}\nlast server {}\nconnects  {}\nsent  {}\n\
+         received  {}\n",
+        row.number, row.address, row.age, row.server, row.connects, row.sent, row.received
+    )
+}
+
+fn connection(row: &ConnectionRow) -> String {
+    format!(
+        "Connection {} status:\ndownfd = {}, upfd = {}\npending data {} down, {} up\n\
+         client {}, server {}\n",
+        row.number, row.down_fd, row.up_fd, row.pending_down, row.pending_up, row.client, row.server
+    )
+}
+
+fn worker(row: &WorkerRow) -> String {
+    format!(
+        "Worker {} status:\npid {}, {}\n{} connections, {} pending, {} accepted\n\
+         {} restarts, heartbeat {} seconds ago, settings {}\n",
+        row.number,
+        row.pid,
+        row.state,
+        row.connections,
+        row.pending,
+        row.accepted,
+        row.restarts,
+        row.heartbeat,
+        row.settings
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::status::tests::snapshot;
+
+    #[test]
+    fn the_text_has_the_classics_blocks_and_then_the_workers() {
+        assert_eq!(
+            blocks(&snapshot()),
+            [
+                "Time 2026-11-22 07:08:36, 1 servers, 0 current",
+                "Server 0 status:\naddress 127.0.0.1\n1795331283\nport 9001\n2 connections (5 soft, 9 hard)\n\
+                 18 sent, 39 received\n",
+                "Server -1 status:\naddress ::1\n1795331283\nport 9001\n2 connections (5 soft, 9 hard)\n\
+                 18 sent, 39 received\n",
+                "Max number of clients: 2048",
+                "Active clients:",
+                "Client 3 status:\naddress 127.0.0.7\nlast used 12\nlast server 1\nconnects  4\nsent  78\n\
+                 received  36\n",
+                "Max number of connections: 500",
+                "Active connections:",
+                "Connection 7 status:\ndownfd = 11, upfd = 12\npending data 6 down, 5 up\nclient 3, server -3\n",
+                "Number of workers: 1, shared tables repaired 0 times",
+                "Workers:",
+                "Worker 0 status:\npid 4711, ready\n1 connections, 0 pending, 9 accepted\n\
+                 1 restarts, heartbeat 0 seconds ago, settings 2\n",
+            ]
+        );
+    }
+}

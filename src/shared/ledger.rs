@@ -1,0 +1,236 @@
+//! Who has how many connections where.
+//!
+//! One row a worker, written by that worker alone with plain loads and stores; readers add up. So counting needs no
+//! lock and no locked instruction, and when a worker dies the master clears its row: whatever instruction it died
+//! at, the sums are exact again. What a dead worker had counted is kept in one more row, the retired one.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use crate::model::ids::{MAX_WORKERS, Target, WorkerId};
+use crate::shared::region::{LEDGER, Region};
+
+/// Sums over all workers, dead ones included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Connections open or being made right now.
+    pub live: u32,
+    /// Connections that reached the server since the start.
+    pub connections: u64,
+    /// Bytes from clients to the server.
+    pub up: u64,
+    /// Bytes from the server to clients.
+    pub down: u64,
+}
+
+/// What one worker has with one target.
+#[repr(C)]
+#[derive(Debug)]
+pub(super) struct Cell {
+    live: AtomicU32,
+    _reserved: AtomicU32,
+    connections: AtomicU64,
+    up: AtomicU64,
+    down: AtomicU64,
+}
+const _: () = assert!(size_of::<Cell>() == 32);
+
+/// One worker's row, on pages of its own.
+#[repr(C, align(4096))]
+#[derive(Debug)]
+pub(super) struct LedgerRow {
+    cells: [Cell; Target::ROWS],
+}
+const _: () = assert!(size_of::<LedgerRow>() == 33 * 4096);
+
+/// How many rows there are: the last is the retired one, which has no live connections and whose totals may be
+/// "negative" (wrapped), when a target's totals were started anew.
+pub(super) const ROWS: usize = MAX_WORKERS as usize + 1;
+const RETIRED: usize = MAX_WORKERS as usize;
+
+/// Access to the ledger.
+#[derive(Debug, Clone, Copy)]
+pub struct Ledger<'a> {
+    region: &'a Region,
+}
+
+impl<'a> Ledger<'a> {
+    pub(super) fn new(region: &'a Region) -> Self {
+        Ledger { region }
+    }
+
+    fn cell(&self, row: usize, target: Target) -> Option<&'a Cell> {
+        self.region.row(&LEDGER, row)?.cells.get(target.row())
+    }
+
+    fn own(&self, worker: WorkerId, target: Target) -> Option<&'a Cell> {
+        if worker.0 >= MAX_WORKERS {
+            return None;
+        }
+        self.cell(worker.0 as usize, target)
+    }
+
+    /// The cells of all workers that may have something in them.
+    fn column(&self, target: Target) -> impl Iterator<Item = &'a Cell> + use<'a> {
+        let ledger = *self;
+        (0..self.region.workers().rows()).filter_map(move |row| ledger.cell(row as usize, target))
+    }
+
+    /// Connections to a target, open or being made, over all workers. May count a connection that ends this moment
+    /// still, never one too few.
+    #[inline]
+    pub fn load(&self, target: Target) -> u32 {
+        self.column(target).fold(0, |sum, cell| sum.saturating_add(cell.live.load(Relaxed)))
+    }
+
+    /// Everything about a target.
+    pub fn totals(&self, target: Target) -> Totals {
+        let mut totals = Totals::default();
+        for cell in self.column(target).chain(self.cell(RETIRED, target)) {
+            totals.live = totals.live.saturating_add(cell.live.load(Relaxed));
+            totals.connections = totals.connections.wrapping_add(cell.connections.load(Relaxed));
+            totals.up = totals.up.wrapping_add(cell.up.load(Relaxed));
+            totals.down = totals.down.wrapping_add(cell.down.load(Relaxed));
+        }
+        totals
+    }
+
+    /// A worker's own connections to a target.
+    pub fn held(&self, worker: WorkerId, target: Target) -> u32 {
+        self.own(worker, target).map_or(0, |cell| cell.live.load(Relaxed))
+    }
+
+    /// Adds bytes; called by the worker itself.
+    pub fn count(&self, worker: WorkerId, target: Target, up: u64, down: u64) {
+        if let Some(cell) = self.own(worker, target) {
+            add(&cell.up, up);
+            add(&cell.down, down);
+        }
+    }
+
+    /// The worker takes a place on a target. False: there is no such worker or target.
+    pub(super) fn take(&self, worker: WorkerId, target: Target) -> bool {
+        let Some(cell) = self.own(worker, target) else {
+            return false;
+        };
+        cell.live.store(cell.live.load(Relaxed).saturating_add(1), Relaxed);
+        true
+    }
+
+    /// The worker gives a place back.
+    pub(super) fn give(&self, worker: WorkerId, target: Target) {
+        if let Some(cell) = self.own(worker, target) {
+            cell.live.store(cell.live.load(Relaxed).saturating_sub(1), Relaxed);
+        }
+    }
+
+    /// The worker has reached the target.
+    pub(super) fn reached(&self, worker: WorkerId, target: Target) {
+        if let Some(cell) = self.own(worker, target) {
+            add(&cell.connections, 1);
+        }
+    }
+
+    /// The worker is dead: it has no connections any more, and its totals move to the retired row.
+    pub(super) fn retire(&self, worker: WorkerId) {
+        for target in self.region.servers().targets_ever() {
+            let (Some(cell), Some(retired)) = (self.own(worker, target), self.cell(RETIRED, target)) else {
+                continue;
+            };
+            cell.live.store(0, Relaxed);
+            for (from, to) in [
+                (&cell.connections, &retired.connections),
+                (&cell.up, &retired.up),
+                (&cell.down, &retired.down),
+            ] {
+                add(to, from.swap(0, Relaxed));
+            }
+        }
+    }
+
+    /// Another server is in that row from now on: its totals start at 0. Live connections stay counted.
+    pub(super) fn start_anew(&self, target: Target) {
+        let totals = self.totals(target);
+        if let Some(retired) = self.cell(RETIRED, target) {
+            add(&retired.connections, totals.connections.wrapping_neg());
+            add(&retired.up, totals.up.wrapping_neg());
+            add(&retired.down, totals.down.wrapping_neg());
+        }
+    }
+}
+
+/// Only the row's owner writes, so this needs no locked instruction.
+fn add(counter: &AtomicU64, more: u64) {
+    counter.store(counter.load(Relaxed).wrapping_add(more), Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::ServerId;
+    use crate::shared::region::Geometry;
+
+    const TARGET: Target = Target::Server(ServerId(0));
+
+    fn region() -> Region {
+        Region::create(Geometry { clients: 1, connections: 1 }).unwrap()
+    }
+
+    #[test]
+    fn a_load_is_the_sum_over_the_workers() {
+        let region = region();
+        region.workers().set_count(3);
+        let ledger = region.ledger();
+        for worker in [0, 1, 1, 2].map(WorkerId) {
+            assert!(ledger.take(worker, TARGET));
+        }
+        ledger.reached(WorkerId(1), TARGET);
+        ledger.count(WorkerId(2), TARGET, 10, 20);
+        assert_eq!(ledger.load(TARGET), 4);
+        assert_eq!(ledger.held(WorkerId(1), TARGET), 2);
+        assert_eq!(ledger.totals(TARGET), Totals { live: 4, connections: 1, up: 10, down: 20 });
+        assert_eq!(ledger.load(Target::Emergency), 0);
+        ledger.give(WorkerId(1), TARGET);
+        assert_eq!(ledger.load(TARGET), 3);
+    }
+
+    #[test]
+    fn a_dead_workers_totals_stay_and_its_connections_do_not() {
+        let region = region();
+        let (ledger, worker) = (region.ledger(), WorkerId(7));
+        for target in [Target::Emergency, Target::Abuse] {
+            region.workers().note(worker);
+            ledger.take(worker, target);
+            ledger.reached(worker, target);
+            ledger.count(worker, target, 1, 2);
+            for _ in 0..2 {
+                region.reclaim(worker);
+                assert_eq!(ledger.totals(target), Totals { live: 0, connections: 1, up: 1, down: 2 });
+            }
+        }
+        assert_eq!(region.workers().rows(), 7, "its row need not be looked at any more");
+    }
+
+    #[test]
+    fn rows_beyond_the_count_count_until_they_are_reclaimed() {
+        let region = region();
+        region.workers().set_count(4);
+        region.ledger().take(WorkerId(3), Target::Abuse);
+        region.workers().set_count(1);
+        assert_eq!(region.ledger().load(Target::Abuse), 1);
+        region.reclaim(WorkerId(3));
+        assert_eq!(region.ledger().load(Target::Abuse), 0);
+    }
+
+    #[test]
+    fn a_worker_that_cannot_be_counts_nothing() {
+        let region = region();
+        for worker in [MAX_WORKERS, u32::MAX].map(WorkerId) {
+            assert!(!region.ledger().take(worker, TARGET), "not even in the retired row");
+            region.ledger().count(worker, TARGET, 1, 1);
+            region.reclaim(worker);
+        }
+        assert_eq!(region.ledger().totals(TARGET), Totals::default());
+        assert!(!region.ledger().take(WorkerId(0), Target::Server(ServerId(u32::MAX))));
+    }
+}

@@ -1,0 +1,465 @@
+//! The connection table: one slot a connection. Claimed and released without a lock.
+//!
+//! A slot's owner word alone says whether it is in use and by whom: it goes from 0 to a worker by compare-and-swap,
+//! and back by that worker, or by the master once the worker is dead. So a worker may die anywhere in here.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{
+    AtomicI32, AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release, SeqCst},
+    fence,
+};
+
+use crate::model::ids::{ClientId, ConnId, MAX_WORKERS, Target, WorkerId};
+use crate::model::time::Moment;
+use crate::shared::region::{CONNECTIONS, Region};
+
+/// What the owner writes into its slot, and reports read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// The client's slot in the client table; another client may have that by now.
+    pub client: Option<ClientId>,
+    /// Where it is connected to.
+    pub server: Option<Target>,
+    /// The classic's bit set: 1 connecting, 2 connected, +4 end of stream from the server, +8 from the client.
+    pub state: u32,
+    /// The client's descriptor in the owner; -1 for none.
+    pub down_fd: i32,
+    /// The server's descriptor in the owner; -1 for none.
+    pub up_fd: i32,
+    /// Bytes from the client to the server so far.
+    pub up: u64,
+    /// Bytes from the server to the client so far.
+    pub down: u64,
+    /// Bytes waiting to go to the server.
+    pub pending_up: u32,
+    /// Bytes waiting to go to the client.
+    pub pending_down: u32,
+    /// When the slot was claimed.
+    pub started: Moment,
+}
+
+/// One connection, one cache line.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub(super) struct ConnSlot {
+    /// 0 free, else the worker's number + 1.
+    owner: AtomicU32,
+    /// How often it was claimed.
+    uses: AtomicU32,
+    /// Number + 1, row + 1; 0 = none.
+    client: AtomicU32,
+    server: AtomicU32,
+    state: AtomicU32,
+    /// Number + 1; 0 = none.
+    down_fd: AtomicI32,
+    up_fd: AtomicI32,
+    pending_up: AtomicU32,
+    pending_down: AtomicU32,
+    _reserved: AtomicU32,
+    up: AtomicU64,
+    down: AtomicU64,
+    started: AtomicU64,
+}
+const _: () = assert!(size_of::<ConnSlot>() == 64);
+
+/// The connection table's part of the header.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub(super) struct Gate {
+    /// Workers that wait for a slot, a bit each.
+    waiting: [AtomicU64; MAX_WORKERS as usize / 64],
+    /// Slots from here on have never been used.
+    frontier: AtomicU32,
+}
+const _: () = assert!(size_of::<Gate>() == 64);
+
+/// Hands out slots to one worker in O(1) as long as there is room: remembers those it gave back last. When those and
+/// the never used ones have run out it searches, at most once around.
+#[derive(Debug, Default)]
+pub struct SlotFinder {
+    recent: Vec<u32>,
+    cursor: u32,
+}
+
+impl SlotFinder {
+    /// How many slots it remembers.
+    const MOST: usize = 1024;
+}
+
+/// Access to the connection table.
+#[derive(Debug, Clone, Copy)]
+pub struct Slots<'a> {
+    region: &'a Region,
+}
+
+impl<'a> Slots<'a> {
+    pub(super) fn new(region: &'a Region) -> Self {
+        Slots { region }
+    }
+
+    fn gate(&self) -> &'a Gate {
+        &self.region.header().gate
+    }
+
+    fn slot(&self, number: u32) -> Option<&'a ConnSlot> {
+        self.region.row(&CONNECTIONS, number as usize)
+    }
+
+    /// Slots in all: `-x`.
+    pub fn capacity(&self) -> u32 {
+        self.region.geometry().connections
+    }
+
+    /// Slots in use: a sum over the workers.
+    pub fn used(&self) -> u32 {
+        self.region.workers().slots()
+    }
+
+    /// Takes a free slot for `worker`. None: all are in use. The lowest that was never used, if any is left and the
+    /// worker has not given one back lately.
+    pub fn claim(&self, finder: &mut SlotFinder, worker: WorkerId, now: Moment) -> Option<ConnId> {
+        if worker.0 >= MAX_WORKERS {
+            return None;
+        }
+        let capacity = self.capacity();
+        while let Some(number) = finder.recent.pop() {
+            if number < capacity && self.try_claim(number, worker, now) {
+                return Some(ConnId(number));
+            }
+        }
+        let frontier = &self.gate().frontier;
+        let unused = |at: u32| (at < capacity).then(|| at + 1);
+        while let Ok(number) = frontier.fetch_update(Relaxed, Relaxed, unused) {
+            if self.try_claim(number, worker, now) {
+                return Some(ConnId(number));
+            }
+        }
+        // Without this a full table would be searched whole by every worker that looks for room.
+        if self.used() >= capacity {
+            return None;
+        }
+        for _ in 0..capacity {
+            let number = if finder.cursor < capacity { finder.cursor } else { 0 };
+            finder.cursor = number + 1;
+            if self.try_claim(number, worker, now) {
+                return Some(ConnId(number));
+            }
+        }
+        None
+    }
+
+    fn try_claim(&self, number: u32, worker: WorkerId, now: Moment) -> bool {
+        let Some(slot) = self.slot(number) else {
+            return false;
+        };
+        // A look first: most slots of a search are taken, and a failed swap takes the line from its owner.
+        if slot.owner.load(Relaxed) != 0
+            || slot.owner.compare_exchange(0, worker.0 + 1, Acquire, Relaxed).is_err()
+        {
+            return false;
+        }
+        slot.uses.store(slot.uses.load(Relaxed).wrapping_add(1), Relaxed);
+        slot.started.store(now.0, Relaxed);
+        let workers = self.region.workers();
+        workers.note(worker);
+        workers.slot_taken(worker, true);
+        true
+    }
+
+    /// Gives it back. Only its owner does; ask [`Slots::awaited`] after it.
+    pub fn release(&self, finder: &mut SlotFinder, conn: ConnId) {
+        let Some(slot) = self.slot(conn.0) else {
+            return;
+        };
+        let Some(owner) = slot.owner() else {
+            return;
+        };
+        slot.blank();
+        slot.owner.store(0, Release);
+        self.region.workers().slot_taken(owner, false);
+        if finder.recent.len() < SlotFinder::MOST {
+            finder.recent.push(conn.0);
+        }
+        // Whoever waits says so before it looks once more: one of both sees the other.
+        fence(SeqCst);
+    }
+
+    /// Owner only: who is connected to what, with which descriptors.
+    pub fn describe(
+        &self,
+        conn: ConnId,
+        client: Option<ClientId>,
+        server: Option<Target>,
+        state: u32,
+        down_fd: i32,
+        up_fd: i32,
+    ) {
+        if let Some(slot) = self.slot(conn.0) {
+            slot.client.store(client.map_or(0, |client| client.0.saturating_add(1)), Relaxed);
+            slot.server.store(server.map_or(0, |server| server.row() as u32 + 1), Relaxed);
+            slot.state.store(state, Relaxed);
+            slot.down_fd.store(down_fd.max(-1).saturating_add(1), Relaxed);
+            slot.up_fd.store(up_fd.max(-1).saturating_add(1), Relaxed);
+        }
+    }
+
+    /// Owner only: the state bits changed.
+    pub fn set_state(&self, conn: ConnId, state: u32) {
+        if let Some(slot) = self.slot(conn.0) {
+            slot.state.store(state, Relaxed);
+        }
+    }
+
+    /// Owner only: totals so far.
+    pub fn progress(&self, conn: ConnId, up: u64, down: u64, pending_up: u32, pending_down: u32) {
+        if let Some(slot) = self.slot(conn.0) {
+            slot.up.store(up, Relaxed);
+            slot.down.store(down, Relaxed);
+            slot.pending_up.store(pending_up, Relaxed);
+            slot.pending_down.store(pending_down, Relaxed);
+        }
+    }
+
+    /// A slot in use, with its owner. All of it belongs to one connection, though not to one instant.
+    pub fn entry(&self, conn: ConnId) -> Option<(WorkerId, Entry)> {
+        if conn.0 >= self.frontier() {
+            return None;
+        }
+        let slot = self.slot(conn.0)?;
+        for _ in 0..16 {
+            let owner = slot.owner.load(Acquire);
+            let uses = slot.uses.load(Acquire);
+            let worker = slot.owner()?;
+            let entry = slot.entry();
+            fence(Acquire);
+            if slot.owner.load(Relaxed) == owner && slot.uses.load(Relaxed) == uses {
+                return Some((worker, entry));
+            }
+        }
+        None
+    }
+
+    /// Somebody waits for a slot (or for a pending connect to end): said before looking once more.
+    pub fn wait(&self, worker: WorkerId, waiting: bool) {
+        let Some(word) = self.gate().waiting.get(worker.0 as usize / 64) else {
+            return;
+        };
+        let bit = 1 << (worker.0 % 64);
+        if waiting {
+            word.fetch_or(bit, Relaxed);
+            fence(SeqCst);
+        } else {
+            word.fetch_and(!bit, Relaxed);
+        }
+    }
+
+    /// Does anybody wait? Loads from one cache line that seldom changes. True for every worker that said so before
+    /// it looked in vain for what the caller has released since.
+    pub fn awaited(&self) -> bool {
+        self.gate().waiting.iter().any(|word| word.load(Relaxed) != 0)
+    }
+
+    fn frontier(&self) -> u32 {
+        self.gate().frontier.load(Relaxed).min(self.capacity())
+    }
+
+    /// The worker is dead: frees its slots. Returns how many they were.
+    pub(super) fn sweep(&self, worker: WorkerId) -> u32 {
+        self.wait(worker, false);
+        let mut freed = 0;
+        for slot in (0..self.frontier()).filter_map(|number| self.slot(number)) {
+            if slot.owner() == Some(worker) {
+                slot.blank();
+                slot.owner.store(0, Release);
+                freed += 1;
+            }
+        }
+        fence(SeqCst);
+        freed
+    }
+}
+
+impl ConnSlot {
+    fn owner(&self) -> Option<WorkerId> {
+        self.owner.load(Relaxed).checked_sub(1).map(WorkerId)
+    }
+
+    /// As a free slot is, so that a claimed one says nothing of its last owner's connection.
+    fn blank(&self) {
+        for field in [&self.client, &self.server, &self.state, &self.pending_up, &self.pending_down] {
+            field.store(0, Relaxed);
+        }
+        for field in [&self.down_fd, &self.up_fd] {
+            field.store(0, Relaxed);
+        }
+        for field in [&self.up, &self.down, &self.started] {
+            field.store(0, Relaxed);
+        }
+    }
+
+    fn entry(&self) -> Entry {
+        let server = self.server.load(Relaxed).checked_sub(1);
+        Entry {
+            client: self.client.load(Relaxed).checked_sub(1).map(ClientId),
+            server: server.and_then(|row| Target::from_row(row as usize)),
+            state: self.state.load(Relaxed),
+            down_fd: self.down_fd.load(Relaxed).saturating_sub(1),
+            up_fd: self.up_fd.load(Relaxed).saturating_sub(1),
+            up: self.up.load(Relaxed),
+            down: self.down.load(Relaxed),
+            pending_up: self.pending_up.load(Relaxed),
+            pending_down: self.pending_down.load(Relaxed),
+            started: Moment(self.started.load(Relaxed)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::ServerId;
+    use crate::shared::region::Geometry;
+
+    fn region(connections: u32) -> Region {
+        Region::create(Geometry { clients: 16, connections }).unwrap()
+    }
+
+    const ONE: WorkerId = WorkerId(1);
+    const TWO: WorkerId = WorkerId(2);
+
+    #[test]
+    fn slots_are_given_out_from_0_and_no_more_than_there_are() {
+        let region = region(3);
+        let slots = region.slots();
+        let (mut one, mut two) = (SlotFinder::default(), SlotFinder::default());
+        assert_eq!(slots.claim(&mut one, ONE, Moment(1)), Some(ConnId(0)));
+        assert_eq!(slots.claim(&mut two, TWO, Moment(1)), Some(ConnId(1)));
+        assert_eq!(slots.claim(&mut one, ONE, Moment(1)), Some(ConnId(2)));
+        assert_eq!(slots.claim(&mut one, ONE, Moment(1)), None);
+        assert_eq!(slots.claim(&mut two, TWO, Moment(1)), None);
+        assert_eq!(slots.used(), 3);
+        slots.release(&mut one, ConnId(0));
+        slots.release(&mut one, ConnId(0));
+        assert_eq!(slots.used(), 2, "a second release of a free slot is nothing");
+        assert_eq!(slots.claim(&mut two, TWO, Moment(1)), Some(ConnId(0)), "found by the other's search");
+        assert_eq!(slots.claim(&mut one, ONE, Moment(1)), None, "though it remembers that one");
+    }
+
+    #[test]
+    fn growth_makes_room_at_once() {
+        let region = region(1);
+        let mut finder = SlotFinder::default();
+        assert!(region.slots().claim(&mut finder, ONE, Moment(1)).is_some());
+        assert_eq!(region.slots().claim(&mut finder, ONE, Moment(1)), None);
+        region.grow(Geometry { clients: 1, connections: 2 }).unwrap();
+        assert_eq!(region.slots().claim(&mut finder, ONE, Moment(1)), Some(ConnId(1)));
+    }
+
+    #[test]
+    fn an_entry_shows_what_its_owner_wrote_and_nothing_of_the_one_before() {
+        let region = region(4);
+        let slots = region.slots();
+        let mut finder = SlotFinder::default();
+        let conn = slots.claim(&mut finder, TWO, Moment(77)).unwrap();
+        let blank = Entry {
+            client: None,
+            server: None,
+            state: 0,
+            down_fd: -1,
+            up_fd: -1,
+            up: 0,
+            down: 0,
+            pending_up: 0,
+            pending_down: 0,
+            started: Moment(77),
+        };
+        assert_eq!(slots.entry(conn), Some((TWO, blank)));
+        slots.describe(conn, Some(ClientId(0)), Some(Target::Abuse), 1, 5, -1);
+        slots.set_state(conn, 2);
+        slots.progress(conn, 1, 2, 3, 4);
+        let entry = Entry {
+            client: Some(ClientId(0)),
+            server: Some(Target::Abuse),
+            state: 2,
+            down_fd: 5,
+            up: 1,
+            down: 2,
+            pending_up: 3,
+            pending_down: 4,
+            ..blank
+        };
+        assert_eq!(slots.entry(conn), Some((TWO, entry)));
+        slots.describe(conn, None, Some(Target::Server(ServerId(0))), 2, 5, 0);
+        assert_eq!(slots.entry(conn).unwrap().1.up_fd, 0);
+        slots.release(&mut finder, conn);
+        assert_eq!(slots.entry(conn), None);
+        assert_eq!(slots.claim(&mut finder, TWO, Moment(77)), Some(conn));
+        assert_eq!(slots.entry(conn), Some((TWO, blank)));
+        assert_eq!(slots.entry(ConnId(u32::MAX)), None);
+    }
+
+    #[test]
+    fn a_dead_workers_slots_are_freed_once() {
+        let region = region(4);
+        let slots = region.slots();
+        let mut finder = SlotFinder::default();
+        for worker in [ONE, TWO, ONE] {
+            slots.claim(&mut finder, worker, Moment(1)).unwrap();
+        }
+        slots.wait(ONE, true);
+        assert!(slots.awaited());
+        assert_eq!(region.reclaim(ONE), 2);
+        assert_eq!(region.reclaim(ONE), 0);
+        assert!(!slots.awaited());
+        assert_eq!(slots.used(), 1);
+        assert_eq!(slots.entry(ConnId(1)).map(|(owner, _)| owner), Some(TWO));
+        for _ in 0..3 {
+            assert!(slots.claim(&mut finder, TWO, Moment(1)).is_some());
+        }
+        assert_eq!(slots.claim(&mut finder, TWO, Moment(1)), None);
+    }
+
+    #[test]
+    fn everybody_who_waits_is_awaited() {
+        let region = region(1);
+        let slots = region.slots();
+        for worker in [0, 63, 64, 255].map(WorkerId) {
+            assert!(!slots.awaited());
+            slots.wait(worker, true);
+            slots.wait(worker, true);
+            assert!(slots.awaited(), "{worker}");
+            slots.wait(worker, false);
+        }
+        assert!(!slots.awaited());
+        slots.wait(WorkerId(u32::MAX), true);
+        assert!(!slots.awaited(), "no such worker");
+    }
+
+    #[test]
+    fn threads_never_share_a_slot() {
+        let region = region(50);
+        let taken: Vec<AtomicU32> = (0..50).map(|_| AtomicU32::new(0)).collect();
+        std::thread::scope(|scope| {
+            for worker in (0..4).map(WorkerId) {
+                let (region, taken) = (&region, &taken);
+                scope.spawn(move || {
+                    let mut finder = SlotFinder::default();
+                    for round in 0..2000 {
+                        let mine: Vec<ConnId> = (0..round % 20)
+                            .map_while(|_| region.slots().claim(&mut finder, worker, Moment(1)))
+                            .collect();
+                        for conn in &mine {
+                            assert_eq!(taken[conn.0 as usize].swap(1, Relaxed), 0, "{conn} was taken");
+                        }
+                        for conn in mine {
+                            taken[conn.0 as usize].store(0, Relaxed);
+                            region.slots().release(&mut finder, conn);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(region.slots().used(), 0);
+    }
+}

@@ -1,0 +1,563 @@
+//! One visit's critical sections: look up the client, choose a server, reserve a place on it.
+//!
+//! ```text
+//! begin ──> reservation ──> established ──> give_back        the server answered
+//!                │  ^
+//!                │  └─ fail (the next server's)              it refused or timed out
+//!                └───────────────────────────> give_back     the client went away meanwhile
+//! ```
+//!
+//! A client's server is recorded when it has answered. Until then it is recorded *unconfirmed*, so that all of the
+//! connections a browser opens at once go to the same server; the one that recorded it takes that back, or moves it
+//! on, if its attempt comes to nothing.
+//! Not here: which server it is to be ([`crate::policy::selection`]), connecting ([`crate::net`]).
+#![forbid(unsafe_code)]
+
+use std::cell::Cell;
+
+use crate::model::address::{ClientAddress, SocketAddress};
+use crate::model::ids::{ServerId, Target, WorkerId};
+use crate::model::time::{Moment, Seconds};
+use crate::policy::acl::Verdicts;
+use crate::policy::blacklist::{self, Record, Standing};
+use crate::policy::selection::{self, Choice, Farm, Rules, ServerView, Trail, Visitor};
+use crate::shared::clients::ClientRef;
+use crate::shared::region::Region;
+use crate::shared::servers::{RawAddress, ServerKey};
+use crate::sys::clock;
+
+/// What applies to every visit under one generation of settings.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// How to choose.
+    pub rules: Rules,
+    /// For how long clients are remembered; 0 = for ever.
+    pub tracking: Seconds,
+    /// For how long a server that failed is left alone.
+    pub blacklist: Seconds,
+    /// Connect timeout: for how long a probe keeps others away.
+    pub timeout: Seconds,
+}
+
+impl Terms {
+    /// A probe whose worker died ends by itself, a little after every other one would have timed out.
+    fn probe_until(&self, now: Moment) -> Moment {
+        now.plus(self.timeout).plus(Seconds(1))
+    }
+}
+
+/// A place on a server, counted in the ledger, to be given back exactly once with [`give_back`] or [`fail`].
+#[derive(Debug)]
+#[must_use]
+pub struct Reservation {
+    /// The server.
+    pub target: Target,
+    /// Where it is.
+    pub address: SocketAddress,
+    /// What [`fail`] needs to find the next one.
+    pub trail: Trail,
+    /// The server row's identity: what is learned of this server must not be held against its successor there.
+    pub(crate) identity: u32,
+    /// The client's remembered server when it came.
+    pub(crate) remembered: Option<ServerId>,
+    client: ClientRef,
+    /// It is the one probe of a server whose blacklist time is up; others stay away until then.
+    probe: Option<Moment>,
+    /// It recorded the server, unconfirmed.
+    provisional: bool,
+    /// [`established`] was called.
+    answered: Cell<bool>,
+}
+
+/// A client that came, and where it goes: none = close it.
+#[derive(Debug)]
+pub struct Visit {
+    /// Its slot in the client table.
+    pub client: ClientRef,
+    /// Its place on a server.
+    pub reservation: Option<Reservation>,
+}
+
+/// A client came: note it in the client table, choose, reserve. One critical section.
+pub fn begin(
+    region: &Region,
+    worker: WorkerId,
+    terms: &Terms,
+    client: ClientAddress,
+    verdicts: Verdicts,
+    now: Moment,
+) -> Visit {
+    let desk = Desk { region, worker, terms, now };
+    region.workers().note(worker);
+    let guard = region.lock(worker);
+    let (record, remembered) = region.clients().visit(&guard, client, terms.tracking, now);
+    let visitor = Visitor { address: client, remembered, verdicts };
+    let before = region.servers().cursor();
+    let mut cursor = before;
+    let choice = selection::choose(&terms.rules, &desk, &visitor, &mut cursor);
+    if cursor != before {
+        region.servers().set_cursor(cursor);
+    }
+    let place = choice.and_then(|choice| desk.take(choice));
+    let provisional = match &place {
+        // With -r every connection goes elsewhere: nothing is gained before a server has answered.
+        Some(place) if remembered.is_none() && !terms.rules.forgetful && !terms.rules.roundrobin => {
+            let key = region.servers().key(place.choice.target, place.identity);
+            if key != ServerKey::NONE {
+                region.clients().remember(&guard, record, key.unconfirmed());
+            }
+            key != ServerKey::NONE
+        }
+        _ => false,
+    };
+    drop(guard);
+    Visit {
+        client: record,
+        reservation: place.map(|place| place.reservation(record, remembered, provisional)),
+    }
+}
+
+/// The reserved server failed (refused, timed out): shun it if `shun`, give its place back, choose the next.
+#[allow(clippy::too_many_arguments)]
+pub fn fail(
+    region: &Region,
+    worker: WorkerId,
+    terms: &Terms,
+    client: (ClientAddress, ClientRef),
+    verdicts: Verdicts,
+    failed: Reservation,
+    shun: bool,
+    now: Moment,
+) -> Option<Reservation> {
+    let (address, record) = client;
+    let remembered = failed.remembered;
+    let desk = Desk { region, worker, terms, now };
+    let visitor = Visitor { address, remembered, verdicts };
+    let wall = clock::wall();
+    let guard = region.lock(worker);
+    if let Some(row) = region.servers().row(failed.target)
+        && row.identity() == failed.identity
+    {
+        if let Some(until) = failed.probe {
+            row.probe_ended(until);
+        }
+        if shun {
+            // `server N blacklist T` may have shunned it for longer.
+            row.shun(row.record().failed.map_or(now, |before| before.max(now)), wall);
+        }
+    }
+    region.ledger().give(worker, failed.target);
+    let place =
+        selection::choose_next(&terms.rules, &desk, &visitor, &failed.trail).and_then(|next| desk.take(next));
+    let provisional = if failed.provisional {
+        let servers = region.servers();
+        let next =
+            place.as_ref().map_or(ServerKey::NONE, |place| servers.key(place.choice.target, place.identity));
+        let moved = if next == ServerKey::NONE { next } else { next.unconfirmed() };
+        let noted = servers.key(failed.target, failed.identity).unconfirmed();
+        region.clients().revise(record, noted, moved);
+        next != ServerKey::NONE
+    } else {
+        false
+    };
+    drop(guard);
+    place.map(|place| place.reservation(record, remembered, provisional))
+}
+
+/// The reserved server answered: forgive its failures, remember it for the client (regular servers only, not with
+/// -N; after the emergency or the abuse server the client is a new one), count the connection. Takes the lock only
+/// if something changes. What `server N blacklist T` has put off beyond `now` is not forgiven.
+pub fn established(
+    region: &Region,
+    worker: WorkerId,
+    terms: &Terms,
+    client: ClientRef,
+    reservation: &Reservation,
+    now: Moment,
+) {
+    if reservation.answered.replace(true) {
+        return;
+    }
+    let target = reservation.target;
+    region.ledger().reached(worker, target);
+    let forgivable = |record: Record| {
+        let Record { failed, probing_until } = record;
+        failed.is_none_or(|failed| failed <= now) && (failed.is_some() || probing_until.is_some())
+    };
+    let row = region.servers().row(target).filter(|row| row.identity() == reservation.identity);
+    let forgive = row.filter(|row| forgivable(row.record()));
+
+    let clients = region.clients();
+    let wanted = region.servers().key(target, reservation.identity);
+    let remember = match clients.server(client).filter(|_| !terms.rules.forgetful) {
+        None => false,
+        Some(noted) if noted == wanted => false,
+        Some(noted) if noted.confirmed() == wanted => {
+            clients.revise(client, noted, wanted);
+            false
+        }
+        Some(_) => true,
+    };
+    if forgive.is_none() && !remember {
+        return;
+    }
+    let guard = region.lock(worker);
+    if let Some(row) = forgive
+        && row.identity() == reservation.identity
+    {
+        row.forgive();
+    }
+    if remember {
+        clients.remember(&guard, client, wanted);
+    }
+}
+
+/// The connection is over, the server's descriptor closed: give the place back. No lock. Also for a connection that
+/// ended before the server had answered, without its fault (the client went away): then a probe is left to the next
+/// visit, and what was recorded for the client meanwhile is taken back.
+pub fn give_back(region: &Region, worker: WorkerId, reservation: Reservation) {
+    region.ledger().give(worker, reservation.target);
+    if reservation.answered.get() {
+        return;
+    }
+    let servers = region.servers();
+    if let Some(until) = reservation.probe
+        && let Some(row) = servers.row(reservation.target)
+    {
+        row.probe_ended(until);
+    }
+    if reservation.provisional {
+        let noted = servers.key(reservation.target, reservation.identity).unconfirmed();
+        region.clients().revise(reservation.client, noted, ServerKey::NONE);
+    }
+}
+
+/// What a choice is made from, by the holder of the lock.
+struct Desk<'a> {
+    region: &'a Region,
+    worker: WorkerId,
+    terms: &'a Terms,
+    now: Moment,
+}
+
+/// A place taken; what else a [`Reservation`] needs is added without the lock.
+struct Place {
+    choice: Choice,
+    address: RawAddress,
+    identity: u32,
+    probe: Option<Moment>,
+}
+
+impl Desk<'_> {
+    /// Takes a place on the chosen target. None only if the choice was not one to make.
+    fn take(&self, choice: Choice) -> Option<Place> {
+        let row = self.region.servers().row(choice.target)?;
+        let address = row.usable_address()?;
+        if !self.region.ledger().take(self.worker, choice.target) {
+            return None;
+        }
+        let standing = blacklist::standing(row.record(), self.terms.blacklist, self.now);
+        let probe = (standing == Standing::Due).then(|| self.terms.probe_until(self.now));
+        if let Some(until) = probe {
+            row.probe(until);
+        }
+        Some(Place { choice, address, identity: row.identity(), probe })
+    }
+}
+
+impl Farm for Desk<'_> {
+    fn servers(&self) -> u32 {
+        self.region.servers().count()
+    }
+
+    fn view(&self, target: Target) -> Option<ServerView> {
+        let listed = match target {
+            Target::Server(server) => server.0 < self.servers(),
+            Target::Emergency | Target::Abuse => true,
+        };
+        let row = self.region.servers().row(target).filter(|_| listed)?;
+        let view = row.view(self.terms.blacklist, self.now);
+        // There is no such thing as an emergency or abuse server that is in the table but not usable.
+        (view.usable || matches!(target, Target::Server(_))).then_some(view)
+    }
+
+    fn load(&self, target: Target) -> u32 {
+        self.region.ledger().load(target)
+    }
+}
+
+impl Place {
+    fn reservation(self, client: ClientRef, remembered: Option<ServerId>, provisional: bool) -> Reservation {
+        Reservation {
+            target: self.choice.target,
+            address: self.address.into(),
+            trail: self.choice.trail,
+            identity: self.identity,
+            remembered,
+            client,
+            probe: self.probe,
+            provisional,
+            answered: Cell::new(false),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::AclId;
+    use crate::model::settings::Settings;
+    use crate::shared::region::Geometry;
+    use crate::shared::servers::Definition;
+
+    const WORKER: WorkerId = WorkerId(0);
+    const OTHER: WorkerId = WorkerId(1);
+    const NOW: Moment = Moment(1_000_000_000);
+
+    fn definition(port: u16) -> Definition {
+        let address = Some(SocketAddress::Inet(([127, 0, 0, 1], port).into()));
+        Definition { address, soft: 0, hard: 0, weight: 0, prio: 0, acl: AclId::default() }
+    }
+
+    fn region(servers: &[Definition]) -> Region {
+        let region = Region::create(Geometry { clients: 100, connections: 100 }).unwrap();
+        region.servers().publish(servers, None, None).unwrap();
+        region.workers().set_count(2);
+        region
+    }
+
+    fn three() -> Region {
+        region(&[definition(80), definition(81), definition(82)])
+    }
+
+    fn terms() -> Terms {
+        terms_for(&Settings::default())
+    }
+
+    fn terms_for(settings: &Settings) -> Terms {
+        Terms {
+            rules: Rules::from(settings),
+            tracking: settings.tracking,
+            blacklist: settings.blacklist,
+            timeout: settings.timeout,
+        }
+    }
+
+    fn address(number: u8) -> ClientAddress {
+        ClientAddress::Inet([10, 0, 0, number].into(), 1000)
+    }
+
+    fn server(number: u32) -> Target {
+        Target::Server(ServerId(number))
+    }
+
+    fn come(region: &Region, terms: &Terms, number: u8, now: Moment) -> Visit {
+        begin(region, WORKER, terms, address(number), Verdicts::ALL, now)
+    }
+
+    fn target(visit: &Visit) -> Option<Target> {
+        visit.reservation.as_ref().map(|reservation| reservation.target)
+    }
+
+    /// A visit that was served.
+    fn served(region: &Region, terms: &Terms, number: u8, now: Moment) -> Target {
+        let visit = come(region, terms, number, now);
+        let reservation = visit.reservation.unwrap();
+        established(region, WORKER, terms, visit.client, &reservation, now);
+        let target = reservation.target;
+        give_back(region, WORKER, reservation);
+        target
+    }
+
+    fn failed(region: &Region, terms: &Terms, number: u8, visit: Visit, now: Moment) -> Visit {
+        let client = (address(number), visit.client);
+        let reservation =
+            fail(region, WORKER, terms, client, Verdicts::ALL, visit.reservation.unwrap(), true, now);
+        Visit { client: visit.client, reservation }
+    }
+
+    #[test]
+    fn round_robin_starts_at_server_1_and_clients_return_to_theirs() {
+        let (region, terms) = (three(), terms());
+        let targets: Vec<Target> = (0..4).map(|number| served(&region, &terms, number, NOW)).collect();
+        assert_eq!(targets, [1, 2, 0, 1].map(server));
+        for (number, target) in (0..4).zip(targets) {
+            assert_eq!(served(&region, &terms, number, NOW), target);
+        }
+        assert_eq!(region.ledger().totals(server(1)).connections, 4);
+        assert_eq!(region.ledger().load(server(1)), 0);
+    }
+
+    #[test]
+    fn a_browsers_first_connections_go_to_one_server() {
+        let (region, terms) = (three(), terms());
+        let visits: Vec<Visit> = (0..6).map(|_| come(&region, &terms, 9, NOW)).collect();
+        assert!(visits.iter().all(|visit| target(visit) == Some(server(1))));
+        assert_eq!(region.ledger().load(server(1)), 6);
+        // The first of them goes away before the server answers; the others' is recorded all the same.
+        let mut visits = visits.into_iter();
+        give_back(&region, WORKER, visits.next().unwrap().reservation.unwrap());
+        let second = visits.next().unwrap();
+        established(&region, WORKER, &terms, second.client, second.reservation.as_ref().unwrap(), NOW);
+        visits.chain([second]).for_each(|visit| give_back(&region, WORKER, visit.reservation.unwrap()));
+        assert_eq!(served(&region, &terms, 9, NOW), server(1));
+        assert_eq!(region.ledger().load(server(1)), 0);
+    }
+
+    #[test]
+    fn a_try_that_came_to_nothing_is_not_remembered() {
+        let (region, terms) = (three(), terms());
+        let visit = come(&region, &terms, 9, NOW);
+        let record = visit.client;
+        assert_eq!(region.clients().view(record.id).unwrap().server, Some(ServerId(1)));
+        give_back(&region, WORKER, visit.reservation.unwrap());
+        assert_eq!(region.clients().view(record.id).unwrap().server, None);
+    }
+
+    #[test]
+    fn what_is_confirmed_survives_the_end_of_the_try_that_recorded_it() {
+        let (region, terms) = (three(), terms());
+        let (first, second) = (come(&region, &terms, 9, NOW), come(&region, &terms, 9, NOW));
+        let confirming = second.reservation.unwrap();
+        established(&region, WORKER, &terms, second.client, &confirming, NOW);
+        give_back(&region, WORKER, first.reservation.unwrap());
+        assert_eq!(region.clients().view(second.client.id).unwrap().server, Some(ServerId(1)));
+        give_back(&region, WORKER, confirming);
+    }
+
+    #[test]
+    fn a_failure_moves_the_client_on_and_spares_all_others() {
+        let (region, terms) = (three(), terms());
+        let visit = failed(&region, &terms, 9, come(&region, &terms, 9, NOW), NOW);
+        assert_eq!(target(&visit), Some(server(2)));
+        assert_eq!(region.clients().view(visit.client.id).unwrap().server, Some(ServerId(2)));
+        assert_eq!(region.ledger().load(server(1)), 0);
+        assert_eq!(region.servers().record(server(1)).failed, Some(NOW));
+        assert!(region.servers().failed_at(server(1)).is_some());
+        let visit = failed(&region, &terms, 9, visit, NOW);
+        let visit = failed(&region, &terms, 9, visit, NOW);
+        assert_eq!(target(&visit), None, "each server once");
+        assert_eq!(region.clients().view(visit.client.id).unwrap().server, None);
+        assert_eq!(target(&come(&region, &terms, 8, NOW)), None, "all are shunned");
+    }
+
+    #[test]
+    fn when_its_time_is_up_one_visit_probes_a_server() {
+        let (region, terms) = (region(&[definition(80)]), terms());
+        failed(&region, &terms, 1, come(&region, &terms, 1, NOW), NOW);
+        let later = NOW.plus(terms.blacklist);
+        let probe = come(&region, &terms, 2, later);
+        assert_eq!(target(&probe), Some(server(0)));
+        assert_eq!(target(&come(&region, &terms, 3, later)), None, "a probe is under way");
+
+        // It goes away without a verdict: the next one probes.
+        give_back(&region, WORKER, probe.reservation.unwrap());
+        let probe = come(&region, &terms, 3, later);
+        assert_eq!(target(&probe), Some(server(0)));
+
+        // Its worker dies: the next one probes when the connect would have timed out.
+        let timed_out = later.plus(terms.timeout).plus(Seconds(2));
+        let second = come(&region, &terms, 4, timed_out);
+        assert_eq!(target(&second), Some(server(0)));
+        // What becomes of the first does not end the second's.
+        give_back(&region, WORKER, probe.reservation.unwrap());
+        assert_eq!(target(&come(&region, &terms, 5, timed_out)), None);
+
+        let reservation = second.reservation.unwrap();
+        established(&region, WORKER, &terms, second.client, &reservation, timed_out);
+        assert_eq!(region.servers().record(server(0)), Record::default());
+        assert_eq!(region.servers().failed_at(server(0)), None);
+        assert_eq!(served(&region, &terms, 5, timed_out), server(0));
+        give_back(&region, WORKER, reservation);
+    }
+
+    #[test]
+    fn an_order_to_shun_is_not_undone_by_a_connection_under_way() {
+        let (region, terms) = (region(&[definition(80)]), terms());
+        let visit = come(&region, &terms, 1, NOW);
+        region.servers().shun_for(server(0), Seconds(3600), terms.blacklist, NOW);
+        let reservation = visit.reservation.unwrap();
+        established(&region, WORKER, &terms, visit.client, &reservation, NOW);
+        assert_eq!(target(&come(&region, &terms, 2, NOW)), None);
+        let again =
+            fail(&region, WORKER, &terms, (address(1), visit.client), Verdicts::ALL, reservation, true, NOW);
+        assert!(again.is_none());
+        assert_eq!(
+            target(&come(&region, &terms, 2, NOW.plus(Seconds(3599)))),
+            None,
+            "nor shortened by a failure"
+        );
+        region.servers().shun_for(server(0), Seconds(0), terms.blacklist, NOW);
+        assert_eq!(served(&region, &terms, 2, NOW), server(0));
+    }
+
+    #[test]
+    fn limits_count_from_the_choice_on_over_all_workers() {
+        let limited = Definition { soft: 2, hard: 3, ..definition(80) };
+        let (region, terms) = (region(&[limited]), terms());
+        let first = come(&region, &terms, 1, NOW);
+        let second = begin(&region, OTHER, &terms, address(2), Verdicts::ALL, NOW);
+        assert_eq!(target(&second), Some(server(0)));
+        assert_eq!(target(&come(&region, &terms, 3, NOW)), None, "the soft limit");
+        let known = come(&region, &terms, 1, NOW);
+        assert_eq!(target(&known), Some(server(0)), "a known client, up to the hard limit");
+        assert_eq!(target(&come(&region, &terms, 2, NOW)), None, "the hard limit");
+        give_back(&region, OTHER, second.reservation.unwrap());
+        give_back(&region, WORKER, known.reservation.unwrap());
+        assert_eq!(target(&come(&region, &terms, 3, NOW)), Some(server(0)));
+        assert_eq!(region.reclaim(WORKER), 0);
+        drop(first);
+        assert_eq!(region.ledger().load(server(0)), 0);
+    }
+
+    #[test]
+    fn the_emergency_servers_clients_are_new_ones_next_time() {
+        let (region, terms) = (three(), terms());
+        assert_eq!(served(&region, &terms, 1, NOW), server(1));
+        for number in 0..3 {
+            region.servers().shun_for(server(number), Seconds(10), terms.blacklist, NOW);
+        }
+        let servers = [definition(80), definition(81), definition(82)];
+        region.servers().publish(&servers, Some(&definition(99)), None).unwrap();
+        assert_eq!(served(&region, &terms, 1, NOW), Target::Emergency);
+        assert_eq!(served(&region, &terms, 1, NOW.plus(Seconds(10))), server(2), "round robin goes on");
+    }
+
+    #[test]
+    fn forgetful_clients_leave_no_server_behind() {
+        let terms = terms_for(&Settings { forgetful: true, ..Settings::default() });
+        let region = three();
+        served(&region, &terms, 1, NOW);
+        let visit = come(&region, &terms, 1, NOW);
+        assert_eq!(region.clients().view(visit.client.id).unwrap().server, None);
+        assert_eq!(region.clients().view(visit.client.id).unwrap().connects, 2);
+    }
+
+    #[test]
+    fn the_failure_of_a_server_that_was_replaced_is_not_held_against_its_successor() {
+        let (region, terms) = (region(&[definition(80)]), terms());
+        let visit = come(&region, &terms, 1, NOW);
+        region.servers().publish(&[definition(81)], None, None).unwrap();
+        failed(&region, &terms, 1, visit, NOW);
+        assert_eq!(region.servers().record(server(0)), Record::default());
+        assert_eq!(region.ledger().load(server(0)), 0);
+        assert_eq!(served(&region, &terms, 1, NOW), server(0));
+    }
+
+    #[test]
+    fn a_client_that_is_denied_is_counted_all_the_same() {
+        let (region, terms) = (region(&[]), terms());
+        let visit = come(&region, &terms, 1, NOW);
+        assert!(visit.reservation.is_none());
+        assert_eq!(region.clients().view(visit.client.id).unwrap().connects, 1);
+    }
+
+    #[test]
+    fn a_unix_socket_is_a_place_like_any_other() {
+        let mut unix = definition(80);
+        unix.address = Some(SocketAddress::Unix("/run/x.sock".into()));
+        let region = region(&[unix.clone()]);
+        let visit = come(&region, &terms(), 1, NOW);
+        assert_eq!(Some(visit.reservation.unwrap().address), unix.address);
+    }
+}

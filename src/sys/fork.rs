@@ -1,0 +1,153 @@
+//! Processes: making them, and learning how they ended.
+#![allow(unsafe_code)]
+
+use std::fmt;
+use std::io;
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid};
+
+/// Which of the two this is, after [`fork`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forked {
+    /// The process that called; the child has this number.
+    Parent(i32),
+    /// The new one.
+    Child,
+}
+
+/// Makes a copy of this process. Everything that it owns exists twice after this: the child drops what it must not
+/// keep.
+///
+/// # Errors
+///
+/// No memory, or no more processes allowed.
+pub fn fork() -> io::Result<Forked> {
+    // SAFETY: a child of a process with several threads could find a lock (the allocator's, say) held by a thread
+    // that it does not have. No program of this crate starts a thread.
+    let forked = unsafe { nix::unistd::fork() }?;
+    Ok(match forked {
+        ForkResult::Parent { child } => Forked::Parent(child.as_raw()),
+        ForkResult::Child => Forked::Child,
+    })
+}
+
+/// Ends this process, a child, when its parent ends for whatever reason: at once, by SIGKILL.
+///
+/// `parent` is the number that the parent had before it forked.
+///
+/// # Errors
+///
+/// The parent is gone already.
+pub fn end_with_parent(parent: i32) -> io::Result<()> {
+    nix::sys::prctl::set_pdeathsig(Some(Signal::SIGKILL))?;
+    if nix::unistd::getppid().as_raw() != parent {
+        return Err(io::Error::other("the parent process is gone"));
+    }
+    Ok(())
+}
+
+/// This process's number.
+pub fn own_pid() -> i32 {
+    nix::unistd::getpid().as_raw()
+}
+
+/// Ends this process without running anything that its parent registered to run at exit, and without dropping what
+/// it inherited.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: _exit(2) does not return and touches no memory of this process.
+    unsafe { libc::_exit(status) }
+}
+
+/// Makes this process the leader of a session without a terminal, with /dev/null for its standard streams.
+///
+/// # Errors
+///
+/// /dev/null cannot be opened.
+pub fn leave_terminal() -> io::Result<()> {
+    nix::unistd::setsid()?;
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    nix::unistd::dup2_stdin(null.as_fd())?;
+    nix::unistd::dup2_stdout(null.as_fd())?;
+    nix::unistd::dup2_stderr(null.as_fd())?;
+    Ok(())
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// By itself, with this status.
+    Exited(i32),
+    /// By a signal.
+    Killed(Signal),
+    /// By a signal, leaving a core file.
+    Dumped(Signal),
+}
+
+/// What it did, as in "worker 1 ...": `exited with status 3`, `was killed by SIGSEGV (core dumped)`.
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Ending::Exited(status) => write!(f, "exited with status {status}"),
+            Ending::Killed(signal) => write!(f, "was killed by {signal}"),
+            Ending::Dumped(signal) => write!(f, "was killed by {signal} (core dumped)"),
+        }
+    }
+}
+
+/// The next child that has ended and was not waited for yet, if there is one. Does not wait.
+pub fn reap() -> Option<(i32, Ending)> {
+    wait_for(None, Some(WaitPidFlag::WNOHANG))
+}
+
+/// Waits until this child ends. None: there is no such child.
+pub fn wait(child: i32) -> Option<Ending> {
+    wait_for(Some(Pid::from_raw(child)), None).map(|(_, ending)| ending)
+}
+
+fn wait_for(child: Option<Pid>, flags: Option<WaitPidFlag>) -> Option<(i32, Ending)> {
+    loop {
+        return match waitpid(child, flags) {
+            Ok(WaitStatus::Exited(pid, status)) => Some((pid.as_raw(), Ending::Exited(status))),
+            Ok(WaitStatus::Signaled(pid, signal, false)) => Some((pid.as_raw(), Ending::Killed(signal))),
+            Ok(WaitStatus::Signaled(pid, signal, true)) => Some((pid.as_raw(), Ending::Dumped(signal))),
+            Ok(WaitStatus::StillAlive) => None,
+            Ok(_) | Err(Errno::EINTR) => continue,
+            Err(_) => None,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Real forks are tested with the real binary: this test program has threads.
+
+    #[test]
+    fn endings_read_as_sentences() {
+        assert_eq!(Ending::Exited(71).to_string(), "exited with status 71");
+        assert_eq!(Ending::Killed(Signal::SIGKILL).to_string(), "was killed by SIGKILL");
+        assert_eq!(Ending::Dumped(Signal::SIGSEGV).to_string(), "was killed by SIGSEGV (core dumped)");
+    }
+
+    #[test]
+    fn a_child_is_waited_for_by_number() {
+        #[expect(clippy::zombie_processes, reason = "waiting is what is tested")]
+        let child = std::process::Command::new("sh").args(["-c", "exit 3"]).spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        assert_eq!(wait(pid), Some(Ending::Exited(3)));
+        assert_eq!(wait(pid), None);
+    }
+
+    #[test]
+    fn a_process_whose_parent_is_not_the_expected_one_is_told() {
+        // Not in this process: the parent-death signal would stay set. 1 is nobody's real parent here.
+        let before = nix::sys::prctl::get_pdeathsig().unwrap();
+        assert!(end_with_parent(i32::MAX).is_err());
+        nix::sys::prctl::set_pdeathsig(before).unwrap();
+    }
+}

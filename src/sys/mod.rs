@@ -1,0 +1,17 @@
+//! The kernel, made safe. The only home of nix, libc, signal-hook and memmap2, and (with `shared/region.rs`) of
+//! `unsafe`.
+
+pub mod clock;
+pub mod fork;
+pub mod lockfile;
+pub mod logfile;
+pub mod memory;
+pub mod message;
+pub mod mutex;
+pub mod poller;
+pub mod privileges;
+pub mod reason;
+pub mod resolve;
+pub mod signal;
+pub mod socket;
+pub mod wait;

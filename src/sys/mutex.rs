@@ -1,0 +1,182 @@
+//! A mutex that processes share and that survives the death of its holder: pthread's, robust.
+//!
+//! Who takes it after a holder has died gets [`Previous::Died`], repairs what it guards, and then says so with
+//! [`RobustMutex::mark_consistent`]. Dying before that is no harm either: the next one is told the same.
+#![allow(unsafe_code)]
+
+use std::cell::UnsafeCell;
+use std::io;
+use std::mem::MaybeUninit;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How the previous holder left the mutex.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Previous {
+    /// It unlocked.
+    Unlocked,
+    /// It died while it held the mutex.
+    Died,
+}
+
+/// The mutex itself; it must lie in memory that is shared across fork and never moves.
+#[repr(C)]
+pub struct RobustMutex {
+    inner: UnsafeCell<libc::pthread_mutex_t>,
+}
+
+// SAFETY: pthread mutexes are made for being used from several threads through one address; nothing else touches
+// `inner`.
+unsafe impl Sync for RobustMutex {}
+
+impl std::fmt::Debug for RobustMutex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RobustMutex")
+    }
+}
+
+impl RobustMutex {
+    /// Makes it ready for use, unlocked: robust, shared between processes, error-checking.
+    ///
+    /// # Safety
+    /// Nobody uses the mutex yet, and it stays where it is until its memory is unmapped by all.
+    ///
+    /// # Errors
+    /// When the C library has no such mutexes.
+    pub unsafe fn init(&self) -> io::Result<()> {
+        let mut attributes = MaybeUninit::<libc::pthread_mutexattr_t>::uninit();
+        // SAFETY: the pointer is to storage for an attribute object, which this call initialises.
+        check(unsafe { libc::pthread_mutexattr_init(attributes.as_mut_ptr()) })?;
+        let attributes = attributes.as_mut_ptr();
+        // SAFETY: initialised above, as for the following three.
+        check(unsafe { libc::pthread_mutexattr_setpshared(attributes, libc::PTHREAD_PROCESS_SHARED) })?;
+        // SAFETY: as above.
+        check(unsafe { libc::pthread_mutexattr_setrobust(attributes, libc::PTHREAD_MUTEX_ROBUST) })?;
+        // SAFETY: as above. Error-checking, so that unlocking what one does not hold is an error, not undefined.
+        check(unsafe { libc::pthread_mutexattr_settype(attributes, libc::PTHREAD_MUTEX_ERRORCHECK) })?;
+        // SAFETY: the caller promises that nobody uses the mutex yet; the attributes are initialised.
+        let made = unsafe { libc::pthread_mutex_init(self.inner.get(), attributes) };
+        // SAFETY: initialised above, and not used after this.
+        check(unsafe { libc::pthread_mutexattr_destroy(attributes) })?;
+        check(made)
+    }
+
+    /// Takes the mutex, however long that takes.
+    ///
+    /// # Errors
+    /// None as long as nobody writes over the mutex: `ENOTRECOVERABLE` would mean that somebody unlocked it after
+    /// [`Previous::Died`] without [`RobustMutex::mark_consistent`], `EDEADLK` that the caller holds it already.
+    #[inline]
+    pub fn lock(&self) -> io::Result<Previous> {
+        // SAFETY: `init` came first (its caller hands out no reference before); the memory stays mapped while
+        // `self` is borrowed.
+        taken(unsafe { libc::pthread_mutex_lock(self.inner.get()) })
+    }
+
+    /// Takes the mutex if that is possible within `wait`. None: it was not.
+    ///
+    /// # Errors
+    /// As for [`RobustMutex::lock`].
+    pub fn lock_within(&self, wait: Duration) -> io::Result<Option<Previous>> {
+        // pthread_mutex_timedlock wants a wall time. A clock set back meanwhile makes the wait longer.
+        let until = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + wait;
+        let until = libc::timespec {
+            tv_sec: until.as_secs() as libc::time_t,
+            tv_nsec: until.subsec_nanos() as libc::c_long,
+        };
+        // SAFETY: as for `lock`; `until` lives across the call.
+        match unsafe { libc::pthread_mutex_timedlock(self.inner.get(), &until) } {
+            libc::ETIMEDOUT => Ok(None),
+            result => taken(result).map(Some),
+        }
+    }
+
+    /// After [`Previous::Died`]: what the mutex guards is in order again.
+    ///
+    /// # Errors
+    /// When the caller does not hold it, or its previous holder had not died.
+    pub fn mark_consistent(&self) -> io::Result<()> {
+        // SAFETY: as for `lock`.
+        check(unsafe { libc::pthread_mutex_consistent(self.inner.get()) })
+    }
+
+    /// Lets go.
+    ///
+    /// # Errors
+    /// When the caller does not hold it.
+    #[inline]
+    pub fn unlock(&self) -> io::Result<()> {
+        // SAFETY: as for `lock`; an error-checking mutex refuses everybody but its holder.
+        check(unsafe { libc::pthread_mutex_unlock(self.inner.get()) })
+    }
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    match result {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+#[inline]
+fn taken(result: libc::c_int) -> io::Result<Previous> {
+    match result {
+        0 => Ok(Previous::Unlocked),
+        libc::EOWNERDEAD => Ok(Previous::Died),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A mutex on the heap, never freed; robustness counts the death of a thread as it does that of a process.
+    fn mutex() -> &'static RobustMutex {
+        // SAFETY: all zero bytes are a valid mutex, statically initialised.
+        let inner = UnsafeCell::new(unsafe { std::mem::zeroed() });
+        let mutex: &'static RobustMutex = Box::leak(Box::new(RobustMutex { inner }));
+        // SAFETY: nobody else knows it, and a leaked box stays.
+        unsafe { mutex.init() }.unwrap();
+        mutex
+    }
+
+    #[test]
+    fn locks_and_unlocks() {
+        let mutex = mutex();
+        assert_eq!(mutex.lock().unwrap(), Previous::Unlocked);
+        assert_eq!(mutex.lock().unwrap_err().raw_os_error(), Some(libc::EDEADLK));
+        mutex.unlock().unwrap();
+        assert!(mutex.unlock().is_err(), "not held any more");
+    }
+
+    #[test]
+    fn the_death_of_the_holder_is_reported_once_repaired() {
+        let mutex = mutex();
+        std::thread::spawn(|| mutex.lock().unwrap()).join().unwrap();
+        assert_eq!(mutex.lock().unwrap(), Previous::Died);
+        mutex.mark_consistent().unwrap();
+        mutex.unlock().unwrap();
+        assert_eq!(mutex.lock().unwrap(), Previous::Unlocked);
+        mutex.unlock().unwrap();
+    }
+
+    #[test]
+    fn death_during_repair_is_reported_to_the_next() {
+        let mutex = mutex();
+        for _ in 0..3 {
+            std::thread::spawn(|| mutex.lock().unwrap()).join().unwrap();
+        }
+        assert_eq!(mutex.lock_within(Duration::ZERO).unwrap(), Some(Previous::Died));
+        mutex.mark_consistent().unwrap();
+        mutex.unlock().unwrap();
+    }
+
+    #[test]
+    fn a_bounded_wait_ends() {
+        let mutex = mutex();
+        mutex.lock().unwrap();
+        let other = std::thread::spawn(|| mutex.lock_within(Duration::from_millis(10)).unwrap());
+        assert_eq!(other.join().unwrap(), None);
+        mutex.unlock().unwrap();
+    }
+}

@@ -1,0 +1,141 @@
+//! epoll(7): who is ready.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+/// What a descriptor is ready for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Readiness(EpollFlags);
+
+impl Readiness {
+    /// There is something to read: bytes, the end of the stream, or an error.
+    pub fn readable(self) -> bool {
+        self.0.intersects(
+            EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP,
+        )
+    }
+
+    /// Writing would get somewhere, if only to an error.
+    pub fn writable(self) -> bool {
+        self.0.intersects(EpollFlags::EPOLLOUT | EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP)
+    }
+
+    /// The peer has ended its direction, so the end of the stream comes after what is there to read.
+    pub fn ending(self) -> bool {
+        self.0.intersects(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP)
+    }
+
+    /// It was reset, or failed otherwise.
+    pub fn failed(self) -> bool {
+        self.0.intersects(EpollFlags::EPOLLERR)
+    }
+
+    /// The connection is gone in both directions: refused, reset, or ended by both.
+    pub fn broken(self) -> bool {
+        self.0.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP)
+    }
+}
+
+/// Room for what one wait reports.
+#[derive(Debug)]
+pub struct Events {
+    room: Vec<EpollEvent>,
+    filled: usize,
+}
+
+impl Events {
+    /// Room for `most` events a wait.
+    pub fn with_capacity(most: usize) -> Self {
+        Events { room: vec![EpollEvent::empty(); most], filled: 0 }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.filled
+    }
+
+    /// Did the wait end without any?
+    pub fn is_empty(&self) -> bool {
+        self.filled == 0
+    }
+
+    /// One of them: the token it was added with, and what it is ready for.
+    ///
+    /// # Panics
+    /// If `index` is not below [`Events::len`].
+    pub fn get(&self, index: usize) -> (u64, Readiness) {
+        let event = self.room[..self.filled][index];
+        (event.data(), Readiness(event.events()))
+    }
+}
+
+/// A set of descriptors that are waited for together. A closed descriptor leaves it by itself.
+#[derive(Debug)]
+pub struct Poller(Epoll);
+
+impl Poller {
+    /// An empty set.
+    ///
+    /// # Errors
+    /// No descriptor, no memory.
+    pub fn new() -> io::Result<Self> {
+        Ok(Poller(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?))
+    }
+
+    /// A stream: every change of what it is ready for, in either direction, is reported once.
+    ///
+    /// # Errors
+    /// epoll_ctl(2)'s.
+    pub fn add_stream(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
+        Ok(self.0.add(fd, EpollEvent::new(flags, token))?)
+    }
+
+    /// A listening socket that several processes wait for: as few of them as possible are woken for a client.
+    ///
+    /// # Errors
+    /// epoll_ctl(2)'s.
+    pub fn add_listener(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
+        Ok(self.0.add(fd, EpollEvent::new(flags, token))?)
+    }
+
+    /// Something to read from, reported as long as it has anything.
+    ///
+    /// # Errors
+    /// epoll_ctl(2)'s.
+    pub fn add_source(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        Ok(self.0.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))?)
+    }
+
+    /// Something that nobody reads, reported once for each time that it is written to.
+    ///
+    /// # Errors
+    /// epoll_ctl(2)'s.
+    pub fn add_bell(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        Ok(self.0.add(fd, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, token))?)
+    }
+
+    /// Takes a descriptor out while it stays open. No error is possible that matters: it is out then.
+    pub fn remove(&self, fd: BorrowedFd<'_>) {
+        let _ = self.0.delete(fd);
+    }
+
+    /// Waits until something is ready, `longest` is over, or a signal came; the last two leave `events` empty.
+    ///
+    /// # Errors
+    /// epoll_wait(2)'s, which would be a defect of ours.
+    pub fn wait(&self, events: &mut Events, longest: Duration) -> io::Result<()> {
+        // Rounded up: a wait that ends before the deadline it was for would only be repeated.
+        let millis = u16::try_from(longest.as_micros().div_ceil(1000)).unwrap_or(u16::MAX);
+        events.filled = match self.0.wait(&mut events.room, EpollTimeout::from(millis)) {
+            Ok(filled) => filled,
+            Err(nix::Error::EINTR) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(())
+    }
+}

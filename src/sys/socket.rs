@@ -1,0 +1,343 @@
+//! Stream sockets: every call that pen makes on one, non-blocking and close-on-exec from birth.
+//!
+//! Errors are the kernel's, as [`io::Error`]; `WouldBlock` means "not now" everywhere. Nothing here decides anything.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl};
+use nix::sys::socket::{
+    self as ns, AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, SockaddrIn, SockaddrIn6,
+    UnixAddr, setsockopt, sockopt,
+};
+
+use crate::model::address::{ClientAddress, SocketAddress};
+
+/// An address in the kernel's form.
+enum KernelAddress {
+    V4(SockaddrIn),
+    V6(SockaddrIn6),
+    Unix(UnixAddr),
+}
+
+impl KernelAddress {
+    fn new(address: &SocketAddress) -> io::Result<Self> {
+        Ok(match address {
+            SocketAddress::Inet(SocketAddr::V4(v4)) => KernelAddress::V4((*v4).into()),
+            SocketAddress::Inet(SocketAddr::V6(v6)) => KernelAddress::V6((*v6).into()),
+            SocketAddress::Unix(path) => KernelAddress::Unix(UnixAddr::new(path.as_path())?),
+        })
+    }
+
+    fn family(&self) -> AddressFamily {
+        match self {
+            KernelAddress::V4(_) => AddressFamily::Inet,
+            KernelAddress::V6(_) => AddressFamily::Inet6,
+            KernelAddress::Unix(_) => AddressFamily::Unix,
+        }
+    }
+
+    fn bind(&self, socket: &OwnedFd) -> nix::Result<()> {
+        match self {
+            KernelAddress::V4(v4) => ns::bind(socket.as_raw_fd(), v4),
+            KernelAddress::V6(v6) => ns::bind(socket.as_raw_fd(), v6),
+            KernelAddress::Unix(unix) => ns::bind(socket.as_raw_fd(), unix),
+        }
+    }
+
+    fn connect(&self, socket: &OwnedFd) -> nix::Result<()> {
+        match self {
+            KernelAddress::V4(v4) => ns::connect(socket.as_raw_fd(), v4),
+            KernelAddress::V6(v6) => ns::connect(socket.as_raw_fd(), v6),
+            KernelAddress::Unix(unix) => ns::connect(socket.as_raw_fd(), unix),
+        }
+    }
+}
+
+/// A listening socket. `[::]` listens for IPv4 too. Accepted sockets inherit keepalive and TCP_NODELAY.
+///
+/// SO_REUSEPORT is not set: a second pen on the same address must fail.
+///
+/// # Errors
+/// The kernel's; `AddrInUse` also for a Unix socket's path that exists, whatever it is.
+pub fn listen(address: &SocketAddress, backlog: u32) -> io::Result<OwnedFd> {
+    let kernel = KernelAddress::new(address)?;
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let socket = ns::socket(kernel.family(), SockType::Stream, flags, None)?;
+    match address {
+        SocketAddress::Inet(inet) => {
+            setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+            setsockopt(&socket, sockopt::KeepAlive, &true)?;
+            setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
+            if let IpAddr::V6(ip) = inet.ip() {
+                setsockopt(&socket, sockopt::Ipv6V6Only, &!ip.is_unspecified())?;
+            }
+        }
+        SocketAddress::Unix(_) => {}
+    }
+    kernel.bind(&socket)?;
+    set_backlog(socket.as_fd(), backlog)?;
+    Ok(socket)
+}
+
+/// How many clients may wait in the queue of a socket that is bound, from now on.
+///
+/// # Errors
+/// listen(2)'s.
+pub fn set_backlog(socket: BorrowedFd<'_>, backlog: u32) -> io::Result<()> {
+    // The kernel caps a backlog at net.core.somaxconn; nix refuses what listen(2) would cap.
+    let backlog =
+        i32::try_from(backlog).ok().and_then(|n| Backlog::new(n).ok()).unwrap_or(Backlog::MAXALLOWABLE);
+    Ok(ns::listen(&socket, backlog)?)
+}
+
+/// Takes a waiting client from a listening socket, with its address: one system call.
+///
+/// # Errors
+/// `WouldBlock` when nobody waits; see accept(2) for those that concern one client only ([`is_clients_fault`])
+/// and those that mean that the system has no room ([`is_exhaustion`]).
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, ClientAddress)> {
+    let mut storage = MaybeUninit::<libc::sockaddr_storage>::zeroed();
+    let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    // SAFETY: storage is writable for the length given, and lives across the call.
+    let fd = unsafe {
+        libc::accept4(
+            listener.as_raw_fd(),
+            storage.as_mut_ptr().cast(),
+            &mut length,
+            libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: accept4 has just made this descriptor, nobody else owns it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: zeroed at first, so initialised whatever part of it the kernel wrote; any bit pattern is valid.
+    let storage = unsafe { storage.assume_init() };
+    Ok((socket, client_address(&storage)))
+}
+
+fn client_address(storage: &libc::sockaddr_storage) -> ClientAddress {
+    let pointer: *const libc::sockaddr_storage = storage;
+    match i32::from(storage.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: sockaddr_storage is as large and as aligned as every socket address, and the family says
+            // that it holds this one.
+            let v4 = unsafe { &*pointer.cast::<libc::sockaddr_in>() };
+            let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
+            SocketAddr::V4(SocketAddrV4::new(ip, u16::from_be(v4.sin_port))).into()
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above.
+            let v6 = unsafe { &*pointer.cast::<libc::sockaddr_in6>() };
+            let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+            SocketAddr::V6(SocketAddrV6::new(ip, u16::from_be(v6.sin6_port), 0, 0)).into()
+        }
+        _ => ClientAddress::Unix,
+    }
+}
+
+/// Does this error of [`accept`] concern only the client that was being accepted?
+pub fn is_clients_fault(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNABORTED
+                | libc::EINTR
+                | libc::EPROTO
+                | libc::ENETDOWN
+                | libc::ENOPROTOOPT
+                | libc::EHOSTDOWN
+                | libc::ENONET
+                | libc::EHOSTUNREACH
+                | libc::ENETUNREACH
+                | libc::EPERM
+                | libc::ETIMEDOUT
+        )
+    )
+}
+
+/// Does this error mean that descriptors or memory ran out?
+pub fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
+/// Does this error of [`connect`] tell of a lack on our side, and nothing about the server?
+pub fn is_our_lack(error: &io::Error) -> bool {
+    is_exhaustion(error) || error.raw_os_error() == Some(libc::EADDRNOTAVAIL)
+}
+
+/// How to connect.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ConnectOptions {
+    /// Local address to connect from.
+    pub source: Option<IpAddr>,
+    /// SO_KEEPALIVE.
+    pub keepalive: bool,
+}
+
+/// A socket on its way to a server.
+#[derive(Debug)]
+pub struct Attempt {
+    /// The socket.
+    pub socket: OwnedFd,
+    /// Connected already (Unix sockets); else it becomes writable when it is, or reports an error.
+    pub established: bool,
+    /// Binding to `source` failed; the connect goes on from whatever address the system chose.
+    pub unbound: Option<io::Error>,
+}
+
+/// Begins to connect.
+///
+/// # Errors
+/// An immediate refusal, or what socket(2) says ([`is_exhaustion`]).
+pub fn connect(to: &SocketAddress, options: ConnectOptions) -> io::Result<Attempt> {
+    let kernel = KernelAddress::new(to)?;
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let socket = ns::socket(kernel.family(), SockType::Stream, flags, None)?;
+    let mut unbound = None;
+    if let SocketAddress::Inet(inet) = to {
+        if options.keepalive {
+            setsockopt(&socket, sockopt::KeepAlive, &true)?;
+        }
+        if let Some(source) = options.source.filter(|source| source.is_ipv4() == inet.is_ipv4()) {
+            // Without this bind(2) would take a port of its own for every connection, and run out of them.
+            let bound = setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)
+                .and_then(|()| {
+                    KernelAddress::new(&SocketAddress::Inet(SocketAddr::new(source, 0)))
+                        .map_err(|_| nix::Error::EINVAL)
+                })
+                .and_then(|local| local.bind(&socket));
+            unbound = bound.err().map(io::Error::from);
+        }
+    }
+    match kernel.connect(&socket) {
+        Ok(()) => Ok(Attempt { socket, established: true, unbound }),
+        Err(nix::Error::EINPROGRESS) => Ok(Attempt { socket, established: false, unbound }),
+        // A Unix server's full backlog says EAGAIN and never becomes writable: no better than a refusal.
+        Err(nix::Error::EAGAIN) => Err(io::Error::from_raw_os_error(libc::ECONNREFUSED)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What went wrong with a socket, if anything did: SO_ERROR, which asking clears.
+pub fn take_error(socket: BorrowedFd<'_>) -> Option<io::Error> {
+    match ns::getsockopt(&socket, sockopt::SocketError) {
+        Ok(0) => None,
+        Ok(code) => Some(io::Error::from_raw_os_error(code)),
+        Err(error) => Some(error.into()),
+    }
+}
+
+/// Reads; 0 is the end of the stream.
+///
+/// # Errors
+/// `WouldBlock` when nothing is there.
+pub fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<usize> {
+    Ok(ns::recv(socket.as_raw_fd(), into, MsgFlags::empty())?)
+}
+
+/// Writes as much as the socket takes, without SIGPIPE.
+///
+/// # Errors
+/// `WouldBlock` when it takes nothing.
+pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    Ok(ns::send(socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)?)
+}
+
+/// Ends our direction: the peer reads end of stream, and can go on sending. An error here means that the
+/// connection is gone, which reading shows better.
+pub fn shutdown_write(socket: BorrowedFd<'_>) {
+    let _ = ns::shutdown(socket.as_raw_fd(), Shutdown::Write);
+}
+
+/// TCP_NODELAY. Of no use, and no harm, on a Unix socket.
+pub fn set_nodelay(socket: BorrowedFd<'_>) {
+    let _ = setsockopt(&socket, sockopt::TcpNoDelay, &true);
+}
+
+/// Makes close(2) send a reset and drop what was not sent.
+pub fn reset_on_close(socket: BorrowedFd<'_>) {
+    let _ = setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
+}
+
+/// A kernel buffer that bytes move through without being copied.
+#[derive(Debug)]
+pub struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+}
+
+impl Pipe {
+    /// Smallest size in bytes with which splicing is better than copying.
+    pub const SMALLEST: usize = 64 * 1024;
+
+    /// A pipe of `size` bytes, or of the system's usual size where a user may not have more.
+    ///
+    /// # Errors
+    /// No descriptors, or the user's share of pipe memory is used up (`Unsupported`): copy instead.
+    pub fn new(size: usize) -> io::Result<Pipe> {
+        let (read, write) = nix::unistd::pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)?;
+        let wanted = i32::try_from(size).unwrap_or(i32::MAX);
+        if fcntl(&write, FcntlArg::F_SETPIPE_SZ(wanted)).is_err() {
+            let granted = fcntl(&write, FcntlArg::F_GETPIPE_SZ)?;
+            if usize::try_from(granted).unwrap_or(0) < Pipe::SMALLEST {
+                return Err(io::ErrorKind::Unsupported.into());
+            }
+        }
+        Ok(Pipe { read, write })
+    }
+
+    /// Moves up to `length` bytes from a socket into the pipe; 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// `WouldBlock` when the socket has nothing (or the pipe is full).
+    pub fn fill(&self, from: BorrowedFd<'_>, length: usize) -> io::Result<usize> {
+        splice(from, self.write.as_fd(), length)
+    }
+
+    /// Moves up to `length` bytes from the pipe to a socket. Never raises SIGPIPE where that is ignored.
+    ///
+    /// # Errors
+    /// `WouldBlock` when the socket takes nothing (or the pipe is empty).
+    pub fn drain(&self, to: BorrowedFd<'_>, length: usize) -> io::Result<usize> {
+        splice(self.read.as_fd(), to, length)
+    }
+}
+
+fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, length: usize) -> io::Result<usize> {
+    let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
+    Ok(nix::fcntl::splice(from, None, to, None, length, flags)?)
+}
+
+/// Does anybody answer on this Unix socket?
+pub fn is_answered(path: &Path) -> bool {
+    std::os::unix::net::UnixStream::connect(path).is_ok()
+}
+
+/// The number that the kernel gives to the next descriptor of this process: how many it has, when they are dense.
+pub fn next_descriptor() -> RawFd {
+    nix::unistd::dup(io::stderr()).map_or(3, |fd| fd.as_raw_fd())
+}
+
+/// The address that a socket is bound to.
+///
+/// # Errors
+/// getsockname(2)'s.
+pub fn local_address(socket: BorrowedFd<'_>) -> io::Result<SocketAddress> {
+    let storage = ns::getsockname::<ns::SockaddrStorage>(socket.as_raw_fd())?;
+    if let Some(v4) = storage.as_sockaddr_in() {
+        return Ok(SocketAddress::Inet(SocketAddr::V4((*v4).into())));
+    }
+    if let Some(v6) = storage.as_sockaddr_in6() {
+        return Ok(SocketAddress::Inet(SocketAddr::V6((*v6).into())));
+    }
+    let path = storage.as_unix_addr().and_then(UnixAddr::path).map(Path::to_path_buf);
+    Ok(SocketAddress::Unix(path.unwrap_or_else(PathBuf::new)))
+}

@@ -1,0 +1,5 @@
+//! One file per program: command lines, and nothing else.
+#![forbid(unsafe_code)]
+
+pub mod options;
+pub mod pen;

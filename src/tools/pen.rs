@@ -1,0 +1,622 @@
+//! The program pen(1): from its command line to [`Launch`] and [`Settings`].
+//!
+//! Options come first, in their order, with the commands of `-O` among them; then the file of `-F`; then the operands,
+//! which take the first servers' places whatever the file says. All that is wrong is collected: a start names it and
+//! ends, `--check` adds what else it finds. Starting is not done here but in [`startup`].
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use crate::model::address::ServerSpec;
+use crate::model::apply::{Action, MAX_DEBUG};
+use crate::model::command::{Command, Notice};
+use crate::model::config::{At, Loader, Reader, Warning};
+use crate::model::ids::{MAX_CLIENTS, MAX_CONNECTIONS, MAX_SERVERS, MAX_WORKERS};
+use crate::model::number::{self, LARGEST};
+use crate::model::settings::{Launch, Settings};
+use crate::model::time::Seconds;
+use crate::process::startup;
+use crate::sys::reason::words;
+use crate::tools::options::{self, Arguments, Effect, Given, Kind, USAGE};
+
+/// Runs pen with the arguments of this process.
+pub fn main() -> ExitCode {
+    let arguments = match options::parse(std::env::args_os().skip(1)) {
+        Ok(arguments) => arguments,
+        Err(error) => return wrong_usage(&[error.to_string()]),
+    };
+    let asked_for = |effect| arguments.options.iter().any(|given| given.option.kind == Kind::Works(effect));
+    if asked_for(Effect::Help) {
+        return answer(&options::help());
+    }
+    if asked_for(Effect::Version) {
+        return answer(concat!("pen ", env!("CARGO_PKG_VERSION"), "\n"));
+    }
+    let request = Request::read(&arguments, &|path| std::fs::read_to_string(path));
+    answer(&request.replies);
+    for notice in &request.notices {
+        eprintln!("pen: {notice}");
+    }
+    if request.launch.check {
+        return startup::check(&request.launch, &request.settings, request.problems);
+    }
+    match request.problems.as_slice() {
+        [] => startup::run(request.launch, request.settings),
+        problems if arguments.operands.is_empty() && request.settings.listen.is_none() => {
+            wrong_usage(problems)
+        }
+        problems => {
+            complain(problems);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints what was asked for. Whoever does not read it has seen enough.
+fn answer(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+fn complain(problems: &[String]) {
+    for problem in problems {
+        eprintln!("pen: {problem}");
+    }
+}
+
+fn wrong_usage(problems: &[String]) -> ExitCode {
+    complain(problems);
+    eprintln!("{USAGE}");
+    ExitCode::FAILURE
+}
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub struct Request {
+    /// What is fixed from the start on.
+    pub launch: Launch,
+    /// What can change later. Only without `problems` they are whole.
+    pub settings: Settings,
+    /// The answers to questions, for standard output.
+    pub replies: String,
+    /// What the administrator should know, without `pen:` in front.
+    pub notices: Vec<String>,
+    /// What makes a start impossible; under `--check` also what a start would only mention and skip.
+    pub problems: Vec<String>,
+}
+
+impl Request {
+    /// Carries out options, configuration file and operands. Files are read through `loader`.
+    pub fn read(arguments: &Arguments, loader: Loader<'_>) -> Request {
+        let mut assembly = Assembly {
+            launch: Launch::default(),
+            reader: Reader::new(Settings::default(), loader),
+            notices: Vec::new(),
+            problems: Vec::new(),
+        };
+        for given in &arguments.options {
+            if let Err(problem) = assembly.option(given) {
+                assembly.problems.push(problem);
+            }
+            assembly.collect_faults();
+        }
+        if let Some(path) = assembly.launch.config.clone() {
+            assembly.file(&path, loader(&path));
+            assembly.collect_faults();
+        }
+        assembly.operands(&arguments.operands);
+        assembly.finish()
+    }
+}
+
+/// A command line, half read.
+struct Assembly<'a> {
+    launch: Launch,
+    reader: Reader<'a>,
+    notices: Vec<String>,
+    problems: Vec<String>,
+}
+
+impl Assembly<'_> {
+    fn settings(&mut self) -> &mut Settings {
+        &mut self.reader.reading.settings
+    }
+
+    fn option(&mut self, given: &Given) -> Result<(), String> {
+        let name = given.option.name();
+        match given.option.kind {
+            Kind::Works(effect) => self.carry_out(effect, &name, given),
+            Kind::Obsolete(reason) => {
+                self.notice(format!("{name} has no effect: {reason}"));
+                Ok(())
+            }
+            Kind::NotBuilt(what) => Err(not_available(&name, what)),
+            Kind::Refused(reason) => Err(format!("{name} cannot be used: {reason}")),
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect, name: &str, given: &Given) -> Result<(), String> {
+        let value = &given.value;
+        match effect {
+            Effect::TurnOn(switch) => {
+                self.settings().apply(Command::Switch(switch, true));
+            }
+            Effect::AbuseServer => self.settings().abuse = Some(parsed(name, value)?),
+            Effect::Blacklist => self.settings().blacklist = Seconds(count(name, value, 0, LARGEST)?),
+            Effect::Check => self.launch.check = true,
+            Effect::ClientsMax => self.clients_max(name, value)?,
+            Effect::Command => {
+                let command = text(name, value)?;
+                self.reader.command(name, command);
+            }
+            Effect::Config => self.launch.config = Some(path(name, value)?),
+            Effect::ConnMax => self.conn_max(name, value)?,
+            Effect::Debug => {
+                let level = self.settings().debug.saturating_add(given.times);
+                self.settings().debug = level.min(MAX_DEBUG);
+            }
+            Effect::EmergencyServer => self.settings().emergency = Some(parsed(name, value)?),
+            Effect::Foreground => self.launch.foreground = true,
+            Effect::Forgetful => self.settings().forgetful = true,
+            // These two have been answered before anything else is done.
+            Effect::Help | Effect::Version => {}
+            Effect::Jail => self.launch.jail = Some(path(name, value)?),
+            Effect::ListenQueue => {
+                self.settings().listen_queue = self.raised(name, value, "listen_queue", 50)?;
+            }
+            Effect::Log => self.settings().log = Some(parsed(name, value)?),
+            Effect::MultiAccept => {
+                self.settings().multi_accept = self.raised(name, value, "multi_accept", 1)?;
+            }
+            Effect::Pidfile => self.launch.pidfile = Some(path(name, value)?),
+            Effect::Protocol => {
+                return Err(match text(name, value)? {
+                    "ssl23" | "ssl2" | "ssl3" | "tls1" => not_available(name, "TLS"),
+                    other => format!("protocol version {other} not known"),
+                });
+            }
+            Effect::Timeout => self.settings().timeout = Seconds(count(name, value, 1, LARGEST)?),
+            Effect::Tracking => self.settings().tracking = Seconds(count(name, value, 0, LARGEST)?),
+            Effect::User => self.launch.user = Some(text(name, value)?.to_owned()),
+            // Settings travel to the workers as text.
+            Effect::WebStats => {
+                let file = text(name, path(name, value)?.as_os_str())?.into();
+                self.settings().web_stats = Some(file);
+            }
+            Effect::Workers => self.settings().workers = Some(count(name, value, 1, MAX_WORKERS)?),
+        }
+        Ok(())
+    }
+
+    /// The classic kept its table if the number was not positive.
+    fn clients_max(&mut self, name: &str, value: &OsStr) -> Result<(), String> {
+        let given = text(name, value)?;
+        if number::integer(given).is_some_and(|number| number < 1) {
+            let clients = self.settings().clients_max;
+            self.notice(format!(
+                "{name} must be at least 1, {given} is ignored; {clients} clients are remembered"
+            ));
+            return Ok(());
+        }
+        self.settings().clients_max = count(name, value, 1, MAX_CLIENTS)?;
+        Ok(())
+    }
+
+    /// The classic took its default for 0 and for what is no number.
+    fn conn_max(&mut self, name: &str, value: &OsStr) -> Result<(), String> {
+        let given = text(name, value)?;
+        if matches!(number::integer(given), None | Some(0)) {
+            let default = Settings::default().conn_max;
+            self.notice(format!("{name} must be a number from 1 on, not {given:?}; {default} is used"));
+            self.settings().conn_max = default;
+            return Ok(());
+        }
+        self.settings().conn_max = count(name, value, 1, MAX_CONNECTIONS)?;
+        Ok(())
+    }
+
+    fn raised(&mut self, name: &str, value: &OsStr, what: &'static str, min: u32) -> Result<u32, String> {
+        let (number, below) =
+            number::raised(name, text(name, value)?, min..=LARGEST).map_err(|error| error.to_string())?;
+        if below {
+            self.notice(Notice::Bumped(what, min).to_string());
+        }
+        Ok(number)
+    }
+
+    /// A file that does not exist is no reason not to start, as ever; one that cannot be read is.
+    fn file(&mut self, path: &Path, text: io::Result<String>) {
+        let name = path.display().to_string();
+        match text {
+            Ok(text) => self.reader.file(&name, &text),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let what = Warning::Skipped(format!("{}; going on without it", words(&error)));
+                self.reader.reading.warnings.push(At { file: name, line: None, what });
+            }
+            Err(error) => self.problems.push(format!("cannot read {name}: {}", words(&error))),
+        }
+    }
+
+    fn operands(&mut self, operands: &[OsString]) {
+        let mut operands = operands.iter();
+        // Where `listen` has been used the first operand means nothing.
+        if let (Some(first), None) = (operands.next(), &self.settings().listen) {
+            match parsed("the address to listen on", first) {
+                Ok(listen) => self.settings().listen = Some(listen),
+                Err(problem) => self.problems.push(problem),
+            }
+        }
+        if operands.len() > MAX_SERVERS as usize {
+            self.problems.push(format!("too many servers; there can be {MAX_SERVERS}"));
+            return;
+        }
+        for (number, operand) in operands.enumerate() {
+            let server: ServerSpec = match parsed(&format!("server {number}"), operand) {
+                Ok(server) => server,
+                Err(problem) => {
+                    self.problems.push(problem);
+                    ServerSpec::unset()
+                }
+            };
+            match self.settings().servers.get_mut(number) {
+                // The list of a place is the file's to say: an operand has no word for it.
+                Some(place) => *place = ServerSpec { acl: place.acl, ..server },
+                None => self.settings().servers.push(server),
+            }
+        }
+    }
+
+    fn finish(mut self) -> Request {
+        // What is missing because it was not understood has been named already.
+        if self.problems.is_empty() {
+            let problems = self.settings().problems();
+            self.problems.extend(problems.iter().map(ToString::to_string));
+        }
+        let reading = self.reader.reading;
+        for warning in reading.warnings {
+            match warning.what {
+                Warning::Skipped(_) if self.launch.check => self.problems.push(warning.to_string()),
+                _ => self.notices.push(warning.to_string()),
+            }
+        }
+        if reading.settings.weights_are_missing() {
+            self.notices.push(Warning::Weightless.to_string());
+        }
+        for action in reading.actions {
+            match action {
+                Action::Shun(server, length) => self.launch.shunned.push((server, length)),
+                Action::Include(file) => unreachable!("the reader has included {file}"),
+            }
+        }
+        Request {
+            launch: self.launch,
+            settings: reading.settings,
+            replies: reading.replies,
+            notices: self.notices,
+            problems: self.problems,
+        }
+    }
+
+    fn collect_faults(&mut self) {
+        self.problems.extend(self.reader.faults.drain(..).map(|fault| fault.to_string()));
+    }
+
+    fn notice(&mut self, notice: String) {
+        if !self.notices.contains(&notice) {
+            self.notices.push(notice);
+        }
+    }
+}
+
+fn not_available(name: &str, what: &str) -> String {
+    format!("{name} is not available in this version: it lacks {what}")
+}
+
+fn text<'a>(name: &str, value: &'a OsStr) -> Result<&'a str, String> {
+    value.to_str().ok_or_else(|| format!("{name}: {:?} is not UTF-8", value.display().to_string()))
+}
+
+fn path(name: &str, value: &OsStr) -> Result<PathBuf, String> {
+    match value.is_empty() {
+        true => Err(format!("{name}: the name of the file is empty")),
+        false => Ok(value.into()),
+    }
+}
+
+fn count(name: &str, value: &OsStr, min: u32, max: u32) -> Result<u32, String> {
+    number::unsigned(name, text(name, value)?, min..=max).map_err(|error| error.to_string())
+}
+
+fn parsed<T: FromStr<Err: ToString>>(name: &str, value: &OsStr) -> Result<T, String> {
+    text(name, value)?.parse().map_err(|error: T::Err| format!("{name}: {}", error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::model::ids::ServerId;
+    use crate::model::settings::LogDestination;
+
+    fn words_of(line: &str) -> Vec<OsString> {
+        line.split(' ').filter(|word| !word.is_empty()).map(|word| word.replace('_', " ").into()).collect()
+    }
+
+    /// A command line where `_` stands for a space within a word, with these files.
+    fn request(line: &str, files: &[(&str, &str)]) -> Request {
+        let files: HashMap<_, _> = files.iter().copied().collect();
+        let loader = |path: &Path| match files.get(path.to_str().unwrap()) {
+            Some(text) => Ok((*text).to_owned()),
+            None => Err(io::Error::from_raw_os_error(2)),
+        };
+        Request::read(&options::parse(words_of(line)).unwrap(), &loader)
+    }
+
+    /// Reads a faultless command line.
+    fn settings(line: &str) -> Settings {
+        let request = request(line, &[]);
+        assert_eq!((request.problems, request.notices), (vec![], vec![]), "{line}");
+        request.settings
+    }
+
+    fn problems(line: &str) -> Vec<String> {
+        request(line, &[]).problems
+    }
+
+    fn servers(settings: &Settings) -> Vec<String> {
+        settings.servers.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn operands_are_where_to_listen_and_the_servers() {
+        let settings = settings("127.0.0.1:8001 a:1:2 b /run/c");
+        assert_eq!(settings.listen.as_ref().unwrap().text, "127.0.0.1:8001");
+        assert_eq!(servers(&settings), ["a:1:2", "b", "/run/c"]);
+        assert_eq!(settings.generation, 1);
+    }
+
+    #[test]
+    fn every_working_option_changes_what_it_names_and_nothing_else() {
+        let plain = settings("L:80 a");
+        type Change = fn(&mut Settings);
+        let cases: [(&str, Change); 21] = [
+            ("-a", |s| s.ascii = true),
+            ("-B b:1", |s| s.abuse = Some("b:1".parse().unwrap())),
+            ("-b 31", |s| s.blacklist = Seconds(31)),
+            ("-b0", |s| s.blacklist = Seconds(0)),
+            ("-c 99", |s| s.clients_max = 99),
+            ("-d", |s| s.debug = 1),
+            ("-dddd", |s| s.debug = 3),
+            ("-e e", |s| s.emergency = Some("e".parse().unwrap())),
+            ("-h", |s| s.hash = true),
+            ("-l x.log", |s| s.log = Some(LogDestination::File("x.log".into()))),
+            ("-m 7", |s| s.multi_accept = 7),
+            ("-N", |s| s.forgetful = true),
+            ("-q 51", |s| s.listen_queue = 51),
+            ("-r", |s| s.roundrobin = true),
+            ("-s", |s| s.stubborn = true),
+            ("-T 9", |s| s.tracking = Seconds(9)),
+            ("-t 9", |s| s.timeout = Seconds(9)),
+            ("-W -O server_0_weight_1", |s| (s.weight, s.servers[0].weight) = (true, 0)),
+            ("-w w.html", |s| s.web_stats = Some("w.html".into())),
+            ("-x 77", |s| s.conn_max = 77),
+            ("--workers 4", |s| s.workers = Some(4)),
+        ];
+        for (option, change) in cases {
+            let mut expected = plain.clone();
+            change(&mut expected);
+            assert_eq!(request(&format!("{option} L:80 a"), &[]).settings, expected, "{option}");
+            assert_eq!(request(&format!("L:80 {option} a"), &[]).settings, expected, "{option}");
+        }
+    }
+
+    #[test]
+    fn options_of_the_start_go_into_the_launch() {
+        let launch = request("-f --check -p p -j j -u u -F F L:80 a", &[("F", "")]).launch;
+        let expected = Launch {
+            foreground: true,
+            check: true,
+            pidfile: Some("p".into()),
+            jail: Some("j".into()),
+            user: Some("u".into()),
+            config: Some("F".into()),
+            exit_enabled: false,
+            shunned: vec![],
+        };
+        assert_eq!(launch, expected);
+    }
+
+    #[test]
+    fn the_last_of_a_repeated_option_counts() {
+        let settings = settings("-b 1 L:80 -b2 a --blacklist 3");
+        assert_eq!(settings.blacklist, Seconds(3));
+    }
+
+    #[test]
+    fn commands_run_in_the_order_of_the_options() {
+        assert!(!settings("-h -O no_hash L:80 a").hash);
+        assert!(settings("-O no_hash -h L:80 a").hash);
+        assert_eq!(request("-o mode -h -O mode L:80 a", &[]).replies, {
+            let rest = "no roundrobin no stubborn no weight no prio\n";
+            format!("no hash {rest}hash {rest}")
+        });
+        assert_eq!(
+            problems("-O blacklist_x L:80 a"),
+            [r#"-O: blacklist must be a number from 0 to 2147483647, not "x""#]
+        );
+        assert_eq!(request("-O epoll L:80 a", &[]).notices, ["-O: epoll is obsolete and has no effect"]);
+    }
+
+    #[test]
+    fn the_file_comes_after_all_options_and_before_the_operands() {
+        let file = [("F", "blacklist 7\nserver 0 address x port 1 acl 3\nserver 2 address z\nno hash\nmode")];
+        let request = request("-F F L:80 a b -b 5 -h", &file);
+        assert_eq!(request.problems, [""; 0]);
+        assert_eq!(request.settings.blacklist, Seconds(7));
+        assert!(!request.settings.hash);
+        assert_eq!(request.replies, "7\nno hash no roundrobin no stubborn no weight no prio\n");
+        assert_eq!(servers(&request.settings), ["a", "b", "z"]);
+        assert_eq!(request.settings.servers[0].acl.index(), 3);
+    }
+
+    #[test]
+    fn with_listen_the_first_operand_is_skipped() {
+        for line in ["-F F 0:nonsense: b", "-O listen_8001 -F G ignored b", "-Olisten_8001 ignored b"] {
+            let request = request(line, &[("F", "listen 8001\nserver 0 address a"), ("G", "")]);
+            assert_eq!(request.problems, [""; 0], "{line}");
+            assert_eq!(request.settings.listen.as_ref().unwrap().text, "8001");
+            assert_eq!(servers(&request.settings), ["b"]);
+        }
+        let request = request("-F F", &[("F", "listen 8001\nserver 0 address a")]);
+        assert_eq!((request.problems.len(), servers(&request.settings)), (0, vec!["a".to_owned()]));
+    }
+
+    #[test]
+    fn a_file_that_is_missing_is_mentioned_and_one_that_is_wrong_ends_the_start() {
+        let missing = request("-F F L:80 a", &[]);
+        assert_eq!(missing.notices, ["F: No such file or directory; going on without it"]);
+        assert_eq!(missing.problems, [""; 0]);
+        let wrong = request("-F F L:80 a", &[("F", "hash\nblacklist x\nacl x permit ::1")]);
+        assert_eq!(
+            wrong.problems,
+            [
+                r#"F:2: blacklist must be a number from 0 to 2147483647, not "x""#,
+                r#"F:3: acl must be a number from 0 to 9, not "x""#,
+            ]
+        );
+        let denied = |_: &Path| Err(io::Error::from_raw_os_error(13));
+        let request = Request::read(&options::parse(words_of("-F F L:80 a")).unwrap(), &denied);
+        assert_eq!(request.problems, ["cannot read F: Permission denied"]);
+    }
+
+    #[test]
+    fn what_is_skipped_is_a_notice_to_a_start_and_a_problem_to_a_check() {
+        let files = [("F", "frob\nepoll")];
+        let skipped = "F:1: do_cmd: ignoring command starting with 'frob'";
+        let obsolete = "F:2: epoll is obsolete and has no effect";
+        let start = request("-F F L:80 a", &files);
+        assert_eq!((start.notices, start.problems), (vec![skipped.into(), obsolete.into()], vec![]));
+        let check = request("--check -F F L:80 a", &files);
+        assert_eq!((check.notices, check.problems), (vec![obsolete.to_owned()], vec![skipped.to_owned()]));
+        assert_eq!(request("--check -F G L:80 a", &files).problems.len(), 1);
+    }
+
+    #[test]
+    fn all_problems_are_named() {
+        let all = problems("-t 0 -b x -C 7001 L:0 a:99999 b:1:x c");
+        assert_eq!(
+            all,
+            [
+                r#"-t must be a number from 1 to 2147483647, not "0""#,
+                r#"-b must be a number from 0 to 2147483647, not "x""#,
+                "-C is not available in this version: it lacks the control port",
+                r#"the address to listen on: port must be a number from 1 to 65535 or a service name, not "0""#,
+                r#"server 0: port must be a number from 1 to 65535 or a service name, not "99999""#,
+                r#"server 1: soft limit must be a number from 0 to 2147483647, not "x""#,
+            ]
+        );
+    }
+
+    #[test]
+    fn without_address_or_servers_there_is_nothing_to_start() {
+        assert_eq!(problems("").len(), 2);
+        assert!(problems("80")[0].starts_with("no servers"));
+        assert_eq!(problems("80 -O dummy"), [""; 0]);
+        assert_eq!(
+            problems("/run/pen.sock a:1 b"),
+            ["server 1 (b) needs a port of its own, because pen listens on the Unix socket /run/pen.sock"]
+        );
+        let many = "x ".repeat(4097);
+        assert_eq!(problems(&format!("80 {many}"))[0], "too many servers; there can be 4096");
+    }
+
+    #[test]
+    fn small_numbers_are_raised_ignored_or_refused_as_ever() {
+        for (options, notice, expected) in [
+            ("-m 0", "multi_accept bumped to 1", "-m 1"),
+            ("-m -3", "multi_accept bumped to 1", "-m 1"),
+            ("-q 10", "listen_queue bumped to 50", "-q 50"),
+            ("-c 0", "-c must be at least 1, 0 is ignored; 2048 clients are remembered", ""),
+            ("-c 9 -c -5", "-c must be at least 1, -5 is ignored; 9 clients are remembered", "-c 9"),
+            ("-x 0", r#"-x must be a number from 1 on, not "0"; 500 is used"#, ""),
+            ("-x 9 -x abc", r#"-x must be a number from 1 on, not "abc"; 500 is used"#, ""),
+        ] {
+            let request = request(&format!("{options} L:80 a"), &[]);
+            assert_eq!((request.notices, request.problems), (vec![notice.to_owned()], vec![]), "{options}");
+            assert_eq!(request.settings, settings(&format!("{expected} L:80 a")), "{options}");
+        }
+        for options in ["-x -1", "-x 4194305", "-c x", "-m x", "-q 1x", "-T -1", "-t abc", "--workers 0"] {
+            let all = problems(&format!("{options} L:80 a"));
+            let name = options.split(' ').next().unwrap();
+            assert!(all.len() == 1 && all[0].starts_with(name), "{options}: {all:?}");
+        }
+    }
+
+    #[test]
+    fn obsolete_options_say_so_once_and_change_nothing() {
+        let request = request("-D -D -Q -n -S 5 -S x -P L:80 a", &[]);
+        assert_eq!(
+            request.notices,
+            [
+                "-D has no effect: events come from epoll",
+                "-Q has no effect: events come from epoll",
+                "-n has no effect: sockets never block",
+                "-S has no effect: the number of servers needs no announcement",
+                "-P has no effect: events come from epoll",
+            ]
+        );
+        assert_eq!((request.settings, request.problems), (settings("L:80 a"), vec![]));
+    }
+
+    #[test]
+    fn options_without_their_capability_end_the_start() {
+        for option in options::OPTIONS {
+            if let Kind::NotBuilt(_) | Kind::Refused(_) = option.kind {
+                let argument = option.value.map(|_| " x").unwrap_or_default();
+                let all = problems(&format!("{}{argument} L:80 a", option.name()));
+                assert!(all.len() == 1 && all[0].starts_with(&option.name()), "{all:?}");
+            }
+        }
+        assert_eq!(problems("-L foo L:80 a"), ["protocol version foo not known"]);
+        for protocol in ["ssl23", "ssl2", "ssl3", "tls1"] {
+            let expected = "-L is not available in this version: it lacks TLS";
+            assert_eq!(problems(&format!("-L {protocol} L:80 a")), [expected]);
+        }
+    }
+
+    #[test]
+    fn servers_that_the_file_blacklists_are_handed_on() {
+        let request = request("-F F L:80 a b", &[("F", "server 1 blacklist 60")]);
+        assert_eq!(request.launch.shunned, [(ServerId(1), Seconds(60))]);
+    }
+
+    #[test]
+    fn weights_that_are_all_zero_are_told_of() {
+        assert_eq!(request("-W L:80 a b", &[]).notices, ["all servers have weight 0: they count as equal"]);
+        assert_eq!(request("-W L:80 a b:::1:2", &[]).notices, [""; 0]);
+    }
+
+    #[test]
+    fn words_that_are_not_utf_8_are_paths_or_refused() {
+        use std::os::unix::ffi::OsStringExt;
+        let odd = || OsString::from_vec(b"/a\xff".to_vec());
+        let read =
+            |words: Vec<OsString>| Request::read(&options::parse(words).unwrap(), &|_| Ok(String::new()));
+        for option in ["-p", "-j", "-F"] {
+            let request = read(vec![option.into(), odd(), "80".into(), "a".into()]);
+            assert_eq!(request.problems, [""; 0], "{option}");
+        }
+        for option in ["-l", "-w", "-u", "-e", "-O", "-b", "-x", "-L"] {
+            let request = read(vec![option.into(), odd(), "80".into(), "a".into()]);
+            assert_eq!(request.problems, [format!("{option}: \"/a\u{fffd}\" is not UTF-8")]);
+        }
+        assert_eq!(read(vec!["80".into(), odd()]).problems.len(), 1);
+        assert_eq!(read(vec![odd(), "a".into()]).problems.len(), 1);
+    }
+}

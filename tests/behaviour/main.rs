@@ -1,0 +1,19 @@
+//! The behaviour of the real program, told from outside: real processes, real sockets, real signals.
+//!
+//! `cargo test --test behaviour` tests the pen that cargo has just built; with `PEN_UNDER_TEST=/path/to/pen` the same
+//! stories are told of another one. A story that is known to differ there says so, with the reason, in its first line
+//! ([`support::only_ours`]).
+#![allow(clippy::unwrap_used)] // the whole crate is a test
+#![allow(unreachable_pub)] // support/ is one module for all stories
+
+mod support;
+
+mod choosing;
+mod jail;
+mod limits;
+mod logs;
+mod relaying;
+mod signals;
+mod start_stop;
+mod statistics;
+mod supervision;

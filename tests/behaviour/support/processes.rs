@@ -1,0 +1,171 @@
+//! What /proc tells about a pen's processes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, BufRead};
+use std::time::Duration;
+
+/// The parts of /proc/PID/stat that the stories use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    pub parent: i32,
+    pub state: char,
+    /// User and system time, in ticks of 10 ms.
+    pub ticks: u64,
+}
+
+/// None: there is no such process (any more). A zombie counts as gone: it only waits to be waited for.
+pub fn stat(pid: i32) -> Option<Stat> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    let state = fields[0].chars().next()?;
+    let number = |index: usize| fields[index].parse::<u64>().ok();
+    let stat = Stat { parent: number(1)? as i32, state, ticks: number(11)? + number(12)? };
+    (state != 'Z' && state != 'X').then_some(stat)
+}
+
+pub fn alive(pid: i32) -> bool {
+    stat(pid).is_some()
+}
+
+fn all() -> Vec<i32> {
+    let entries = fs::read_dir("/proc").unwrap();
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The live children of a process (that has no threads), in the order of their numbers.
+pub fn children(parent: i32) -> Vec<i32> {
+    let text = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+    let mut found: Vec<i32> = text.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+    found.retain(|&pid| alive(pid));
+    found.sort_unstable();
+    found
+}
+
+/// The live processes started with `marker` in their environment, and all their descendants: also those that became
+/// daemons or orphans.
+pub fn family(marker: &str) -> BTreeSet<i32> {
+    let stats: BTreeMap<i32, Stat> = all().into_iter().filter_map(|pid| Some((pid, stat(pid)?))).collect();
+    let marked = |pid: &i32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|&byte| byte == 0).any(|variable| variable == marker.as_bytes())
+    };
+    let mut found: BTreeSet<i32> = stats.keys().copied().filter(marked).collect();
+    loop {
+        let more: Vec<i32> = stats
+            .iter()
+            .filter(|(pid, stat)| !found.contains(pid) && found.contains(&stat.parent))
+            .map(|(&pid, _)| pid)
+            .collect();
+        if more.is_empty() {
+            return found;
+        }
+        found.extend(more);
+    }
+}
+
+/// A line of /proc/PID/status, without its name.
+pub fn status(pid: i32, field: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    line.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Does the process catch, ignore or block this signal, so that it will not die of it?
+pub fn prepared_for(pid: i32, signal: nix::sys::signal::Signal) -> bool {
+    let bit = 1u64 << (signal as u32 - 1);
+    ["SigCgt", "SigIgn", "SigBlk"]
+        .iter()
+        .any(|field| u64::from_str_radix(&status(pid, field), 16).is_ok_and(|mask| mask & bit != 0))
+}
+
+/// The processor time that these processes have used so far.
+pub fn cpu_time(pids: &BTreeSet<i32>) -> Duration {
+    Duration::from_millis(10 * pids.iter().filter_map(|&pid| stat(pid)).map(|stat| stat.ticks).sum::<u64>())
+}
+
+/// Memory of these processes in KiB, each shared page counted once (PSS).
+pub fn memory_kib(pids: &BTreeSet<i32>) -> u64 {
+    let pss = |pid: &i32| -> u64 {
+        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    };
+    pids.iter().map(pss).sum()
+}
+
+/// The soft limit of open descriptors.
+pub fn descriptor_limit(pid: i32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = text.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    line.split_whitespace().nth(3).unwrap().parse().unwrap_or(u64::MAX)
+}
+
+/// A line of the kernel's table of TCP sockets.
+struct Socket {
+    local: u16,
+    remote: u16,
+    state: u8,
+    inode: u64,
+}
+
+const SYN_SENT: u8 = 0x02;
+const LISTEN: u8 = 0x0a;
+
+impl Socket {
+    fn parse(line: io::Result<String>) -> Option<Socket> {
+        let line = line.ok()?;
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let port = |field: &str| u16::from_str_radix(field.rsplit_once(':')?.1, 16).ok();
+        Some(Socket {
+            local: port(fields.get(1)?)?,
+            remote: port(fields.get(2)?)?,
+            state: u8::from_str_radix(fields.get(3)?, 16).ok()?,
+            inode: fields.get(9)?.parse().ok()?,
+        })
+    }
+}
+
+/// The kernel's tables for IPv4 and IPv6. Within each, sockets that listen come first.
+fn tables() -> impl Iterator<Item = impl Iterator<Item = Socket>> {
+    let files =
+        ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().filter_map(|table| fs::File::open(table).ok());
+    files.map(|file| io::BufReader::new(file).lines().skip(1).filter_map(Socket::parse))
+}
+
+/// Does anybody listen on this TCP port? Found out without connecting, which would be a client for the pen.
+pub fn listening(port: u16) -> bool {
+    // To the end of the listeners only: of connections that have ended there may be tens of thousands.
+    tables().any(|table| table.take_while(|socket| socket.state == LISTEN).any(|socket| socket.local == port))
+}
+
+/// How many connects to this port are waiting for an answer.
+pub fn connects_under_way(port: u16) -> usize {
+    tables().flatten().filter(|socket| socket.remote == port && socket.state == SYN_SENT).count()
+}
+
+/// Which of these processes has the accepted side of each connection to the port `server`? By the clients' ports.
+pub fn owners(pids: &[i32], server: u16) -> BTreeMap<u16, i32> {
+    let mut processes = BTreeMap::new();
+    for &pid in pids {
+        processes.extend(open(pid).into_iter().map(|what| (what, pid)));
+    }
+    let accepted = tables().flatten().filter(|socket| socket.local == server);
+    accepted
+        .filter_map(|socket| Some((socket.remote, *processes.get(&format!("socket:[{}]", socket.inode))?)))
+        .collect()
+}
+
+/// What the process has open, as /proc names it.
+fn open(pid: i32) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| fs::read_link(entry.path()).ok()?.into_os_string().into_string().ok())
+        .collect()
+}
+
+/// Has the process a descriptor of this, as /proc names it?
+pub fn has_open(pid: i32, what: &str) -> bool {
+    open(pid).iter().any(|open| open == what)
+}
