@@ -8,7 +8,7 @@ pub const SCRATCH: usize = 64 * 1024;
 /// The size of a pipe, in bytes. The system's default limit for all pipes of an unprivileged user is 64 MiB.
 pub const PIPE: usize = 1024 * 1024;
 
-/// Buffers and pipes that are kept for the next that needs one.
+/// BufferPool and pipes that are kept for the next that needs one.
 const KEPT: usize = 16;
 
 /// Most pipes that one worker has, idle ones included. Each takes two descriptors.
@@ -16,33 +16,33 @@ pub const MOST_PIPES: usize = 32;
 
 /// One worker's scratch buffer and its pools.
 #[derive(Debug)]
-pub struct Means {
+pub struct RelayBuffers {
     /// Everything is read into this and written on at once.
     pub scratch: Box<[u8]>,
     /// For what a peer did not take.
-    pub buffers: Buffers,
+    pub pool: BufferPool,
     /// For large flows.
-    pub pipes: Pipes,
+    pub pipes: PipePool,
 }
 
-impl Means {
+impl RelayBuffers {
     /// Everything empty; `pipes` is the most pipes to have.
     pub fn new(pipes: usize) -> Self {
-        Means {
+        RelayBuffers {
             scratch: vec![0; SCRATCH].into_boxed_slice(),
-            buffers: Buffers { idle: Vec::new() },
-            pipes: Pipes { idle: Vec::new(), open: 0, most: pipes.min(MOST_PIPES) },
+            pool: BufferPool { idle: Vec::new() },
+            pipes: PipePool { idle: Vec::new(), open: 0, most: pipes.min(MOST_PIPES) },
         }
     }
 }
 
-/// Buffers of [`SCRATCH`] bytes for what a peer did not take at once.
+/// BufferPool of [`SCRATCH`] bytes for what a peer did not take at once.
 #[derive(Debug)]
-pub struct Buffers {
+pub struct BufferPool {
     idle: Vec<Vec<u8>>,
 }
 
-impl Buffers {
+impl BufferPool {
     /// A buffer with these bytes in it.
     pub fn keep(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut buffer = self.idle.pop().unwrap_or_default();
@@ -59,15 +59,15 @@ impl Buffers {
     }
 }
 
-/// Pipes, opened when first needed.
+/// PipePool, opened when first needed.
 #[derive(Debug)]
-pub struct Pipes {
+pub struct PipePool {
     idle: Vec<Pipe>,
     open: usize,
     most: usize,
 }
 
-impl Pipes {
+impl PipePool {
     /// An empty pipe. `None`: there are too many already, or the system gives none: copy.
     pub fn take(&mut self) -> Option<Pipe> {
         if let Some(pipe) = self.idle.pop() {
@@ -104,7 +104,7 @@ impl Pipes {
         self.open -= 1;
     }
 
-    /// Pipes that exist.
+    /// PipePool that exist.
     pub fn open(&self) -> usize {
         self.open
     }

@@ -11,14 +11,14 @@ use crate::shared::visits::{self, Reservation};
 use crate::sys::poller::Readiness;
 use crate::sys::socket::{self, ConnectOptions};
 
-use super::connection::{Connection, Ending, Key, Phase, Which};
+use super::connection::{Connection, Ending, Key, Phase, Side};
 use super::deadlines::Link;
 use super::event_loop::Worker;
-use super::relay::{Flow, Side};
+use super::relay::{Direction, Endpoint};
 
 /// Somebody who waits for a server.
 #[derive(Clone, Copy)]
-struct Guest {
+struct Arrival {
     conn: ConnId,
     address: ClientAddress,
     visitor: ClientRef,
@@ -26,7 +26,7 @@ struct Guest {
 }
 
 /// A server that a connect to is under way, or done.
-struct Found {
+struct Connect {
     server: OwnedFd,
     established: bool,
     reservation: Reservation,
@@ -34,31 +34,33 @@ struct Found {
 
 impl Worker<'_> {
     /// A client has been accepted; its slot is claimed.
-    pub(super) fn welcome(&mut self, client: OwnedFd, address: ClientAddress, conn: ConnId) {
+    pub(super) fn admit(&mut self, client: OwnedFd, address: ClientAddress, conn: ConnId) {
         self.region.workers().opened(self.id);
         let verdicts = self.lists.verdicts(&address);
         let visit = visits::begin(self.region, self.id, &self.terms, address, verdicts, self.now);
-        let guest = Guest { conn, address, visitor: visit.client, verdicts };
-        let client = Side::client(client);
+        let arrival = Arrival { conn, address, visitor: visit.client, verdicts };
+        let client = Endpoint::client(client);
         if self.settings.dummy {
             if let Some(reservation) = visit.reservation {
                 visits::give_back(self.region, self.id, reservation);
             }
-            let key = self.admit(guest, Phase::Answering { client, answered: false });
+            let key = self.insert(arrival, Phase::Answering { client, answered: false });
             self.answering.join(&mut self.connections, key, self.now);
-            if self.watch(key, Which::Client).is_err() {
+            if self.watch(key, Side::Client).is_err() {
                 self.close(key, Ending::Closed);
             }
             return;
         }
-        let Some(Found { server, established, reservation }) = self.seek(&guest, visit.reservation) else {
+        let Some(Connect { server, established, reservation }) =
+            self.connect_any(&arrival, visit.reservation)
+        else {
             drop(client);
-            return self.forget_slot(conn);
+            return self.release_slot(conn);
         };
-        let key = self.admit(guest, Phase::Connecting { client, server, reservation });
+        let key = self.insert(arrival, Phase::Connecting { client, server, reservation });
         self.region.workers().connecting(self.id, true);
         self.connecting.join(&mut self.connections, key, self.now);
-        if self.watch(key, Which::Client).and_then(|()| self.watch(key, Which::Server)).is_err() {
+        if self.watch(key, Side::Client).and_then(|()| self.watch(key, Side::Server)).is_err() {
             return self.close(key, Ending::Closed);
         }
         if established {
@@ -66,14 +68,14 @@ impl Worker<'_> {
         }
     }
 
-    /// The guest becomes a connection.
-    fn admit(&mut self, guest: Guest, phase: Phase) -> Key {
+    /// The arrival becomes a connection.
+    fn insert(&mut self, arrival: Arrival, phase: Phase) -> Key {
         let key = self.connections.insert(Connection {
             phase,
-            conn: guest.conn,
-            client: guest.address,
-            visitor: guest.visitor,
-            verdicts: guest.verdicts,
+            conn: arrival.conn,
+            client: arrival.address,
+            visitor: arrival.visitor,
+            verdicts: arrival.verdicts,
             link: Link::default(),
             turn: true,
             queued: false,
@@ -83,7 +85,7 @@ impl Worker<'_> {
     }
 
     /// Tries one server after the other until a connect is at least under way. None: nobody takes this client.
-    fn seek(&mut self, guest: &Guest, mut next: Option<Reservation>) -> Option<Found> {
+    fn connect_any(&mut self, arrival: &Arrival, mut next: Option<Reservation>) -> Option<Connect> {
         let options = ConnectOptions { source: self.settings.source, keepalive: self.settings.keepalive };
         while let Some(reservation) = next {
             match socket::connect(&reservation.address, options) {
@@ -91,21 +93,26 @@ impl Worker<'_> {
                     if let Some(error) = attempt.unbound {
                         self.messages.debug(1, format_args!("cannot bind to the source address: {error}"));
                     }
-                    return Some(Found {
+                    return Some(Connect {
                         server: attempt.socket,
                         established: attempt.established,
                         reservation,
                     });
                 }
-                Err(error) => next = self.give_up(guest, reservation, &error),
+                Err(error) => next = self.server_failed(arrival, reservation, &error),
             }
         }
-        self.messages.debug(1, format_args!("no server for client {}", guest.address));
+        self.messages.debug(1, format_args!("no server for client {}", arrival.address));
         None
     }
 
     /// A server failed a client: a place on the next one, if there is one.
-    fn give_up(&mut self, guest: &Guest, failed: Reservation, error: &io::Error) -> Option<Reservation> {
+    fn server_failed(
+        &mut self,
+        arrival: &Arrival,
+        failed: Reservation,
+        error: &io::Error,
+    ) -> Option<Reservation> {
         let shun = !socket::is_our_lack(error);
         let (target, address, blacklist) = (failed.target, &failed.address, self.terms.blacklist);
         if shun && blacklist.0 > 0 {
@@ -114,8 +121,8 @@ impl Worker<'_> {
         } else {
             self.messages.debug(1, format_args!("server {target} ({address}): {error}"));
         }
-        let client = (guest.address, guest.visitor);
-        visits::fail(self.region, self.id, &self.terms, client, guest.verdicts, failed, shun, self.now)
+        let client = (arrival.address, arrival.visitor);
+        visits::fail(self.region, self.id, &self.terms, client, arrival.verdicts, failed, shun, self.now)
     }
 
     /// The poller has news of a socket that is connecting.
@@ -137,7 +144,7 @@ impl Worker<'_> {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        let guest = Guest {
+        let arrival = Arrival {
             conn: connection.conn,
             address: connection.client,
             visitor: connection.visitor,
@@ -151,19 +158,19 @@ impl Worker<'_> {
         self.connecting.leave(&mut self.connections, key);
         // Closed before its place is given back, so that the server never sees one connection too many.
         drop(server);
-        let next = self.give_up(&guest, reservation, error);
-        let Some(Found { server, established, reservation }) = self.seek(&guest, next) else {
+        let next = self.server_failed(&arrival, reservation, error);
+        let Some(Connect { server, established, reservation }) = self.connect_any(&arrival, next) else {
             self.connections.remove(key);
             drop(client);
             self.region.workers().connecting(self.id, false);
-            return self.forget_slot(guest.conn);
+            return self.release_slot(arrival.conn);
         };
         if let Some(connection) = self.connections.get_mut(key) {
             connection.phase = Phase::Connecting { client, server, reservation };
         }
         self.connecting.join(&mut self.connections, key, self.now);
         self.describe(key);
-        if self.watch(key, Which::Server).is_err() {
+        if self.watch(key, Side::Server).is_err() {
             return self.close(key, Ending::Closed);
         }
         if established {
@@ -182,12 +189,17 @@ impl Worker<'_> {
             return;
         };
         visits::established(self.region, self.id, &self.terms, connection.visitor, &reservation, self.now);
-        let mut server = Side::server(server);
+        let mut server = Endpoint::server(server);
         if let Some(readiness) = readiness {
             server.note(readiness);
         }
-        connection.phase =
-            Phase::Relaying { client, server, up: Flow::default(), down: Flow::default(), reservation };
+        connection.phase = Phase::Relaying {
+            client,
+            server,
+            up: Direction::default(),
+            down: Direction::default(),
+            reservation,
+        };
         self.region.slots().set_state(connection.conn, super::connection::state::CONNECTED);
         self.connecting.leave(&mut self.connections, key);
         self.relaying.join(&mut self.connections, key, self.now);

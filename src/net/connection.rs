@@ -23,7 +23,7 @@ use crate::sys::{clock, socket};
 
 use super::deadlines::Link;
 use super::event_loop::Worker;
-use super::relay::{Broken, Course, Flow, Side, Turn};
+use super::relay::{Broken, Direction, DirectionState, Endpoint, Progress, ROUNDS};
 
 slotmap::new_key_type! {
     /// Names a connection for as long as it exists; never another one after that.
@@ -63,18 +63,18 @@ pub struct Connection {
 #[derive(Debug)]
 pub(super) enum Phase {
     /// connect(2) is under way. The client's bytes wait in the kernel.
-    Connecting { client: Side, server: OwnedFd, reservation: Reservation },
+    Connecting { client: Endpoint, server: OwnedFd, reservation: Reservation },
     /// Bytes flow; each direction ends on its own.
-    Relaying { client: Side, server: Side, up: Flow, down: Flow, reservation: Reservation },
+    Relaying { client: Endpoint, server: Endpoint, up: Direction, down: Direction, reservation: Reservation },
     /// `dummy`: waits for a request (or has answered it, and waits for the client to close).
-    Answering { client: Side, answered: bool },
+    Answering { client: Endpoint, answered: bool },
     /// Taken apart, for as long as it takes to put the next phase together.
     Between,
 }
 
 /// Which socket of a connection an event is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Which {
+pub(super) enum Side {
     Client,
     Server,
 }
@@ -90,31 +90,31 @@ pub(super) enum Ending {
 
 impl Worker<'_> {
     /// The poller has news of one of a connection's sockets.
-    pub(super) fn advance(&mut self, key: Key, which: Which, readiness: Readiness) {
+    pub(super) fn advance(&mut self, key: Key, side: Side, readiness: Readiness) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        match (&mut connection.phase, which) {
-            (Phase::Connecting { client, .. }, Which::Client) => {
+        match (&mut connection.phase, side) {
+            (Phase::Connecting { client, .. }, Side::Client) => {
                 client.note(readiness);
                 if readiness.failed() {
                     self.close(key, Ending::Closed);
                 }
             }
-            (Phase::Connecting { .. }, Which::Server) => self.connect_answered(key, readiness),
-            (Phase::Relaying { client, .. }, Which::Client) => {
+            (Phase::Connecting { .. }, Side::Server) => self.connect_answered(key, readiness),
+            (Phase::Relaying { client, .. }, Side::Client) => {
                 client.note(readiness);
                 self.relay(key);
             }
-            (Phase::Relaying { server, .. }, Which::Server) => {
+            (Phase::Relaying { server, .. }, Side::Server) => {
                 server.note(readiness);
                 self.relay(key);
             }
-            (Phase::Answering { client, .. }, Which::Client) => {
+            (Phase::Answering { client, .. }, Side::Client) => {
                 client.note(readiness);
                 self.answer(key);
             }
-            (Phase::Answering { .. }, Which::Server) | (Phase::Between, _) => {}
+            (Phase::Answering { .. }, Side::Server) | (Phase::Between, _) => {}
         }
     }
 
@@ -132,7 +132,7 @@ impl Worker<'_> {
         let splice_up = !(dumping || logging && connection.turn);
         let before = (up.bytes(), down.bytes());
         let (log, messages, turn) = (&mut self.log, &self.messages, &mut connection.turn);
-        let moved_up = up.pump(client, server, &mut self.means, splice_up, |chunk| {
+        let moved_up = up.pump(client, server, &mut self.buffers, splice_up, |chunk| {
             if logging && std::mem::take(turn) {
                 log.record(&connection.client, &host(&reservation.address), clock::wall(), chunk);
             }
@@ -140,7 +140,7 @@ impl Worker<'_> {
                 messages.raw(&dump(chunk, ascii));
             }
         });
-        let moved_down = down.pump(server, client, &mut self.means, !dumping, |chunk| {
+        let moved_down = down.pump(server, client, &mut self.buffers, !dumping, |chunk| {
             if dumping {
                 messages.raw(&dump(chunk, ascii));
             }
@@ -153,16 +153,16 @@ impl Worker<'_> {
         connection.turn |= bytes_down > 0;
         let (up_turn, down_turn) = match (moved_up, moved_down) {
             (Ok(up), Ok(down)) => (up, down),
-            (Err(broken), _) => return self.broken(key, Which::Client, &broken),
-            (_, Err(broken)) => return self.broken(key, Which::Server, &broken),
+            (Err(broken), _) => return self.broken(key, Side::Client, &broken),
+            (_, Err(broken)) => return self.broken(key, Side::Server, &broken),
         };
         if up_turn.active || down_turn.active {
-            let (held_up, held_down) = (up.held() as u32, down.held() as u32);
+            let (held_up, held_down) = (up.backlog() as u32, down.backlog() as u32);
             self.region.slots().progress(connection.conn, up.bytes(), down.bytes(), held_up, held_down);
         }
         if up_turn.ended || down_turn.ended {
             let fast = self.settings.tcp_fastclose;
-            let over = (up.course() == Course::Ended && down.course() == Course::Ended)
+            let over = (up.state() == DirectionState::Ended && down.state() == DirectionState::Ended)
                 || (up_turn.ended && matches!(fast, FastClose::Down | FastClose::Both))
                 || (down_turn.ended && matches!(fast, FastClose::Up | FastClose::Both));
             if over {
@@ -175,24 +175,37 @@ impl Worker<'_> {
                 socket::shutdown_write(client.socket().as_fd());
             }
             let bits = state::CONNECTED
-                | if down.course() == Course::Ended { state::SERVER_ENDED } else { 0 }
-                | if up.course() == Course::Ended { state::CLIENT_ENDED } else { 0 };
+                | if down.state() == DirectionState::Ended { state::SERVER_ENDED } else { 0 }
+                | if up.state() == DirectionState::Ended { state::CLIENT_ENDED } else { 0 };
             self.region.slots().set_state(connection.conn, bits);
         }
         self.after_turn(key, up_turn, down_turn);
     }
 
-    fn after_turn(&mut self, key: Key, up: Turn, down: Turn) {
+    fn after_turn(&mut self, key: Key, up: Progress, down: Progress) {
         if up.active || down.active {
             self.relaying.touch(&mut self.connections, key, self.now);
         }
         if up.again || down.again {
-            self.come_back_to(key);
+            self.queue_unfinished(key);
+        }
+    }
+
+    /// A connection that had more to do than its turn allowed has its next.
+    pub(super) fn go_on(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        connection.queued = false;
+        match connection.phase {
+            Phase::Relaying { .. } => self.relay(key),
+            Phase::Answering { .. } => self.answer(key),
+            Phase::Connecting { .. } | Phase::Between => {}
         }
     }
 
     /// The connection has more to do than its turn allowed.
-    fn come_back_to(&mut self, key: Key) {
+    fn queue_unfinished(&mut self, key: Key) {
         if let Some(connection) = self.connections.get_mut(key)
             && !std::mem::replace(&mut connection.queued, true)
         {
@@ -201,14 +214,10 @@ impl Worker<'_> {
     }
 
     /// A direction is broken: `source` is the side that it reads from.
-    fn broken(&mut self, key: Key, source: Which, broken: &Broken) {
+    fn broken(&mut self, key: Key, source: Side, broken: &Broken) {
         let (side, error) = match (source, broken) {
-            (Which::Client, Broken::Source(error)) | (Which::Server, Broken::Sink(error)) => {
-                ("client", error)
-            }
-            (Which::Server, Broken::Source(error)) | (Which::Client, Broken::Sink(error)) => {
-                ("server", error)
-            }
+            (Side::Client, Broken::Source(error)) | (Side::Server, Broken::Sink(error)) => ("client", error),
+            (Side::Server, Broken::Source(error)) | (Side::Client, Broken::Sink(error)) => ("server", error),
         };
         if let Some(connection) = self.connections.get(key) {
             self.messages.debug(1, format_args!("connection {}: {side}: {error}", connection.conn));
@@ -226,8 +235,13 @@ impl Worker<'_> {
         };
         // What comes after the first chunk is read and ignored: closing on unread bytes would be a reset, which
         // can overtake the answer.
+        let mut rounds = 0;
         while client.readable() {
-            match client.receive(&mut self.means.scratch) {
+            if rounds == ROUNDS {
+                return self.queue_unfinished(key);
+            }
+            rounds += 1;
+            match client.receive(&mut self.buffers.scratch) {
                 Ok(Some(count)) if count > 0 => {
                     if !std::mem::replace(answered, true) {
                         // A page of a few hundred bytes always fits into an empty socket.
@@ -267,8 +281,8 @@ impl Worker<'_> {
                     socket::reset_on_close(client.socket().as_fd());
                     socket::reset_on_close(server.socket().as_fd());
                 }
-                up.drop_held(&mut self.means);
-                down.drop_held(&mut self.means);
+                up.discard(&mut self.buffers);
+                down.discard(&mut self.buffers);
                 self.region.clients().count(connection.visitor, up.bytes(), down.bytes());
                 // Closed before its place is given back, so that the server never sees one connection too many.
                 drop(server);
@@ -277,11 +291,11 @@ impl Worker<'_> {
             Phase::Answering { client, .. } => drop(client),
             Phase::Between => {}
         }
-        self.forget_slot(connection.conn);
+        self.release_slot(connection.conn);
     }
 
     /// The slot of a connection that is over (or never began) is free for another.
-    pub(super) fn forget_slot(&mut self, conn: ConnId) {
+    pub(super) fn release_slot(&mut self, conn: ConnId) {
         self.region.slots().release(&mut self.finder, conn);
         self.region.workers().closed(self.id);
         self.ring_if_awaited();

@@ -23,11 +23,11 @@ use crate::sys::privileges;
 use crate::sys::signal::Signals;
 use crate::sys::socket;
 
-use super::buffers::Means;
+use super::buffers::RelayBuffers;
 use super::channel::{LogChange, Order, WorkerEnd};
-use super::connection::{Connection, Ending, Key, Which};
+use super::connection::{Connection, Ending, Key, Side};
 use super::deadlines::Queue;
-use super::listener::Door;
+use super::listener::Acceptor;
 
 /// What the poller's tokens mean. A connection's is its key, which is never this small.
 pub(super) mod token {
@@ -94,7 +94,7 @@ pub struct Worker<'a> {
     pub(super) messages: Messages,
     pub(super) log: RequestLog,
     pub(super) poller: Poller,
-    pub(super) door: Door,
+    pub(super) acceptor: Acceptor,
     pub(super) room: OwnedFd,
     pub(super) finder: SlotFinder,
     pub(super) connections: SlotMap<Key, Connection>,
@@ -103,7 +103,7 @@ pub struct Worker<'a> {
     pub(super) answering: Queue,
     /// Connections that have more to do than one turn allowed.
     pub(super) unfinished: VecDeque<Key>,
-    pub(super) means: Means,
+    pub(super) buffers: RelayBuffers,
     /// The page of `dummy`.
     pub(super) page: Vec<u8>,
     /// The time of this loop turn.
@@ -154,7 +154,7 @@ impl<'a> Worker<'a> {
             messages: inheritance.messages,
             log: RequestLog::new(inheritance.log),
             poller,
-            door: Door::new(inheritance.listener),
+            acceptor: Acceptor::new(inheritance.listener),
             room: inheritance.room,
             finder: SlotFinder::default(),
             connections: SlotMap::with_key(),
@@ -163,7 +163,7 @@ impl<'a> Worker<'a> {
             answering: Queue::default(),
             unfinished: VecDeque::new(),
             // Connections come first: a pipe may only have what -x connections leave.
-            means: Means::new(usize::try_from(spare / 2).unwrap_or(usize::MAX)),
+            buffers: RelayBuffers::new(usize::try_from(spare / 2).unwrap_or(usize::MAX)),
             page: page(&inheritance.listen_address),
             now: clock::now(),
             turn: 0,
@@ -203,13 +203,12 @@ impl<'a> Worker<'a> {
             for index in 0..events.len() {
                 let (token, readiness) = events.get(index);
                 match token {
-                    token::LISTENER => self.clients_wait(),
-                    token::BELL => self.look_again(),
+                    token::LISTENER => self.listener_ready(),
+                    token::BELL => self.retry_accept(),
                     token::SIGNALS => drop(self.signals.take()),
                     token::CHANNEL => news = true,
                     connection => {
-                        let which =
-                            if connection & token::SERVER == 0 { Which::Client } else { Which::Server };
+                        let which = if connection & token::SERVER == 0 { Side::Client } else { Side::Server };
                         let key = Key::from(KeyData::from_ffi(connection & !token::SERVER));
                         self.advance(key, which, readiness);
                     }
@@ -217,8 +216,8 @@ impl<'a> Worker<'a> {
             }
             self.go_on_with_unfinished();
             self.end_overdue();
-            if std::mem::take(&mut self.freed) || self.door.patience().is_some() {
-                self.look_again();
+            if std::mem::take(&mut self.freed) || self.acceptor.patience().is_some() {
+                self.retry_accept();
             }
             self.write_log();
             if news && !self.take_orders() {
@@ -241,7 +240,7 @@ impl<'a> Worker<'a> {
             let deadline = queue.next_deadline(&self.connections, length?)?;
             Some(Duration::from_micros(deadline.micros_since(self.now)))
         });
-        deadlines.chain(self.door.patience()).fold(TICK, Duration::min)
+        deadlines.chain(self.acceptor.patience()).fold(TICK, Duration::min)
     }
 
     /// The queues, and how long their members may take; None: for ever.
@@ -273,10 +272,7 @@ impl<'a> Worker<'a> {
             let Some(key) = self.unfinished.pop_front() else {
                 return;
             };
-            if let Some(connection) = self.connections.get_mut(key) {
-                connection.queued = false;
-                self.relay(key);
-            }
+            self.go_on(key);
         }
     }
 
@@ -313,7 +309,7 @@ impl<'a> Worker<'a> {
             Orders::Stopping => Some(End::Stopped),
             Orders::Draining => {
                 if !std::mem::replace(&mut self.draining, true) {
-                    self.close_door();
+                    self.stop_accepting();
                 }
                 self.connections.is_empty().then_some(End::Drained)
             }
@@ -334,13 +330,13 @@ impl<'a> Worker<'a> {
             self.log.replace(sink);
         }
         if let Some(listener) = order.listener {
-            self.change_door(listener);
+            self.replace_listener(listener);
         }
         self.region.workers().set_settings(self.id, self.settings.generation);
     }
 
     /// Registers one of a connection's sockets.
-    pub(super) fn watch(&self, key: Key, which: Which) -> io::Result<()> {
+    pub(super) fn watch(&self, key: Key, which: Side) -> io::Result<()> {
         use super::connection::Phase;
         let Some(connection) = self.connections.get(key) else {
             return Ok(());
@@ -351,21 +347,21 @@ impl<'a> Worker<'a> {
                 Phase::Connecting { client, .. }
                 | Phase::Relaying { client, .. }
                 | Phase::Answering { client, .. },
-                Which::Client,
+                Side::Client,
             ) => self.poller.add_stream(client.socket().as_fd(), name),
-            (Phase::Connecting { server, .. }, Which::Server) => {
+            (Phase::Connecting { server, .. }, Side::Server) => {
                 self.poller.add_stream(server.as_fd(), name | token::SERVER)
             }
-            (Phase::Relaying { server, .. }, Which::Server) => {
+            (Phase::Relaying { server, .. }, Side::Server) => {
                 self.poller.add_stream(server.socket().as_fd(), name | token::SERVER)
             }
-            (Phase::Answering { .. }, Which::Server) | (Phase::Between, _) => Ok(()),
+            (Phase::Answering { .. }, Side::Server) | (Phase::Between, _) => Ok(()),
         }
     }
 
     /// Is there room for one more connection's two descriptors?
     pub(super) fn descriptors_left(&self) -> bool {
-        let used = self.descriptors.own + 2 * (self.connections.len() + self.means.pipes.open()) as u64;
+        let used = self.descriptors.own + 2 * (self.connections.len() + self.buffers.pipes.open()) as u64;
         used + 2 <= self.descriptors.limit
     }
 }

@@ -41,7 +41,7 @@ enum Pause {
 
 /// A worker's view of the listener.
 #[derive(Debug)]
-pub(super) struct Door {
+pub(super) struct Acceptor {
     listener: Option<OwnedFd>,
     /// Not registered with the poller, and why.
     pause: Option<(Pause, Moment)>,
@@ -53,10 +53,17 @@ pub(super) struct Door {
     told: [Option<Moment>; 3],
 }
 
-impl Door {
-    /// Not yet open: see [`Worker::open_door`].
+impl Acceptor {
+    /// Not yet open: see [`Worker::watch_listener`].
     pub(super) fn new(listener: OwnedFd) -> Self {
-        Door { listener: Some(listener), pause: None, accepted: 0, batch: 1, last_turn: 0, told: [None; 3] }
+        Acceptor {
+            listener: Some(listener),
+            pause: None,
+            accepted: 0,
+            batch: 1,
+            last_turn: 0,
+            told: [None; 3],
+        }
     }
 
     /// How long the loop may sleep because of a pause that nobody rings the bell for.
@@ -70,55 +77,56 @@ impl Door {
 
 impl Worker<'_> {
     /// Registers the listener. Clients that wait already are reported at once.
-    pub(super) fn open_door(&mut self) -> std::io::Result<()> {
-        match &self.door.listener {
+    pub(super) fn watch_listener(&mut self) -> std::io::Result<()> {
+        match &self.acceptor.listener {
             Some(listener) => self.poller.add_listener(listener.as_fd(), token::LISTENER),
             None => Ok(()),
         }
     }
 
     /// Goes over to another listening socket.
-    pub(super) fn change_door(&mut self, listener: OwnedFd) {
-        self.accept_rest();
-        self.door.listener = Some(listener);
-        if self.door.pause.is_none() && self.open_door().is_err() {
+    pub(super) fn replace_listener(&mut self, listener: OwnedFd) {
+        self.accept_queued();
+        self.acceptor.listener = Some(listener);
+        if self.acceptor.pause.is_none() && self.watch_listener().is_err() {
             self.pause(Pause::Descriptors);
         }
     }
 
     /// Accepts who waits already, then never again.
-    pub(super) fn close_door(&mut self) {
-        self.accept_rest();
+    pub(super) fn stop_accepting(&mut self) {
+        self.accept_queued();
         self.unpause_flag();
-        self.door.pause = None;
+        self.acceptor.pause = None;
     }
 
     /// Those in the backlog have been promised a connection: closing the socket would reset them.
-    fn accept_rest(&mut self) {
-        if self.door.pause.is_none() {
+    fn accept_queued(&mut self) {
+        if self.acceptor.pause.is_none() {
             self.accept_up_to(self.settings.listen_queue);
         }
-        if let Some(listener) = self.door.listener.take() {
+        if let Some(listener) = self.acceptor.listener.take() {
             self.poller.remove(listener.as_fd());
         }
     }
 
     /// The poller says that clients wait.
-    pub(super) fn clients_wait(&mut self) {
-        if self.door.pause.is_some() {
+    pub(super) fn listener_ready(&mut self) {
+        if self.acceptor.pause.is_some() {
             return;
         }
         // Woken again in the very next turn: there are more than one at a time. Accepting on until nobody is left
         // costs a call that fails, accepting one only costs a wait each: go over to the first as the need grows.
-        let consecutive = self.door.last_turn + 1 == self.turn;
-        self.door.last_turn = self.turn;
-        self.door.batch = if consecutive { (self.door.batch * 2).min(self.settings.multi_accept) } else { 1 };
-        self.accept_up_to(self.door.batch);
+        let consecutive = self.acceptor.last_turn + 1 == self.turn;
+        self.acceptor.last_turn = self.turn;
+        self.acceptor.batch =
+            if consecutive { (self.acceptor.batch * 2).min(self.settings.multi_accept) } else { 1 };
+        self.accept_up_to(self.acceptor.batch);
     }
 
     /// The bell rang, or time has passed: if accepting was paused, look whether it can go on.
-    pub(super) fn look_again(&mut self) {
-        match self.door.pause {
+    pub(super) fn retry_accept(&mut self) {
+        match self.acceptor.pause {
             None => self.accept_up_to(self.settings.multi_accept),
             Some((Pause::SteppedBack, since)) => {
                 let waited = self.now.micros_since(since) >= SHORT.as_micros() as u64;
@@ -138,30 +146,30 @@ impl Worker<'_> {
 
     fn resume(&mut self) {
         self.unpause_flag();
-        self.door.pause = None;
+        self.acceptor.pause = None;
         // Registered before looking, so that a client who comes between is reported.
-        if self.open_door().is_err() {
+        if self.watch_listener().is_err() {
             return self.pause(Pause::Descriptors);
         }
         self.accept_up_to(self.settings.multi_accept);
     }
 
     fn unpause_flag(&mut self) {
-        if matches!(self.door.pause, Some((Pause::Slots | Pause::Pending, _))) {
+        if matches!(self.acceptor.pause, Some((Pause::Slots | Pause::Pending, _))) {
             self.region.slots().wait(self.id, false);
         }
     }
 
     fn pause(&mut self, reason: Pause) {
-        if let Some(listener) = &self.door.listener {
+        if let Some(listener) = &self.acceptor.listener {
             self.poller.remove(listener.as_fd());
         }
-        self.door.pause = Some((reason, self.now));
+        self.acceptor.pause = Some((reason, self.now));
     }
 
     fn accept_up_to(&mut self, most: u32) {
         let mut left = most;
-        while left > 0 && self.door.listener.is_some() {
+        while left > 0 && self.acceptor.listener.is_some() {
             left -= 1;
             if !self.descriptors_left() {
                 self.tell_once(Pause::Descriptors);
@@ -171,14 +179,14 @@ impl Worker<'_> {
                 return;
             }
             let Some(conn) = self.claim() else { return };
-            let Some(listener) = &self.door.listener else {
+            let Some(listener) = &self.acceptor.listener else {
                 return;
             };
             match socket::accept(listener.as_fd()) {
                 Ok((client, address)) => {
-                    self.welcome(client, address, conn);
-                    self.door.accepted += 1;
-                    if self.door.accepted >= TURNS && !self.rejoin() {
+                    self.admit(client, address, conn);
+                    self.acceptor.accepted += 1;
+                    if self.acceptor.accepted >= TURNS && !self.rotate() {
                         return;
                     }
                 }
@@ -242,10 +250,10 @@ impl Worker<'_> {
             Pause::Descriptors => 2,
             Pause::SteppedBack => return,
         };
-        if self.door.told[told].is_some_and(|told| self.now.seconds_since(told) < TOLD_AGAIN) {
+        if self.acceptor.told[told].is_some_and(|told| self.now.seconds_since(told) < TOLD_AGAIN) {
             return;
         }
-        self.door.told[told] = Some(self.now);
+        self.acceptor.told[told] = Some(self.now);
         match reason {
             Pause::Slots => self.messages.note(format_args!(
                 "all {} connections are in use, new clients wait; raise the number with -x",
@@ -264,8 +272,8 @@ impl Worker<'_> {
     }
 
     /// Lets the other workers have the next clients; false if this one stepped back.
-    fn rejoin(&mut self) -> bool {
-        self.door.accepted = 0;
+    fn rotate(&mut self) -> bool {
+        self.acceptor.accepted = 0;
         if self.region.workers().count() < 2 {
             return true;
         }
@@ -275,11 +283,11 @@ impl Worker<'_> {
             wait::ring(self.room.as_fd());
             return false;
         }
-        let Some(listener) = &self.door.listener else {
+        let Some(listener) = &self.acceptor.listener else {
             return false;
         };
         self.poller.remove(listener.as_fd());
-        if self.open_door().is_err() {
+        if self.watch_listener().is_err() {
             self.pause(Pause::Descriptors);
             return false;
         }
@@ -298,7 +306,7 @@ impl Worker<'_> {
         if self.region.slots().awaited() {
             wait::ring(self.room.as_fd());
         }
-        if matches!(self.door.pause, Some((Pause::Descriptors, _))) {
+        if matches!(self.acceptor.pause, Some((Pause::Descriptors, _))) {
             self.freed = true;
         }
     }

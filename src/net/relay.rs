@@ -13,10 +13,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use crate::sys::poller::Readiness;
 use crate::sys::socket::{self, Pipe};
 
-use super::buffers::{Means, PIPE};
+use super::buffers::{PIPE, RelayBuffers};
 
 /// Reads in one go before the other connections get their turn.
-const ROUNDS: u32 = 16;
+pub(super) const ROUNDS: u32 = 16;
 
 /// Reads in a row that filled the scratch buffer before splicing begins.
 const FULL: u8 = 2;
@@ -29,7 +29,7 @@ const FEW: u8 = 4;
 
 /// One side of a connection: a socket, and what is believed of it.
 #[derive(Debug)]
-pub struct Side {
+pub struct Endpoint {
     socket: OwnedFd,
     readable: bool,
     /// It took less than it was given: wait until the poller says that there is room.
@@ -40,15 +40,15 @@ pub struct Side {
     sent: bool,
 }
 
-impl Side {
+impl Endpoint {
     /// The side towards the client. TCP_NODELAY came with the listener.
     pub fn client(socket: OwnedFd) -> Self {
-        Side { socket, readable: false, blocked: false, ending: false, nodelay: true, sent: false }
+        Endpoint { socket, readable: false, blocked: false, ending: false, nodelay: true, sent: false }
     }
 
     /// The side towards the server, just connected.
     pub fn server(socket: OwnedFd) -> Self {
-        Side { socket, readable: false, blocked: false, ending: false, nodelay: false, sent: false }
+        Endpoint { socket, readable: false, blocked: false, ending: false, nodelay: false, sent: false }
     }
 
     /// The poller says so.
@@ -121,7 +121,7 @@ impl Side {
 
 /// What one direction has taken and not yet handed on.
 #[derive(Debug, Default)]
-enum Held {
+enum Backlog {
     #[default]
     Nothing,
     /// Bytes from this position on.
@@ -132,7 +132,7 @@ enum Held {
 
 /// How far one direction is from its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Course {
+pub enum DirectionState {
     /// More may come.
     #[default]
     Flowing,
@@ -144,9 +144,9 @@ pub enum Course {
 
 /// One direction of a connection.
 #[derive(Debug, Default)]
-pub struct Flow {
-    held: Held,
-    course: Course,
+pub struct Direction {
+    backlog: Backlog,
+    state: DirectionState,
     full: u8,
     small: u8,
     never_splice: bool,
@@ -155,7 +155,7 @@ pub struct Flow {
 
 /// What a turn of a direction came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Turn {
+pub struct Progress {
     /// Bytes read.
     pub bytes: u64,
     /// The direction came to its end in this turn.
@@ -175,10 +175,10 @@ pub enum Broken {
     Sink(io::Error),
 }
 
-impl Flow {
+impl Direction {
     /// How far it is from its end.
-    pub fn course(&self) -> Course {
-        self.course
+    pub fn state(&self) -> DirectionState {
+        self.state
     }
 
     /// Bytes read so far.
@@ -187,20 +187,20 @@ impl Flow {
     }
 
     /// Bytes taken and not yet handed on; at most the size of a pipe.
-    pub fn held(&self) -> usize {
-        match &self.held {
-            Held::Nothing => 0,
-            Held::Bytes(buffer, start) => buffer.len() - start,
-            Held::Piped(_, count) => *count,
+    pub fn backlog(&self) -> usize {
+        match &self.backlog {
+            Backlog::Nothing => 0,
+            Backlog::Bytes(buffer, start) => buffer.len() - start,
+            Backlog::Piped(_, count) => *count,
         }
     }
 
     /// The connection is over: what is held is lost, its memory is not.
-    pub fn drop_held(&mut self, means: &mut Means) {
-        match std::mem::take(&mut self.held) {
-            Held::Nothing => {}
-            Held::Bytes(buffer, _) => means.buffers.give_back(buffer),
-            Held::Piped(pipe, _) => means.pipes.lose(pipe),
+    pub fn discard(&mut self, buffers: &mut RelayBuffers) {
+        match std::mem::take(&mut self.backlog) {
+            Backlog::Nothing => {}
+            Backlog::Bytes(buffer, _) => buffers.pool.give_back(buffer),
+            Backlog::Piped(pipe, _) => buffers.pipes.lose(pipe),
         }
     }
 
@@ -211,77 +211,85 @@ impl Flow {
     /// One of the sides is broken.
     pub fn pump(
         &mut self,
-        from: &mut Side,
-        to: &mut Side,
-        means: &mut Means,
+        from: &mut Endpoint,
+        to: &mut Endpoint,
+        buffers: &mut RelayBuffers,
         splice: bool,
         mut see: impl FnMut(&[u8]),
-    ) -> Result<Turn, Broken> {
-        let mut turn = Turn::default();
-        if !matches!(self.held, Held::Nothing) {
-            let before = self.held();
-            let all = self.hand_on(to, means).map_err(Broken::Sink)?;
-            turn.active = self.held() < before;
+    ) -> Result<Progress, Broken> {
+        let mut progress = Progress::default();
+        if !matches!(self.backlog, Backlog::Nothing) {
+            let before = self.backlog();
+            let all = self.flush(to, buffers).map_err(Broken::Sink)?;
+            progress.active = self.backlog() < before;
             if !all {
-                return Ok(turn);
+                return Ok(progress);
             }
         }
         let mut rounds = 0;
-        while self.course == Course::Flowing && from.readable && matches!(self.held, Held::Nothing) {
+        while self.state == DirectionState::Flowing
+            && from.readable
+            && matches!(self.backlog, Backlog::Nothing)
+        {
             if rounds == ROUNDS {
-                turn.again = true;
+                progress.again = true;
                 break;
             }
             rounds += 1;
             let moved = if splice && self.full >= FULL && !self.never_splice {
-                self.splice_once(from, to, means)?
+                self.splice_once(from, to, buffers)?
             } else {
-                self.copy_once(from, to, means, &mut see)?
+                self.copy_once(from, to, buffers, &mut see)?
             };
             self.bytes += moved;
-            turn.bytes += moved;
-            turn.active |= moved > 0;
+            progress.bytes += moved;
+            progress.active |= moved > 0;
         }
-        if self.course == Course::Draining && matches!(self.held, Held::Nothing) {
-            self.course = Course::Ended;
-            turn.ended = true;
+        if self.state == DirectionState::Draining && matches!(self.backlog, Backlog::Nothing) {
+            self.state = DirectionState::Ended;
+            progress.ended = true;
         }
-        Ok(turn)
+        Ok(progress)
     }
 
     fn copy_once(
         &mut self,
-        from: &mut Side,
-        to: &mut Side,
-        means: &mut Means,
+        from: &mut Endpoint,
+        to: &mut Endpoint,
+        buffers: &mut RelayBuffers,
         see: &mut impl FnMut(&[u8]),
     ) -> Result<u64, Broken> {
-        let Some(count) = from.receive(&mut means.scratch).map_err(Broken::Source)? else {
+        let Some(count) = from.receive(&mut buffers.scratch).map_err(Broken::Source)? else {
             return Ok(0);
         };
         if count == 0 {
-            self.course = Course::Draining;
+            self.state = DirectionState::Draining;
             return Ok(0);
         }
-        self.full = if count == means.scratch.len() { self.full.saturating_add(1) } else { 0 };
-        let chunk = &means.scratch[..count];
+        self.full = if count == buffers.scratch.len() { self.full.saturating_add(1) } else { 0 };
+        let chunk = &buffers.scratch[..count];
         see(chunk);
         let taken = to.send(chunk).map_err(Broken::Sink)?;
         if taken < count {
-            self.held = Held::Bytes(means.buffers.keep(&chunk[taken..]), 0);
+            self.backlog = Backlog::Bytes(buffers.pool.keep(&chunk[taken..]), 0);
         }
         Ok(count as u64)
     }
 
-    fn splice_once(&mut self, from: &mut Side, to: &mut Side, means: &mut Means) -> Result<u64, Broken> {
-        let Some(pipe) = means.pipes.take() else {
+    fn splice_once(
+        &mut self,
+        from: &mut Endpoint,
+        to: &mut Endpoint,
+        buffers: &mut RelayBuffers,
+    ) -> Result<u64, Broken> {
+        let Some(pipe) = buffers.pipes.take() else {
             self.full = 0;
             return Ok(0);
         };
         match pipe.fill(from.socket.as_fd(), PIPE) {
             Ok(0) => {
-                means.pipes.give_back(pipe);
-                self.course = Course::Draining;
+                buffers.pipes.give_back(pipe);
+                self.state = DirectionState::Draining;
                 Ok(0)
             }
             Ok(count) => {
@@ -290,12 +298,12 @@ impl Flow {
                     self.small = 0;
                     self.full = 0;
                 }
-                self.held = Held::Piped(pipe, count);
-                self.hand_on(to, means).map_err(Broken::Sink)?;
+                self.backlog = Backlog::Piped(pipe, count);
+                self.flush(to, buffers).map_err(Broken::Sink)?;
                 Ok(count as u64)
             }
             Err(error) => {
-                means.pipes.give_back(pipe);
+                buffers.pipes.give_back(pipe);
                 match error.kind() {
                     io::ErrorKind::WouldBlock => from.readable = false,
                     io::ErrorKind::Interrupted => {}
@@ -309,37 +317,37 @@ impl Flow {
     }
 
     /// Hands on what is held; true when all of it is gone.
-    fn hand_on(&mut self, to: &mut Side, means: &mut Means) -> io::Result<bool> {
+    fn flush(&mut self, to: &mut Endpoint, buffers: &mut RelayBuffers) -> io::Result<bool> {
         if to.blocked {
-            return Ok(matches!(self.held, Held::Nothing));
+            return Ok(matches!(self.backlog, Backlog::Nothing));
         }
-        match std::mem::take(&mut self.held) {
-            Held::Nothing => Ok(true),
-            Held::Bytes(buffer, start) => {
+        match std::mem::take(&mut self.backlog) {
+            Backlog::Nothing => Ok(true),
+            Backlog::Bytes(buffer, start) => {
                 let result = to.send(&buffer[start..]);
                 match result {
                     Ok(taken) if start + taken == buffer.len() => {
-                        means.buffers.give_back(buffer);
+                        buffers.pool.give_back(buffer);
                         Ok(true)
                     }
                     Ok(taken) => {
-                        self.held = Held::Bytes(buffer, start + taken);
+                        self.backlog = Backlog::Bytes(buffer, start + taken);
                         Ok(false)
                     }
                     Err(error) => {
-                        means.buffers.give_back(buffer);
+                        buffers.pool.give_back(buffer);
                         Err(error)
                     }
                 }
             }
-            Held::Piped(pipe, mut count) => {
+            Backlog::Piped(pipe, mut count) => {
                 to.expect_more();
                 while count > 0 {
                     match pipe.drain(to.socket.as_fd(), count) {
                         Ok(taken) if taken > 0 => count -= taken,
                         Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                         Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                            means.pipes.lose(pipe);
+                            buffers.pipes.lose(pipe);
                             return Err(error);
                         }
                         Ok(_) | Err(_) => {
@@ -349,10 +357,10 @@ impl Flow {
                     }
                 }
                 if count == 0 {
-                    means.pipes.give_back(pipe);
+                    buffers.pipes.give_back(pipe);
                     return Ok(true);
                 }
-                self.held = Held::Piped(pipe, count);
+                self.backlog = Backlog::Piped(pipe, count);
                 Ok(false)
             }
         }
@@ -373,10 +381,10 @@ mod tests {
     struct Rig {
         writer: TcpStream,
         reader: TcpStream,
-        from: Side,
-        to: Side,
-        flow: Flow,
-        means: Means,
+        from: Endpoint,
+        to: Endpoint,
+        flow: Direction,
+        buffers: RelayBuffers,
         poller: Poller,
         splice: bool,
         seen: usize,
@@ -394,16 +402,16 @@ mod tests {
     impl Rig {
         fn new(splice: bool, pipes: usize) -> Rig {
             let ((writer, from), (to, reader)) = (connected(), connected());
-            let (from, to) = (Side::client(from.into()), Side::server(to.into()));
+            let (from, to) = (Endpoint::client(from.into()), Endpoint::server(to.into()));
             let poller = Poller::new().unwrap();
             poller.add_stream(from.socket.as_fd(), 1).unwrap();
             poller.add_stream(to.socket.as_fd(), 2).unwrap();
-            let (flow, means) = (Flow::default(), Means::new(pipes));
-            Rig { writer, reader, from, to, flow, means, poller, splice, seen: 0 }
+            let (flow, buffers) = (Direction::default(), RelayBuffers::new(pipes));
+            Rig { writer, reader, from, to, flow, buffers, poller, splice, seen: 0 }
         }
 
         /// One turn of a worker's loop.
-        fn turn(&mut self) -> Result<Turn, Broken> {
+        fn turn(&mut self) -> Result<Progress, Broken> {
             let mut events = Events::with_capacity(8);
             self.poller.wait(&mut events, Duration::ZERO).unwrap();
             for index in 0..events.len() {
@@ -412,8 +420,8 @@ mod tests {
                     (_, readiness) => self.to.note(readiness),
                 }
             }
-            let Rig { from, to, flow, means, seen, .. } = self;
-            flow.pump(from, to, means, self.splice, |chunk| *seen += chunk.len())
+            let Rig { from, to, flow, buffers, seen, .. } = self;
+            flow.pump(from, to, buffers, self.splice, |chunk| *seen += chunk.len())
         }
     }
 
@@ -447,9 +455,9 @@ mod tests {
             }
         }
         assert!(ended);
-        assert_eq!(rig.flow.course(), Course::Ended);
+        assert_eq!(rig.flow.state(), DirectionState::Ended);
         assert_eq!(rig.flow.bytes(), total as u64);
-        assert_eq!(rig.flow.held(), 0);
+        assert_eq!(rig.flow.backlog(), 0);
         assert!(got == pattern, "the bytes changed on the way");
         rig
     }
@@ -476,7 +484,7 @@ mod tests {
     fn large_flows_are_spliced_and_the_pipe_comes_back() {
         let rig = transfer(Rig::new(true, 4), 8 << 20, 1 << 20, 1 << 20);
         assert!(rig.seen < 8 << 20, "everything was copied");
-        assert_eq!(rig.means.pipes.open(), 1);
+        assert_eq!(rig.buffers.pipes.open(), 1);
     }
 
     #[test]
@@ -499,13 +507,13 @@ mod tests {
                 let turn = rig.turn().unwrap();
                 quiet = if wrote || turn.active { 0 } else { quiet + 1 };
             }
-            assert!(rig.flow.held() > 0 && rig.flow.held() <= PIPE, "{}", rig.flow.held());
+            assert!(rig.flow.backlog() > 0 && rig.flow.backlog() <= PIPE, "{}", rig.flow.backlog());
             let before = rig.flow.bytes();
             assert!(rig.writer.write(&chunk).is_err());
-            assert_eq!(rig.turn().unwrap(), Turn::default());
+            assert_eq!(rig.turn().unwrap(), Progress::default());
             assert_eq!(rig.flow.bytes(), before);
-            rig.flow.drop_held(&mut rig.means);
-            assert_eq!(rig.means.pipes.open(), 0);
+            rig.flow.discard(&mut rig.buffers);
+            assert_eq!(rig.buffers.pipes.open(), 0);
         }
     }
 
@@ -534,11 +542,11 @@ mod tests {
         for stream in [&from, &to] {
             stream.set_nonblocking(true).unwrap();
         }
-        let (mut from, mut to) = (Side::client(from.into()), Side::server(to.into()));
+        let (mut from, mut to) = (Endpoint::client(from.into()), Endpoint::server(to.into()));
         let poller = Poller::new().unwrap();
         poller.add_stream(from.socket.as_fd(), 1).unwrap();
         poller.add_stream(to.socket.as_fd(), 2).unwrap();
-        let (mut flow, mut means) = (Flow::default(), Means::new(2));
+        let (mut flow, mut buffers) = (Direction::default(), RelayBuffers::new(2));
         let total = 4 << 20;
         let sender = std::thread::spawn(move || writer.write_all(&vec![9; total]));
         let receiver = std::thread::spawn(move || {
@@ -557,7 +565,7 @@ mod tests {
                 }
             }
             loop {
-                let turn = flow.pump(&mut from, &mut to, &mut means, true, |_| ()).unwrap();
+                let turn = flow.pump(&mut from, &mut to, &mut buffers, true, |_| ()).unwrap();
                 over |= turn.ended;
                 if !turn.again {
                     break;
