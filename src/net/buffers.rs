@@ -8,7 +8,7 @@ pub const SCRATCH: usize = 64 * 1024;
 /// The size of a pipe, in bytes. The system's default limit for all pipes of an unprivileged user is 64 MiB.
 pub const PIPE: usize = 1024 * 1024;
 
-/// BufferPool and pipes that are kept for the next that needs one.
+/// Buffers and pipes that are kept for the next connection that needs one.
 const KEPT: usize = 16;
 
 /// Most pipes that one worker has, idle ones included. Each takes two descriptors.
@@ -36,7 +36,7 @@ impl RelayBuffers {
     }
 }
 
-/// BufferPool of [`SCRATCH`] bytes for what a peer did not take at once.
+/// Buffers of [`SCRATCH`] bytes for what a peer did not take at once.
 #[derive(Debug)]
 pub struct BufferPool {
     idle: Vec<Vec<u8>>,
@@ -59,7 +59,7 @@ impl BufferPool {
     }
 }
 
-/// PipePool, opened when first needed.
+/// Pipes, opened when first needed.
 #[derive(Debug)]
 pub struct PipePool {
     idle: Vec<Pipe>,
@@ -104,7 +104,7 @@ impl PipePool {
         self.open -= 1;
     }
 
-    /// PipePool that exist.
+    /// How many pipes exist.
     pub fn open(&self) -> usize {
         self.open
     }

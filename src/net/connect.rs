@@ -3,12 +3,13 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use crate::model::address::ClientAddress;
+use crate::model::address::{ClientAddress, SocketAddress};
 use crate::model::ids::ConnId;
 use crate::policy::acl::Verdicts;
 use crate::shared::clients::ClientRef;
 use crate::shared::visits::{self, Reservation};
 use crate::sys::poller::Readiness;
+use crate::sys::reason::words;
 use crate::sys::socket::{self, ConnectOptions};
 
 use super::connection::{Connection, Ending, Key, Phase, Side};
@@ -39,12 +40,12 @@ impl Worker<'_> {
         let verdicts = self.lists.verdicts(&address);
         let visit = visits::begin(self.region, self.id, &self.terms, address, verdicts, self.now);
         let arrival = Arrival { conn, address, visitor: visit.client, verdicts };
-        let client = Endpoint::client(client);
+        let client = Endpoint::client(client, address == ClientAddress::Unix);
         if self.settings.dummy {
             if let Some(reservation) = visit.reservation {
                 visits::give_back(self.region, self.id, reservation);
             }
-            let key = self.insert(arrival, Phase::Answering { client, answered: false });
+            let key = self.insert(arrival, Phase::Answering { client });
             self.answering.join(&mut self.connections, key, self.now);
             if self.watch(key, Side::Client).is_err() {
                 self.close(key, Ending::Closed);
@@ -91,13 +92,20 @@ impl Worker<'_> {
             match socket::connect(&reservation.address, options) {
                 Ok(attempt) => {
                     if let Some(error) = attempt.unbound {
-                        self.messages.debug(1, format_args!("cannot bind to the source address: {error}"));
+                        self.messages
+                            .debug(1, format_args!("cannot bind to the source address: {}", words(&error)));
                     }
                     return Some(Connect {
                         server: attempt.socket,
                         established: attempt.established,
                         reservation,
                     });
+                }
+                Err(error) if socket::is_exhaustion(&error) => {
+                    // Another server needs a descriptor as well.
+                    visits::give_back(self.region, self.id, reservation);
+                    self.lack_descriptors();
+                    return None;
                 }
                 Err(error) => next = self.server_failed(arrival, reservation, &error),
             }
@@ -114,6 +122,7 @@ impl Worker<'_> {
         error: &io::Error,
     ) -> Option<Reservation> {
         let shun = !socket::is_our_lack(error);
+        let error = words(error);
         let (target, address, blacklist) = (failed.target, &failed.address, self.terms.blacklist);
         if shun && blacklist.0 > 0 {
             self.messages
@@ -189,7 +198,8 @@ impl Worker<'_> {
             return;
         };
         visits::established(self.region, self.id, &self.terms, connection.visitor, &reservation, self.now);
-        let mut server = Endpoint::server(server);
+        let unix = matches!(reservation.address, SocketAddress::Unix(_));
+        let mut server = Endpoint::server(server, unix);
         if let Some(readiness) = readiness {
             server.note(readiness);
         }

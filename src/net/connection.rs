@@ -1,10 +1,11 @@
 //! One client's connection, from accept to close.
 //!
-//! | phase      | client has something  | client is gone     | server is ready       | server is gone        |
-//! |------------|-----------------------|--------------------|-----------------------|-----------------------|
-//! | Connecting | noted, read later     | closed             | Relaying              | next server, or closed|
-//! | Relaying   | moved to the server   | server is reset    | moved to the client   | client is reset       |
-//! | Answering  | answered, then ignored| closed             | –                     | –                     |
+//! | phase      | client has something  | client is gone     | server is ready       | server is gone         |
+//! |------------|-----------------------|--------------------|-----------------------|------------------------|
+//! | Connecting | noted, read later     | closed             | Relaying              | next server, or closed |
+//! | Relaying   | moved to the server   | server is reset    | moved to the client   | Lingering, or reset    |
+//! | Answering  | answered: Lingering   | closed             | –                     | –                      |
+//! | Lingering  | ignored               | closed             | –                     | –                      |
 //!
 //! Every way out leads through `Worker::close`, which gives back the slot, the place on the server and the
 //! descriptors exactly once.
@@ -19,6 +20,7 @@ use crate::report::dump::dump;
 use crate::shared::clients::ClientRef;
 use crate::shared::visits::{self, Reservation};
 use crate::sys::poller::Readiness;
+use crate::sys::reason::words;
 use crate::sys::{clock, socket};
 
 use super::deadlines::Link;
@@ -66,8 +68,10 @@ pub(super) enum Phase {
     Connecting { client: Endpoint, server: OwnedFd, reservation: Reservation },
     /// Bytes flow; each direction ends on its own.
     Relaying { client: Endpoint, server: Endpoint, up: Direction, down: Direction, reservation: Reservation },
-    /// `dummy`: waits for a request (or has answered it, and waits for the client to close).
-    Answering { client: Endpoint, answered: bool },
+    /// `dummy`: waits for a request.
+    Answering { client: Endpoint },
+    /// There is no server any more. The client still takes what was sent to it; what it sends is ignored.
+    Lingering { client: Endpoint, ending: Ending },
     /// Taken apart, for as long as it takes to put the next phase together.
     Between,
 }
@@ -110,11 +114,15 @@ impl Worker<'_> {
                 server.note(readiness);
                 self.relay(key);
             }
-            (Phase::Answering { client, .. }, Side::Client) => {
+            (Phase::Answering { client }, Side::Client) => {
                 client.note(readiness);
                 self.answer(key);
             }
-            (Phase::Answering { .. }, Side::Server) | (Phase::Between, _) => {}
+            (Phase::Lingering { client, .. }, Side::Client) => {
+                client.note(readiness);
+                self.linger_on(key);
+            }
+            (Phase::Answering { .. } | Phase::Lingering { .. }, Side::Server) | (Phase::Between, _) => {}
         }
     }
 
@@ -140,6 +148,11 @@ impl Worker<'_> {
                 messages.raw(&dump(chunk, ascii));
             }
         });
+        if let Err(Broken::Sink(error)) = &moved_up {
+            // What the server has sent before it went may be a whole answer.
+            up.abandon(error, &mut self.buffers);
+            server.suspect();
+        }
         let moved_down = down.pump(server, client, &mut self.buffers, !dumping, |chunk| {
             if dumping {
                 messages.raw(&dump(chunk, ascii));
@@ -151,35 +164,54 @@ impl Worker<'_> {
             self.region.ledger().count(self.id, reservation.target, bytes_up, bytes_down);
         }
         connection.turn |= bytes_down > 0;
-        let (up_turn, down_turn) = match (moved_up, moved_down) {
+        let (up_progress, down_progress) = match (moved_up, moved_down) {
+            (Err(Broken::Source(error)), _) | (_, Err(Broken::Sink(error))) => {
+                self.tell_broken(key, "client", &error);
+                return self.close(key, Ending::Reset);
+            }
+            (_, Err(Broken::Source(error))) => {
+                self.tell_broken(key, "server", &error);
+                return self.linger(key, Ending::Reset);
+            }
+            (Err(Broken::Sink(_)), Ok(down)) => (Progress::default(), down),
             (Ok(up), Ok(down)) => (up, down),
-            (Err(broken), _) => return self.broken(key, Side::Client, &broken),
-            (_, Err(broken)) => return self.broken(key, Side::Server, &broken),
         };
-        if up_turn.active || down_turn.active {
-            let (held_up, held_down) = (up.backlog() as u32, down.backlog() as u32);
-            self.region.slots().progress(connection.conn, up.bytes(), down.bytes(), held_up, held_down);
+        if up_progress.active || down_progress.active {
+            let (backlog_up, backlog_down) = (up.backlog() as u32, down.backlog() as u32);
+            self.region.slots().progress(connection.conn, up.bytes(), down.bytes(), backlog_up, backlog_down);
         }
-        if up_turn.ended || down_turn.ended {
+        let ended = |direction: &Direction| direction.state() == DirectionState::Ended;
+        if ended(down) && up.was_reset() {
+            // Not an end: what was read there is all that was left.
+            return self.linger(key, Ending::Reset);
+        }
+        if up_progress.ended || down_progress.ended {
             let fast = self.settings.tcp_fastclose;
-            let over = (up.state() == DirectionState::Ended && down.state() == DirectionState::Ended)
-                || (up_turn.ended && matches!(fast, FastClose::Down | FastClose::Both))
-                || (down_turn.ended && matches!(fast, FastClose::Up | FastClose::Both));
+            let over = (ended(up) && ended(down))
+                || (up_progress.ended && matches!(fast, FastClose::Down | FastClose::Both))
+                || (down_progress.ended && matches!(fast, FastClose::Up | FastClose::Both));
             if over {
                 return self.close(key, Ending::Closed);
             }
-            if up_turn.ended {
+            if up_progress.ended {
                 socket::shutdown_write(server.socket().as_fd());
             }
-            if down_turn.ended {
+            if down_progress.ended {
                 socket::shutdown_write(client.socket().as_fd());
             }
             let bits = state::CONNECTED
-                | if down.state() == DirectionState::Ended { state::SERVER_ENDED } else { 0 }
-                | if up.state() == DirectionState::Ended { state::CLIENT_ENDED } else { 0 };
+                | if ended(down) { state::SERVER_ENDED } else { 0 }
+                | if ended(up) { state::CLIENT_ENDED } else { 0 };
             self.region.slots().set_state(connection.conn, bits);
         }
-        self.after_turn(key, up_turn, down_turn);
+        // A side that is broken shows it when it is read, unless its direction has ended or is held up.
+        if client.failed() && (up.state() != DirectionState::Flowing || up.backlog() > 0) {
+            return self.close(key, Ending::Reset);
+        }
+        if ended(down) && (server.failed() || up.state() == DirectionState::Abandoned) {
+            return self.linger(key, Ending::Closed);
+        }
+        self.after_turn(key, up_progress, down_progress);
     }
 
     fn after_turn(&mut self, key: Key, up: Progress, down: Progress) {
@@ -191,6 +223,12 @@ impl Worker<'_> {
         }
     }
 
+    fn tell_broken(&self, key: Key, side: &str, error: &std::io::Error) {
+        if let Some(connection) = self.connections.get(key) {
+            self.messages.debug(1, format_args!("connection {}: {side}: {}", connection.conn, words(error)));
+        }
+    }
+
     /// A connection that had more to do than its turn allowed has its next.
     pub(super) fn go_on(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else {
@@ -199,8 +237,8 @@ impl Worker<'_> {
         connection.queued = false;
         match connection.phase {
             Phase::Relaying { .. } => self.relay(key),
-            Phase::Answering { .. } => self.answer(key),
-            Phase::Connecting { .. } | Phase::Between => {}
+            Phase::Lingering { .. } => self.linger_on(key),
+            Phase::Connecting { .. } | Phase::Answering { .. } | Phase::Between => {}
         }
     }
 
@@ -213,48 +251,92 @@ impl Worker<'_> {
         }
     }
 
-    /// A direction is broken: `source` is the side that it reads from.
-    fn broken(&mut self, key: Key, source: Side, broken: &Broken) {
-        let (side, error) = match (source, broken) {
-            (Side::Client, Broken::Source(error)) | (Side::Server, Broken::Sink(error)) => ("client", error),
-            (Side::Server, Broken::Source(error)) | (Side::Client, Broken::Sink(error)) => ("server", error),
-        };
-        if let Some(connection) = self.connections.get(key) {
-            self.messages.debug(1, format_args!("connection {}: {side}: {error}", connection.conn));
-        }
-        self.close(key, Ending::Reset);
-    }
-
     /// `dummy`: any request gets the same page, then the connection ends.
-    pub(super) fn answer(&mut self, key: Key) {
+    fn answer(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        let Phase::Answering { client, answered } = &mut connection.phase else {
+        let Phase::Answering { client } = &mut connection.phase else {
             return;
         };
-        // What comes after the first chunk is read and ignored: closing on unread bytes would be a reset, which
-        // can overtake the answer.
-        let mut rounds = 0;
-        while client.readable() {
-            if rounds == ROUNDS {
-                return self.queue_unfinished(key);
+        match client.receive(&mut self.buffers.scratch) {
+            Ok(None) => {}
+            Ok(Some(count)) if count > 0 => {
+                // A page of a few hundred bytes always fits into an empty socket.
+                let sent = client.send(&self.page).is_ok_and(|sent| sent == self.page.len());
+                self.linger(key, if sent { Ending::Closed } else { Ending::Reset });
             }
-            rounds += 1;
+            Ok(Some(_)) | Err(_) => self.close(key, Ending::Closed),
+        }
+    }
+
+    /// The server is gone (or was never there) and the client has been sent everything. Closing at once could
+    /// take that away from it: a reset overtakes what is on its way, and closing on unread bytes is a reset.
+    fn linger(&mut self, key: Key, ending: Ending) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let client = match std::mem::replace(&mut connection.phase, Phase::Between) {
+            Phase::Relaying { client, server, mut up, mut down, reservation } => {
+                up.discard(&mut self.buffers);
+                down.discard(&mut self.buffers);
+                let (visitor, bytes) = (connection.visitor, (up.bytes(), down.bytes()));
+                self.relaying.leave(&mut self.connections, key);
+                self.region.clients().count(visitor, bytes.0, bytes.1);
+                drop(server);
+                visits::give_back(self.region, self.id, reservation);
+                self.ring_if_awaited();
+                client
+            }
+            Phase::Answering { client } => {
+                self.answering.leave(&mut self.connections, key);
+                client
+            }
+            other => {
+                connection.phase = other;
+                return;
+            }
+        };
+        if ending == Ending::Closed {
+            socket::shutdown_write(client.socket().as_fd());
+        }
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.phase = Phase::Lingering { client, ending };
+        }
+        self.lingering.join(&mut self.connections, key, self.now);
+        self.describe(key);
+        self.linger_on(key);
+    }
+
+    /// Reads and ignores what the client sends; closes when it has closed, or is to be reset and has everything.
+    fn linger_on(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let Phase::Lingering { client, ending } = &mut connection.phase else {
+            return;
+        };
+        let ending = *ending;
+        for _ in 0..ROUNDS {
+            if ending == Ending::Reset && socket::unacknowledged(client.socket().as_fd()) == 0 {
+                return self.close(key, ending);
+            }
+            if !client.readable() {
+                return;
+            }
             match client.receive(&mut self.buffers.scratch) {
-                Ok(Some(count)) if count > 0 => {
-                    if !std::mem::replace(answered, true) {
-                        // A page of a few hundred bytes always fits into an empty socket.
-                        let sent = client.send(&self.page).is_ok_and(|sent| sent == self.page.len());
-                        socket::shutdown_write(client.socket().as_fd());
-                        if !sent {
-                            return self.close(key, Ending::Reset);
-                        }
-                    }
-                }
                 Ok(None) => {}
-                Ok(Some(_)) | Err(_) => return self.close(key, Ending::Closed),
+                Ok(Some(count)) if count > 0 => {}
+                Ok(Some(_)) | Err(_) => return self.close(key, ending),
             }
+        }
+        self.queue_unfinished(key);
+    }
+
+    /// Time is up for a client whose server is gone.
+    pub(super) fn stop_lingering(&mut self, key: Key) {
+        if let Some(Phase::Lingering { ending, .. }) = self.connections.get(key).map(|it| &it.phase) {
+            self.close(key, *ending);
         }
     }
 
@@ -265,6 +347,7 @@ impl Worker<'_> {
             Some(Phase::Connecting { .. }) => &mut self.connecting,
             Some(Phase::Relaying { .. }) => &mut self.relaying,
             Some(Phase::Answering { .. }) => &mut self.answering,
+            Some(Phase::Lingering { .. }) => &mut self.lingering,
         };
         queue.leave(&mut self.connections, key);
         let Some(connection) = self.connections.remove(key) else {
@@ -288,7 +371,12 @@ impl Worker<'_> {
                 drop(server);
                 visits::give_back(self.region, self.id, reservation);
             }
-            Phase::Answering { client, .. } => drop(client),
+            Phase::Answering { client } => drop(client),
+            Phase::Lingering { client, .. } => {
+                if ending == Ending::Reset {
+                    socket::reset_on_close(client.socket().as_fd());
+                }
+            }
             Phase::Between => {}
         }
         self.release_slot(connection.conn);
@@ -313,7 +401,9 @@ impl Worker<'_> {
             Phase::Relaying { client, server, reservation, .. } => {
                 (client, server.socket().as_raw_fd(), Some(reservation.target), state::CONNECTED)
             }
-            Phase::Answering { client, .. } => (client, -1, None, state::CONNECTED),
+            Phase::Answering { client } | Phase::Lingering { client, .. } => {
+                (client, -1, None, state::CONNECTED)
+            }
             Phase::Between => return,
         };
         let client = client.socket().as_raw_fd();

@@ -67,9 +67,8 @@ impl Queue {
 
     /// Starts the member's time anew.
     pub fn touch(&mut self, table: &mut Table, key: Key, now: Moment) {
-        let fresh =
-            table.get(key).is_none_or(|connection| now.micros_since(connection.link.since) < 1_000_000);
-        if !fresh {
+        let fresh = |connection: &Connection| now.micros_since(connection.link.since) < self.slack;
+        if !table.get(key).is_none_or(fresh) {
             self.leave(table, key);
             self.join(table, key, now);
         }
@@ -140,6 +139,20 @@ mod tests {
         queue.touch(&mut table, one, at(2));
         assert_eq!(members(&queue, &table), [two, one]);
         assert_eq!(queue.overdue(&table, Seconds(1), Moment(at(2).0 + queue.slack)), Some(two));
+    }
+
+    #[test]
+    fn whoever_is_touched_more_often_than_its_time_is_never_overdue() {
+        let (mut table, mut queue) = (Table::with_key(), Queue::with_slack());
+        let one = insert(&mut table);
+        let mut touched = at(1);
+        queue.join(&mut table, one, touched);
+        for step in 0..500 {
+            let now = Moment(touched.0 + 10_000 + step % 99 * 10_000);
+            assert_eq!(queue.overdue(&table, Seconds(1), now), None, "{} after a touch", now.0 - touched.0);
+            touched = now;
+            queue.touch(&mut table, one, now);
+        }
     }
 
     proptest! {

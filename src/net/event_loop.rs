@@ -46,6 +46,9 @@ const EVENTS: usize = 256;
 /// The longest sleep: the heartbeat must be seen to beat.
 const TICK: Duration = Duration::from_secs(1);
 
+/// How long a client whose server is gone may take what was sent to it.
+const LINGER: Seconds = Seconds(2);
+
 /// Descriptors that stay free for what is opened now and then: a reopened log, a message from the master.
 const SPARE: u64 = 3;
 
@@ -101,6 +104,7 @@ pub struct Worker<'a> {
     pub(super) connecting: Queue,
     pub(super) relaying: Queue,
     pub(super) answering: Queue,
+    pub(super) lingering: Queue,
     /// Connections that have more to do than one turn allowed.
     pub(super) unfinished: VecDeque<Key>,
     pub(super) buffers: RelayBuffers,
@@ -143,7 +147,7 @@ impl<'a> Worker<'a> {
             Err(error) => return Err((inheritance.channel, error)),
         };
         let Inheritance { id, region, settings, .. } = inheritance;
-        let own = u64::try_from(socket::next_descriptor()).unwrap_or(0) + SPARE;
+        let own = socket::count_descriptors() + SPARE;
         let spare = limit.saturating_sub(own + 2 * u64::from(settings.conn_max));
         Ok(Worker {
             id,
@@ -161,6 +165,7 @@ impl<'a> Worker<'a> {
             connecting: Queue::default(),
             relaying: Queue::with_slack(),
             answering: Queue::default(),
+            lingering: Queue::default(),
             unfinished: VecDeque::new(),
             // Connections come first: a pipe may only have what -x connections leave.
             buffers: RelayBuffers::new(usize::try_from(spare / 2).unwrap_or(usize::MAX)),
@@ -216,7 +221,7 @@ impl<'a> Worker<'a> {
             }
             self.go_on_with_unfinished();
             self.end_overdue();
-            if std::mem::take(&mut self.freed) || self.acceptor.patience().is_some() {
+            if self.freed || self.acceptor.patience().is_some() {
                 self.retry_accept();
             }
             self.write_log();
@@ -244,11 +249,16 @@ impl<'a> Worker<'a> {
     }
 
     /// The queues, and how long their members may take; None: for ever.
-    fn queues(&self) -> [(&Queue, Option<Seconds>); 3] {
+    fn queues(&self) -> [(&Queue, Option<Seconds>); 4] {
         let idle = Some(self.settings.idle_timeout).filter(|idle| idle.0 > 0);
         let timeout = self.settings.timeout;
         let answer = idle.map_or(timeout, |idle| idle.min(timeout));
-        [(&self.connecting, Some(timeout)), (&self.relaying, idle), (&self.answering, Some(answer))]
+        [
+            (&self.connecting, Some(timeout)),
+            (&self.relaying, idle),
+            (&self.answering, Some(answer)),
+            (&self.lingering, Some(LINGER)),
+        ]
     }
 
     fn overdue(&self, queue: usize) -> Option<Key> {
@@ -263,6 +273,9 @@ impl<'a> Worker<'a> {
         }
         while let Some(key) = self.overdue(1).or_else(|| self.overdue(2)) {
             self.close(key, Ending::Closed);
+        }
+        while let Some(key) = self.overdue(3) {
+            self.stop_lingering(key);
         }
     }
 
@@ -329,10 +342,12 @@ impl<'a> Worker<'a> {
         if let LogChange::Replace(sink) = order.log {
             self.log.replace(sink);
         }
-        if let Some(listener) = order.listener {
+        if let Some(listener) = order.listener.filter(|_| !self.draining) {
             self.replace_listener(listener);
         }
         self.region.workers().set_settings(self.id, self.settings.generation);
+        // What accepting was paused for may be there now.
+        self.retry_accept();
     }
 
     /// Registers one of a connection's sockets.
@@ -355,7 +370,7 @@ impl<'a> Worker<'a> {
             (Phase::Relaying { server, .. }, Side::Server) => {
                 self.poller.add_stream(server.socket().as_fd(), name | token::SERVER)
             }
-            (Phase::Answering { .. }, Side::Server) | (Phase::Between, _) => Ok(()),
+            (Phase::Answering { .. }, Side::Server) | (Phase::Lingering { .. } | Phase::Between, _) => Ok(()),
         }
     }
 

@@ -8,8 +8,9 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use crate::model::ids::ConnId;
+use crate::model::ids::{ConnId, WorkerId};
 use crate::model::time::Moment;
+use crate::sys::reason::words;
 use crate::sys::{socket, wait};
 
 use super::event_loop::{Worker, token};
@@ -22,6 +23,9 @@ const LEEWAY: u32 = 16;
 
 /// How long a worker steps back, or waits for descriptors that others may free.
 const SHORT: Duration = Duration::from_millis(50);
+
+/// A worker whose heart has not beaten for longer, in seconds, does not accept either.
+const SILENT: u64 = 2;
 
 /// Between two messages about the same lack, in seconds.
 const TOLD_AGAIN: u64 = 60;
@@ -46,6 +50,10 @@ pub(super) struct Acceptor {
     /// Not registered with the poller, and why.
     pause: Option<(Pause, Moment)>,
     accepted: u32,
+    /// Everybody who waits is accepted, because the listener is about to be closed.
+    emptying: bool,
+    /// The others have been told of the lack that this worker pauses for.
+    told_others: bool,
     /// How many to accept at most when next woken, and the loop turn of the last time.
     batch: u32,
     last_turn: u64,
@@ -60,6 +68,8 @@ impl Acceptor {
             listener: Some(listener),
             pause: None,
             accepted: 0,
+            emptying: false,
+            told_others: false,
             batch: 1,
             last_turn: 0,
             told: [None; 3],
@@ -96,14 +106,17 @@ impl Worker<'_> {
     /// Accepts who waits already, then never again.
     pub(super) fn stop_accepting(&mut self) {
         self.accept_queued();
-        self.unpause_flag();
-        self.acceptor.pause = None;
+        self.clear_pause();
     }
 
-    /// Those in the backlog have been promised a connection: closing the socket would reset them.
+    /// Those in the backlog have been promised a connection: closing the socket would reset them. Only a lack of
+    /// slots or descriptors ends this early.
     fn accept_queued(&mut self) {
-        if self.acceptor.pause.is_none() {
+        if matches!(self.acceptor.pause, None | Some((Pause::SteppedBack | Pause::Pending, _))) {
+            self.clear_pause();
+            self.acceptor.emptying = true;
             self.accept_up_to(self.settings.listen_queue);
+            self.acceptor.emptying = false;
         }
         if let Some(listener) = self.acceptor.listener.take() {
             self.poller.remove(listener.as_fd());
@@ -126,17 +139,17 @@ impl Worker<'_> {
 
     /// The bell rang, or time has passed: if accepting was paused, look whether it can go on.
     pub(super) fn retry_accept(&mut self) {
+        let freed = std::mem::take(&mut self.freed);
         match self.acceptor.pause {
-            None => self.accept_up_to(self.settings.multi_accept),
+            None => self.report_again(),
             Some((Pause::SteppedBack, since)) => {
-                let waited = self.now.micros_since(since) >= SHORT.as_micros() as u64;
-                if waited || !self.has_too_many() {
+                if self.now.micros_since(since) >= SHORT.as_micros() as u64 || !self.has_too_many() {
                     self.resume();
                 }
             }
             Some((Pause::Descriptors, since)) => {
-                let waited = self.now.micros_since(since) >= SHORT.as_micros() as u64;
-                if waited || self.descriptors_left() {
+                // Not as soon as there seems to be one: the lack may be the whole system's.
+                if freed || self.now.micros_since(since) >= SHORT.as_micros() as u64 {
                     self.resume();
                 }
             }
@@ -145,19 +158,22 @@ impl Worker<'_> {
     }
 
     fn resume(&mut self) {
-        self.unpause_flag();
-        self.acceptor.pause = None;
+        let descriptors = matches!(self.acceptor.pause, Some((Pause::Descriptors, _)));
+        self.clear_pause();
         // Registered before looking, so that a client who comes between is reported.
         if self.watch_listener().is_err() {
             return self.pause(Pause::Descriptors);
         }
+        self.acceptor.told_others = descriptors;
         self.accept_up_to(self.settings.multi_accept);
+        self.acceptor.told_others = false;
     }
 
-    fn unpause_flag(&mut self) {
+    fn clear_pause(&mut self) {
         if matches!(self.acceptor.pause, Some((Pause::Slots | Pause::Pending, _))) {
             self.region.slots().wait(self.id, false);
         }
+        self.acceptor.pause = None;
     }
 
     fn pause(&mut self, reason: Pause) {
@@ -165,44 +181,70 @@ impl Worker<'_> {
             self.poller.remove(listener.as_fd());
         }
         self.acceptor.pause = Some((reason, self.now));
+        // Whoever waits now was reported to this worker only, and another may have what this one lacks. Not at
+        // every try, though: workers that all lack it would wake each other for ever.
+        if matches!(reason, Pause::Descriptors | Pause::SteppedBack) && !self.acceptor.told_others {
+            wait::ring(self.room.as_fd());
+        }
+    }
+
+    /// Registers the listener anew: the poller then reports clients that wait, whoever it told of them before.
+    fn report_again(&mut self) {
+        let Some(listener) = &self.acceptor.listener else {
+            return;
+        };
+        self.poller.remove(listener.as_fd());
+        if self.watch_listener().is_err() {
+            self.pause(Pause::Descriptors);
+        }
     }
 
     fn accept_up_to(&mut self, most: u32) {
-        let mut left = most;
-        while left > 0 && self.acceptor.listener.is_some() {
-            left -= 1;
+        for _ in 0..most {
             if !self.descriptors_left() {
-                self.tell_once(Pause::Descriptors);
-                return self.pause(Pause::Descriptors);
+                return self.lack_descriptors();
             }
-            if self.too_many_pending() && self.waits(Self::too_many_pending, Pause::Pending) {
+            let emptying = self.acceptor.emptying;
+            if !emptying && self.too_many_pending() && self.waits(Self::too_many_pending, Pause::Pending) {
                 return;
             }
             let Some(conn) = self.claim() else { return };
             let Some(listener) = &self.acceptor.listener else {
-                return;
+                return self.region.slots().release(&mut self.finder, conn);
             };
             match socket::accept(listener.as_fd()) {
                 Ok((client, address)) => {
                     self.admit(client, address, conn);
+                    if self.acceptor.pause.is_some() {
+                        return;
+                    }
                     self.acceptor.accepted += 1;
-                    if self.acceptor.accepted >= TURNS && !self.rotate() {
+                    if self.acceptor.accepted >= TURNS && !emptying && !self.rotate() {
                         return;
                     }
                 }
                 Err(error) => {
                     self.region.slots().release(&mut self.finder, conn);
                     if error.kind() == std::io::ErrorKind::WouldBlock {
+                        // Another worker may have gone away from a client because this slot was taken.
+                        if self.region.slots().awaited() {
+                            self.report_again();
+                        }
                         return;
                     }
                     if !socket::is_clients_fault(&error) {
-                        self.messages.debug(1, format_args!("accept: {error}"));
-                        self.tell_once(Pause::Descriptors);
-                        return self.pause(Pause::Descriptors);
+                        self.messages.debug(1, format_args!("accept: {}", words(&error)));
+                        return self.lack_descriptors();
                     }
                 }
             }
         }
+    }
+
+    /// Accepting pauses for want of descriptors, this worker's or the system's.
+    pub(super) fn lack_descriptors(&mut self) {
+        self.tell_once(Pause::Descriptors);
+        self.pause(Pause::Descriptors);
     }
 
     fn too_many_pending(&mut self) -> bool {
@@ -279,26 +321,22 @@ impl Worker<'_> {
         }
         if self.has_too_many() {
             self.pause(Pause::SteppedBack);
-            // Those who wait now were reported to this worker only.
-            wait::ring(self.room.as_fd());
             return false;
         }
-        let Some(listener) = &self.acceptor.listener else {
-            return false;
-        };
-        self.poller.remove(listener.as_fd());
-        if self.watch_listener().is_err() {
-            self.pause(Pause::Descriptors);
-            return false;
-        }
-        true
+        self.report_again();
+        self.acceptor.pause.is_none()
     }
 
-    /// Does this worker have clearly more connections than the mean?
+    /// Does this worker have clearly more connections than the mean of those that are at work?
     fn has_too_many(&self) -> bool {
-        let workers = self.region.workers();
-        let mean = workers.connections() / workers.count().max(1);
-        self.connections.len() as u32 > mean + mean / 4 + LEEWAY
+        let table = self.region.workers();
+        let at_work = (0..table.count()).map(|number| table.view(WorkerId(number))).filter(|worker| {
+            worker.id == self.id || worker.ready && self.now.seconds_since(worker.heartbeat) <= SILENT
+        });
+        let (workers, connections) =
+            at_work.fold((0, 0), |(workers, sum), worker| (workers + 1, sum + worker.connections));
+        let mean = connections / workers.max(1);
+        workers > 1 && self.connections.len() as u32 > mean + mean / 4 + LEEWAY
     }
 
     /// Somebody waits for what this worker has just freed.

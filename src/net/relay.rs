@@ -18,6 +18,9 @@ use super::buffers::{PIPE, RelayBuffers};
 /// Reads in one go before the other connections get their turn.
 pub(super) const ROUNDS: u32 = 16;
 
+/// Bytes in one go before the other connections get their turn.
+const TURN: u64 = 1024 * 1024;
+
 /// Reads in a row that filled the scratch buffer before splicing begins.
 const FULL: u8 = 2;
 
@@ -34,28 +37,55 @@ pub struct Endpoint {
     readable: bool,
     /// It took less than it was given: wait until the poller says that there is room.
     blocked: bool,
-    /// The peer has ended its direction or is gone: read on until the stream ends.
-    ending: bool,
+    /// A short read does not mean that nothing is left: the end of the stream may have been reported already, or
+    /// reads stop early, at urgent data and where a Unix socket passes descriptors.
+    thorough: bool,
+    /// There was urgent data, which splice(2) does not get past.
+    urgent: bool,
+    /// It was reset, or failed otherwise. Reading says how, once everything before is read.
+    failed: bool,
     nodelay: bool,
     sent: bool,
 }
 
 impl Endpoint {
-    /// The side towards the client. TCP_NODELAY came with the listener.
-    pub fn client(socket: OwnedFd) -> Self {
-        Endpoint { socket, readable: false, blocked: false, ending: false, nodelay: true, sent: false }
+    /// The side towards the client. TCP_NODELAY came with the listener. `unix`: it is a Unix socket.
+    pub fn client(socket: OwnedFd, unix: bool) -> Self {
+        Endpoint { nodelay: true, ..Endpoint::server(socket, unix) }
     }
 
-    /// The side towards the server, just connected.
-    pub fn server(socket: OwnedFd) -> Self {
-        Endpoint { socket, readable: false, blocked: false, ending: false, nodelay: false, sent: false }
+    /// The side towards the server, just connected. `unix`: it is a Unix socket.
+    pub fn server(socket: OwnedFd, unix: bool) -> Self {
+        Endpoint {
+            socket,
+            readable: false,
+            blocked: false,
+            thorough: unix,
+            urgent: false,
+            failed: false,
+            nodelay: false,
+            sent: false,
+        }
     }
 
     /// The poller says so.
     pub fn note(&mut self, readiness: Readiness) {
         self.readable |= readiness.readable();
         self.blocked &= !readiness.writable();
-        self.ending |= readiness.ending();
+        self.urgent |= readiness.urgent();
+        self.thorough |= readiness.ending() || readiness.urgent();
+        self.failed |= readiness.failed();
+    }
+
+    /// A write has found it broken: reading finds its last bytes, and the error.
+    pub fn suspect(&mut self) {
+        self.readable = true;
+        self.thorough = true;
+    }
+
+    /// The poller has said that it is broken.
+    pub fn failed(&self) -> bool {
+        self.failed
     }
 
     /// Its socket.
@@ -75,9 +105,8 @@ impl Endpoint {
     pub fn receive(&mut self, room: &mut [u8]) -> io::Result<Option<usize>> {
         match socket::receive(self.socket.as_fd(), room) {
             Ok(count) => {
-                // A short read has emptied the socket, and whatever comes later is reported. The end of the
-                // stream, though, may have been reported already.
-                self.readable = count == room.len() || (self.ending && count > 0);
+                // A short read has emptied the socket, and whatever comes later is reported.
+                self.readable = count == room.len() || (self.thorough && count > 0);
                 Ok(Some(count))
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -140,6 +169,8 @@ pub enum DirectionState {
     Draining,
     /// The end of the stream was read and all bytes before it were handed on.
     Ended,
+    /// There is nobody any more to hand anything on to.
+    Abandoned,
 }
 
 /// One direction of a connection.
@@ -150,6 +181,8 @@ pub struct Direction {
     full: u8,
     small: u8,
     never_splice: bool,
+    /// The side that it writes to was reset, and had not ended its own stream before.
+    reset: bool,
     bytes: u64,
 }
 
@@ -204,6 +237,21 @@ impl Direction {
         }
     }
 
+    /// Nobody is left to take anything, as `error` says: what is held is lost, and nothing more is read.
+    ///
+    /// The error is not told a second time, reading there ends like any stream. But it tells the two apart: EPIPE
+    /// is for a peer that had ended its stream before.
+    pub fn abandon(&mut self, error: &io::Error, buffers: &mut RelayBuffers) {
+        self.discard(buffers);
+        self.state = DirectionState::Abandoned;
+        self.reset = error.kind() != io::ErrorKind::BrokenPipe;
+    }
+
+    /// It was abandoned because of a reset.
+    pub fn was_reset(&self) -> bool {
+        self.reset
+    }
+
     /// Moves what can be moved now. `see` is shown every chunk that is copied; it sees all of them only without
     /// `splice`.
     ///
@@ -231,12 +279,12 @@ impl Direction {
             && from.readable
             && matches!(self.backlog, Backlog::Nothing)
         {
-            if rounds == ROUNDS {
+            if rounds == ROUNDS || progress.bytes >= TURN {
                 progress.again = true;
                 break;
             }
             rounds += 1;
-            let moved = if splice && self.full >= FULL && !self.never_splice {
+            let moved = if splice && self.full >= FULL && !self.never_splice && !from.urgent {
                 self.splice_once(from, to, buffers)?
             } else {
                 self.copy_once(from, to, buffers, &mut see)?
@@ -288,8 +336,9 @@ impl Direction {
         };
         match pipe.fill(from.socket.as_fd(), PIPE) {
             Ok(0) => {
+                // The end, or urgent data just before it: only a read can tell.
                 buffers.pipes.give_back(pipe);
-                self.state = DirectionState::Draining;
+                self.full = 0;
                 Ok(0)
             }
             Ok(count) => {
@@ -402,7 +451,7 @@ mod tests {
     impl Rig {
         fn new(splice: bool, pipes: usize) -> Rig {
             let ((writer, from), (to, reader)) = (connected(), connected());
-            let (from, to) = (Endpoint::client(from.into()), Endpoint::server(to.into()));
+            let (from, to) = (Endpoint::client(from.into(), false), Endpoint::server(to.into(), false));
             let poller = Poller::new().unwrap();
             poller.add_stream(from.socket.as_fd(), 1).unwrap();
             poller.add_stream(to.socket.as_fd(), 2).unwrap();
@@ -542,7 +591,7 @@ mod tests {
         for stream in [&from, &to] {
             stream.set_nonblocking(true).unwrap();
         }
-        let (mut from, mut to) = (Endpoint::client(from.into()), Endpoint::server(to.into()));
+        let (mut from, mut to) = (Endpoint::client(from.into(), true), Endpoint::server(to.into(), true));
         let poller = Poller::new().unwrap();
         poller.add_stream(from.socket.as_fd(), 1).unwrap();
         poller.add_stream(to.socket.as_fd(), 2).unwrap();
@@ -575,5 +624,39 @@ mod tests {
         drop(to);
         sender.join().unwrap().unwrap();
         assert_eq!(receiver.join().unwrap().unwrap(), vec![9; total]);
+    }
+
+    #[test]
+    fn urgent_data_loses_nothing_of_what_is_not_urgent() {
+        for (splice, before) in [(false, 3), (true, 3), (true, 4 << 20)] {
+            let mut rig = Rig::new(splice, 4);
+            let mut sent = vec![b'a'; before];
+            let (mut got, mut room) = (Vec::new(), vec![0; 1 << 20]);
+            let deadline = Instant::now() + Duration::from_secs(20);
+            let mut to_send = sent.clone();
+            while got.len() < before + 3 {
+                assert!(Instant::now() < deadline, "{} of {}", got.len(), before + 3);
+                if !to_send.is_empty() {
+                    let count = rig.writer.write(&to_send).unwrap_or(0);
+                    to_send.drain(..count);
+                    if to_send.is_empty() {
+                        socket::send_urgent(rig.writer.as_fd(), b"D").unwrap();
+                        rig.writer.write_all(b"efg").unwrap();
+                        rig.writer.shutdown(Shutdown::Write).unwrap();
+                        sent.extend_from_slice(b"efg");
+                    }
+                }
+                rig.turn().unwrap();
+                match rig.reader.read(&mut room) {
+                    Ok(count) => got.extend_from_slice(&room[..count]),
+                    Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                }
+            }
+            assert!(got == sent, "{} bytes instead of {}", got.len(), sent.len());
+            while rig.flow.state() != DirectionState::Ended {
+                assert!(Instant::now() < deadline, "the end was not found");
+                rig.turn().unwrap();
+            }
+        }
     }
 }

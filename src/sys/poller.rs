@@ -14,7 +14,11 @@ impl Readiness {
     /// There is something to read: bytes, the end of the stream, or an error.
     pub fn readable(self) -> bool {
         self.0.intersects(
-            EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP,
+            EpollFlags::EPOLLIN
+                | EpollFlags::EPOLLPRI
+                | EpollFlags::EPOLLRDHUP
+                | EpollFlags::EPOLLERR
+                | EpollFlags::EPOLLHUP,
         )
     }
 
@@ -26,6 +30,11 @@ impl Readiness {
     /// The peer has ended its direction, so the end of the stream comes after what is there to read.
     pub fn ending(self) -> bool {
         self.0.intersects(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP)
+    }
+
+    /// There is urgent data: reads stop short of it.
+    pub fn urgent(self) -> bool {
+        self.0.intersects(EpollFlags::EPOLLPRI)
     }
 
     /// It was reset, or failed otherwise.
@@ -90,7 +99,11 @@ impl Poller {
     /// # Errors
     /// epoll_ctl(2)'s.
     pub fn add_stream(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
-        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
+        let flags = EpollFlags::EPOLLIN
+            | EpollFlags::EPOLLPRI
+            | EpollFlags::EPOLLOUT
+            | EpollFlags::EPOLLRDHUP
+            | EpollFlags::EPOLLET;
         Ok(self.0.add(fd, EpollEvent::new(flags, token))?)
     }
 

@@ -168,9 +168,9 @@ pub fn is_exhaustion(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
-/// Does this error of [`connect`] tell of a lack on our side, and nothing about the server?
+/// Does this error of [`connect`] tell of a lack on our side (local ports), and nothing about the server?
 pub fn is_our_lack(error: &io::Error) -> bool {
-    is_exhaustion(error) || error.raw_os_error() == Some(libc::EADDRNOTAVAIL)
+    error.raw_os_error() == Some(libc::EADDRNOTAVAIL)
 }
 
 /// How to connect.
@@ -251,6 +251,15 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     Ok(ns::send(socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)?)
 }
 
+/// Sends the last byte as urgent data: for tests, as nothing of pen's does.
+///
+/// # Errors
+/// As [`send`].
+#[cfg(test)]
+pub fn send_urgent(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    Ok(ns::send(socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_OOB)?)
+}
+
 /// Ends our direction: the peer reads end of stream, and can go on sending. An error here means that the
 /// connection is gone, which reading shows better.
 pub fn shutdown_write(socket: BorrowedFd<'_>) {
@@ -321,9 +330,23 @@ pub fn is_answered(path: &Path) -> bool {
     std::os::unix::net::UnixStream::connect(path).is_ok()
 }
 
-/// The number that the kernel gives to the next descriptor of this process: how many it has, when they are dense.
-pub fn next_descriptor() -> RawFd {
-    nix::unistd::dup(io::stderr()).map_or(3, |fd| fd.as_raw_fd())
+/// How many descriptors this process has open. They are looked for up to a little beyond the lowest free one: a
+/// process that has just been forked has few holes in between.
+pub fn count_descriptors() -> u64 {
+    let next = nix::unistd::dup(io::stderr()).map_or(RawFd::from(64u8), |fd| fd.as_raw_fd());
+    let open = (0..next.saturating_add(1024)).filter(|&fd| {
+        // SAFETY: F_GETFD only asks, and a number that is no descriptor is an error.
+        unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
+    });
+    open.count() as u64
+}
+
+/// How many bytes have been sent to the peer that it has not acknowledged yet; 0 if that cannot be told.
+pub fn unacknowledged(socket: BorrowedFd<'_>) -> usize {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ writes one int, which lives across the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &mut bytes) };
+    if result == 0 { usize::try_from(bytes).unwrap_or(0) } else { 0 }
 }
 
 /// The address that a socket is bound to.
