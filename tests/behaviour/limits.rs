@@ -163,18 +163,30 @@ fn connects_under_way_are_limited() {
     only_ours!("it spins");
     for workers in [1, 3] {
         let hanging = Backend::hanging("H");
-        let options = ["-t", "2", "-r", "-O", "pending_max 2"];
+        let options = ["-t", "60", "-r", "-O", "pending_max 2"];
         let pen = Pen::with(&options).servers([&hanging]).workers(workers).start();
-        let clients: Vec<_> = (0..8).map(|_| pen.connect()).collect();
+        let _clients: Vec<_> = (0..8).map(|_| pen.connect()).collect();
         wait_until("connects are under way", || processes::connects_under_way(hanging.port()) > 0);
         idle(&pen.family());
         let under_way = processes::connects_under_way(hanging.port());
         // Each worker may begin one before it sees that of another.
         let most = 2 + workers as usize - 1;
         assert!((1..=most).contains(&under_way), "{under_way} connects under way with {workers} workers");
-        for stream in clients {
-            assert_ne!(client::read_all(&stream).1, Ending::Open, "a client waits for ever");
-        }
+    }
+}
+
+/// pen(1), pending_max: those who wait have their turn when a connect has ended.
+#[test]
+fn connects_that_time_out_make_room_for_others() {
+    only_ours!("it spins");
+    let hanging = Backend::hanging("H");
+    let pen = Pen::with(&["-t", "1", "-b", "0", "-r", "-O", "pending_max 2"])
+        .servers([&hanging])
+        .workers(2)
+        .start();
+    let clients: Vec<_> = (0..6).map(|_| pen.connect()).collect();
+    for stream in clients {
+        assert_ne!(client::read_all(&stream).1, Ending::Open, "a client waits for ever");
     }
 }
 
