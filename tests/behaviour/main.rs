@@ -8,6 +8,7 @@
 
 mod support;
 
+mod aborts;
 mod choosing;
 mod jail;
 mod limits;
