@@ -132,19 +132,27 @@ impl Worker<'_> {
         let splice_up = !(dumping || logging && connection.turn);
         let before = (up.bytes(), down.bytes());
         let (log, messages, turn) = (&mut self.log, &self.messages, &mut connection.turn);
-        let moved_up = up.pump(client, server, &mut self.means, splice_up, |chunk| {
+        let mut see_up = |chunk: &[u8]| {
             if logging && std::mem::take(turn) {
                 log.record(&connection.client, &host(&reservation.address), clock::wall(), chunk);
             }
             if dumping {
                 messages.raw(&dump(chunk, ascii));
             }
-        });
+        };
+        let mut moved_up = up.pump(client, server, &mut self.means, splice_up, &mut see_up);
+        if let Err(Broken::Sink(_)) = moved_up {
+            server.read_the_rest();
+        }
         let moved_down = down.pump(server, client, &mut self.means, !dumping, |chunk| {
             if dumping {
                 messages.raw(&dump(chunk, ascii));
             }
         });
+        if let (Ok(_), Err(Broken::Sink(_))) = (&moved_up, &moved_down) {
+            client.read_the_rest();
+            moved_up = up.pump(client, server, &mut self.means, splice_up, &mut see_up);
+        }
 
         let (bytes_up, bytes_down) = (up.bytes() - before.0, down.bytes() - before.1);
         if bytes_up + bytes_down > 0 {
