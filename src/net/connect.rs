@@ -9,6 +9,7 @@ use crate::policy::acl::Verdicts;
 use crate::shared::clients::ClientRef;
 use crate::shared::visits::{self, Reservation};
 use crate::sys::poller::Readiness;
+use crate::sys::reason::words;
 use crate::sys::socket::{self, ConnectOptions};
 
 use super::connection::{Connection, Ending, Key, Phase, Which};
@@ -106,7 +107,7 @@ impl Worker<'_> {
 
     /// A server failed a client: a place on the next one, if there is one.
     fn give_up(&mut self, guest: &Guest, failed: Reservation, error: &io::Error) -> Option<Reservation> {
-        let shun = !socket::is_our_lack(error);
+        let (shun, error) = (!socket::is_our_lack(error), words(error));
         let (target, address, blacklist) = (failed.target, &failed.address, self.terms.blacklist);
         if shun && blacklist.0 > 0 {
             self.messages
