@@ -98,6 +98,12 @@ impl Endpoint {
         self.readable
     }
 
+    /// It takes nothing more. What it said last may not have been read yet: an answer to an upload that it did not
+    /// want, say, and the news of it comes only with a later event.
+    pub fn read_the_rest(&mut self) {
+        self.readable = true;
+    }
+
     /// Reads into `room`: the number of bytes, 0 at the end of the stream, `None` when there is nothing now.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ use crate::model::logline;
 use crate::model::settings::LogDestination;
 use crate::model::time::WallTime;
 use crate::sys::logfile;
+use crate::sys::reason::words;
 
 /// At most this many bytes to a file at a time.
 const CHUNK: usize = 64 * 1024;
@@ -36,7 +37,7 @@ pub enum Sink {
 
 /// Why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot open the log {destination}: {reason}")]
+#[error("cannot open the log {destination}: {}", words(reason))]
 pub struct LogError {
     /// The file, or `host:port`.
     pub destination: String,
@@ -368,7 +369,7 @@ mod tests {
     fn a_log_that_cannot_be_opened_names_itself_and_the_reason() {
         let error = open(&LogDestination::File("/no/such/directory/log".into())).unwrap_err();
         let expected = "cannot open the log /no/such/directory/log: No such file or directory";
-        assert!(error.to_string().starts_with(expected), "{error}");
+        assert_eq!(error.to_string(), expected);
     }
 
     #[test]
