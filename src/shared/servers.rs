@@ -283,8 +283,12 @@ impl<'a> Servers<'a> {
             return;
         };
         match blacklist::failed_for(length, blacklist, now) {
-            Some(failed) => row.shun(failed, clock::wall()),
-            None => row.forgive(),
+            Some(failed) => {
+                row.failed_wall.store(clock::wall().0, Relaxed);
+                row.failed.store(raw(Some(failed)), Relaxed);
+                row.probing_until.store(0, Relaxed);
+            }
+            None => row.forget_failures(),
         }
     }
 
@@ -364,13 +368,35 @@ impl ServerRow {
         self.address().filter(|_| self.usable.load(Relaxed) != 0)
     }
 
-    pub(super) fn shun(&self, failed: Moment, wall: WallTime) {
-        self.failed_wall.store(wall.0, Relaxed);
-        self.failed.store(failed.0.max(1), Relaxed);
-        self.probing_until.store(0, Relaxed);
+    /// A connect has failed; `wall` is the time for reports. With the lock, though the master may order to shun the
+    /// server meanwhile without it: an order stays.
+    pub(super) fn shun(&self, now: Moment, wall: WallTime) {
+        let before = self.record();
+        let after = blacklist::after_failure(before, now);
+        if self.failed.compare_exchange(raw(before.failed), raw(after.failed), Relaxed, Relaxed).is_ok() {
+            self.failed_wall.store(wall.0, Relaxed);
+            self.probing_until.store(raw(after.probing_until), Relaxed);
+        }
     }
 
-    pub(super) fn forgive(&self) {
+    /// Would [`ServerRow::forgive`] change anything?
+    pub(super) fn is_forgivable(&self, now: Moment) -> bool {
+        blacklist::after_success(self.record(), now) != self.record()
+    }
+
+    /// A connect has succeeded. With the lock; an order stays, as above.
+    pub(super) fn forgive(&self, now: Moment) {
+        let before = self.record();
+        let after = blacklist::after_success(before, now);
+        if after != before
+            && self.failed.compare_exchange(raw(before.failed), raw(after.failed), Relaxed, Relaxed).is_ok()
+        {
+            self.failed_wall.store(0, Relaxed);
+            self.probing_until.store(raw(after.probing_until), Relaxed);
+        }
+    }
+
+    fn forget_failures(&self) {
         self.failed.store(0, Relaxed);
         self.failed_wall.store(0, Relaxed);
         self.probing_until.store(0, Relaxed);
@@ -433,8 +459,13 @@ impl ServerRow {
         }
         let identity = self.identity.load(Relaxed);
         self.identity.store(if identity >= IDENTITIES { 1 } else { identity + 1 }, Relaxed);
-        self.forgive();
+        self.forget_failures();
     }
+}
+
+/// A moment as rows have it.
+fn raw(moment: Option<Moment>) -> u64 {
+    moment.map_or(0, |moment| moment.0.max(1))
 }
 
 #[cfg(test)]

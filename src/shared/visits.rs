@@ -19,7 +19,7 @@ use crate::model::address::{ClientAddress, SocketAddress};
 use crate::model::ids::{ServerId, Target, WorkerId};
 use crate::model::time::{Moment, Seconds};
 use crate::policy::acl::Verdicts;
-use crate::policy::blacklist::{self, Record, Standing};
+use crate::policy::blacklist::{self, Standing};
 use crate::policy::selection::{self, Choice, Farm, Rules, ServerView, Trail, Visitor};
 use crate::shared::clients::ClientRef;
 use crate::shared::region::Region;
@@ -142,8 +142,7 @@ pub fn fail(
             row.probe_ended(until);
         }
         if shun {
-            // `server N blacklist T` may have shunned it for longer.
-            row.shun(row.record().failed.map_or(now, |before| before.max(now)), wall);
+            row.shun(now, wall);
         }
     }
     region.ledger().give(worker, failed.target);
@@ -180,12 +179,8 @@ pub fn established(
     }
     let target = reservation.target;
     region.ledger().reached(worker, target);
-    let forgivable = |record: Record| {
-        let Record { failed, probing_until } = record;
-        failed.is_none_or(|failed| failed <= now) && (failed.is_some() || probing_until.is_some())
-    };
     let row = region.servers().row(target).filter(|row| row.identity() == reservation.identity);
-    let forgive = row.filter(|row| forgivable(row.record()));
+    let forgive = row.filter(|row| row.is_forgivable(now));
 
     let clients = region.clients();
     let wanted = region.servers().key(target, reservation.identity);
@@ -205,7 +200,7 @@ pub fn established(
     if let Some(row) = forgive
         && row.identity() == reservation.identity
     {
-        row.forgive();
+        row.forgive(now);
     }
     if remember {
         clients.remember(&guard, client, wanted);
@@ -307,6 +302,7 @@ mod tests {
     use super::*;
     use crate::model::ids::AclId;
     use crate::model::settings::Settings;
+    use crate::policy::blacklist::Record;
     use crate::shared::region::Geometry;
     use crate::shared::servers::Definition;
 
@@ -489,6 +485,18 @@ mod tests {
         );
         region.servers().shun_for(server(0), Seconds(0), terms.blacklist, NOW);
         assert_eq!(served(&region, &terms, 2, NOW), server(0));
+    }
+
+    #[test]
+    fn an_order_soon_after_the_systems_start_ends_like_any_other() {
+        let (region, terms) = (region(&[definition(80)]), terms());
+        let now = Moment(0).plus(Seconds(5)); // less than the blacklist time
+        region.servers().shun_for(server(0), Seconds(1), terms.blacklist, now);
+        let later = now.plus(Seconds(1));
+        assert_eq!(served(&region, &terms, 1, later), server(0));
+        assert_eq!(region.servers().record(server(0)), Record::default());
+        let visits = [come(&region, &terms, 2, later), come(&region, &terms, 3, later)];
+        assert!(visits.iter().all(|visit| target(visit) == Some(server(0))), "nobody probes any more");
     }
 
     #[test]
