@@ -18,7 +18,7 @@ use index::{Corrupt, Index};
 use slot::{FREE, KIND, Key};
 
 use crate::model::address::ClientAddress;
-use crate::model::ids::{ClientId, ServerId};
+use crate::model::ids::{ClientId, ServerId, Target};
 use crate::model::time::{Moment, Seconds};
 use crate::shared::lock::Guard;
 use crate::shared::region::{CLIENTS, Region};
@@ -108,7 +108,7 @@ impl<'a> Clients<'a> {
                 id,
                 address: key.address(),
                 last_used: Moment(slot.last.load(Relaxed)),
-                server: self.region.servers().resolve(ServerKey(slot.server.load(Relaxed))),
+                server: self.server_of(slot),
                 connects: slot.connects.load(Relaxed),
                 up: slot.up.load(Relaxed),
                 down: slot.down.load(Relaxed),
@@ -155,9 +155,16 @@ impl<'a> Clients<'a> {
         match slot {
             Ok((link, slot)) => {
                 let client = ClientRef { id: ClientId(link - 1), tag: slot.tag.load(Relaxed) };
-                (client, self.region.servers().resolve(ServerKey(slot.server.load(Relaxed))))
+                (client, self.server_of(slot))
             }
             Err(Corrupt) => (ClientRef { id: ClientId(0), tag: FREE }, None),
+        }
+    }
+
+    fn server_of(&self, slot: &ClientSlot) -> Option<ServerId> {
+        match self.region.servers().resolve(ServerKey(slot.server.load(Relaxed)))? {
+            Target::Server(server) => Some(server),
+            Target::Emergency | Target::Abuse => None,
         }
     }
 
@@ -203,7 +210,7 @@ impl<'a> Clients<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ids::{AclId, Target, WorkerId};
+    use crate::model::ids::{AclId, WorkerId};
     use crate::shared::region::{Geometry, HEADS};
     use crate::shared::servers::Definition;
     use proptest::prelude::*;
@@ -233,8 +240,7 @@ mod tests {
     }
 
     fn key_of(region: &Region, server: u32) -> ServerKey {
-        let target = Target::Server(ServerId(server));
-        region.servers().key(target, region.servers().row(target).unwrap().identity())
+        region.servers().key(Target::Server(ServerId(server)))
     }
 
     fn client(number: u8) -> ClientAddress {

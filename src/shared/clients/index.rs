@@ -359,7 +359,7 @@ pub(in crate::shared) fn repair(region: &Region) {
         }
         roots.oldest.store(link, Relaxed);
         newer = link;
-        if region.servers().resolve(ServerKey(slot.server.load(Relaxed))).is_none() {
+        if region.servers().row_of(ServerKey(slot.server.load(Relaxed))).is_none() {
             slot.server.store(ServerKey::NONE.0, Relaxed);
         }
     }
