@@ -359,6 +359,17 @@ mod tests {
         assert_eq!(region.repairs(), 1);
     }
 
+    #[test]
+    fn a_time_that_cannot_be_is_repaired_like_a_bad_link() {
+        let region = region(4);
+        visit(&region, 2, Seconds(10), Moment(5));
+        region.clients().roots().last.store(u64::MAX, Relaxed);
+        let (client, _) = visit(&region, 4, Seconds(10), Moment(6));
+        assert_eq!(region.clients().view(client.id).unwrap().last_used, Moment(6));
+        assert_eq!(region.repairs(), 1);
+        audit(&region).unwrap();
+    }
+
     /// The table, slow and obvious: clients from the oldest to the newest.
     #[derive(Default)]
     struct Model {
