@@ -162,6 +162,8 @@ impl<'a> Slots<'a> {
             return false;
         }
         slot.uses.store(slot.uses.load(Relaxed).wrapping_add(1), Relaxed);
+        // A reader that sees anything of what follows sees the new use too, and looks again.
+        fence(Release);
         slot.started.store(now.0, Relaxed);
         let workers = self.region.workers();
         workers.note(worker);
