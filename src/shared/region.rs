@@ -296,7 +296,8 @@ impl Region {
         self.memory.footprint()
     }
 
-    /// A worker has died: its ledger row is folded into the totals and zeroed, its slots and its row are freed.
+    /// A worker has died: its ledger row is folded into the totals and zeroed, its slots and its row are freed,
+    /// its probes end.
     /// Idempotent. Only the master calls it, and only when the process is gone for certain (waited for).
     /// Returns how many connections it had.
     pub fn reclaim(&self, worker: WorkerId) -> u32 {
@@ -304,6 +305,7 @@ impl Region {
             return 0;
         }
         self.ledger().retire(worker);
+        self.servers().end_probes(worker);
         let freed = self.slots().sweep(worker);
         self.workers().vacate(worker);
         self.forget_holder(worker);

@@ -21,7 +21,7 @@ use std::sync::atomic::{
 use assignment::{Occupied, assign};
 
 use crate::model::address::SocketAddress;
-use crate::model::ids::{AclId, MAX_SERVERS, ServerId, Target};
+use crate::model::ids::{AclId, MAX_SERVERS, ServerId, Target, WorkerId};
 use crate::model::time::{Moment, Seconds, WallTime};
 use crate::policy::blacklist::{self, Record};
 use crate::shared::lock::Busy;
@@ -264,6 +264,11 @@ impl<'a> Servers<'a> {
         }
     }
 
+    /// The worker is dead: others may probe the servers that it was probing.
+    pub(super) fn end_probes(&self, worker: WorkerId) {
+        self.rows_ever().filter_map(|row| self.row(row)).for_each(|row| row.prober_died(worker));
+    }
+
     /// Where round robin stopped.
     pub fn cursor(&self) -> ServerId {
         let cursor = self.board().cursor.load(Relaxed);
@@ -324,7 +329,6 @@ fn has_port(address: &SocketAddress) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ids::WorkerId;
     use crate::shared::region::Geometry;
 
     fn region() -> Region {

@@ -52,7 +52,7 @@ impl From<&Settings> for Terms {
 }
 
 impl Terms {
-    /// A probe whose worker died ends by itself, a little after every other one would have timed out.
+    /// A probe whose worker hangs ends by itself, a little after every other one would have timed out.
     fn probe_until(&self, now: Moment) -> Moment {
         now.plus(self.timeout).plus(Seconds(1))
     }
@@ -270,7 +270,7 @@ impl Desk<'_> {
         let standing = blacklist::standing(row.record(), self.terms.blacklist, self.now);
         let probe = (standing == Standing::Due).then(|| self.terms.probe_until(self.now));
         if let Some(until) = probe {
-            row.probe(until);
+            row.probe(self.worker, until);
         }
         Some(Place { choice, address, key, probe })
     }
@@ -453,7 +453,7 @@ mod tests {
         let probe = come(&region, &terms, 3, later);
         assert_eq!(target(&probe), Some(server(0)));
 
-        // Its worker dies: the next one probes when the connect would have timed out.
+        // Its worker hangs: the next one probes when the connect would have timed out.
         let timed_out = later.plus(terms.timeout).plus(Seconds(2));
         let second = come(&region, &terms, 4, timed_out);
         assert_eq!(target(&second), Some(server(0)));
@@ -467,6 +467,18 @@ mod tests {
         assert_eq!(region.servers().failed_at(server(0)), None);
         assert_eq!(served(&region, &terms, 5, timed_out), server(0));
         give_back(&region, WORKER, reservation);
+    }
+
+    #[test]
+    fn when_a_prober_dies_the_next_visit_probes() {
+        let (region, terms) = (region(&[definition(80)]), terms());
+        failed(&region, &terms, 1, come(&region, &terms, 1, NOW), NOW);
+        let later = NOW.plus(terms.blacklist);
+        std::mem::forget(begin(&region, OTHER, &terms, address(2), Verdicts::ALL, later));
+        region.reclaim(WORKER);
+        assert_eq!(target(&come(&region, &terms, 3, later)), None, "another's death");
+        region.reclaim(OTHER);
+        assert_eq!(target(&come(&region, &terms, 3, later)), Some(server(0)));
     }
 
     #[test]

@@ -4,11 +4,13 @@
 use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
 
 use super::{Definition, IDENTITIES};
 use crate::model::address::SocketAddress;
-use crate::model::ids::{AclId, Target};
+use crate::model::ids::{AclId, Target, WorkerId};
 use crate::model::time::{Moment, Seconds, WallTime};
 use crate::policy::blacklist::{self, Record};
 use crate::policy::selection::ServerView;
@@ -36,7 +38,9 @@ pub(in crate::shared) struct ServerRow {
     probing_until: AtomicU64,
     /// Seconds since 1970; 0 = none.
     failed_wall: AtomicU64,
-    _reserved_too: AtomicU64,
+    /// Whose probe it is: the worker's number + 1; means something only while `probing_until` does.
+    prober: AtomicU32,
+    _reserved: AtomicU32,
 
     /// The address that moved in last, though it may not be usable now: [`NOWHERE`], [`INET`], [`INET6`], [`UNIX`].
     kind: AtomicU32,
@@ -191,8 +195,17 @@ impl ServerRow {
         self.probing_until.store(0, Relaxed);
     }
 
-    pub(in crate::shared) fn probe(&self, until: Moment) {
-        self.probing_until.store(until.0, Relaxed);
+    pub(in crate::shared) fn probe(&self, worker: WorkerId, until: Moment) {
+        self.prober.store(worker.0.saturating_add(1), Relaxed);
+        self.probing_until.store(until.0, Release);
+    }
+
+    /// The worker is dead: its probe has ended without a verdict.
+    pub(super) fn prober_died(&self, worker: WorkerId) {
+        let until = self.probing_until.load(Acquire);
+        if until != 0 && self.prober.load(Relaxed) == worker.0.saturating_add(1) {
+            self.probe_ended(Moment(until));
+        }
     }
 
     /// The probe that was begun with this `until` has ended without a verdict.
