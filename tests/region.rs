@@ -456,7 +456,7 @@ impl<'a> Worker<'a> {
             self.held.swap_remove(self.random.below(self.held.len() as u64) as usize);
         let (owner, entry) = self.region.slots().entry(conn).expect("a slot that is held is in use");
         assert_eq!((owner, entry.server), (self.id, Some(reservation.target)));
-        self.region.ledger().count(self.id, reservation.target, 1, 2);
+        visits::count(self.region, self.id, &reservation, 1, 2);
         self.region.clients().count(client.1, 1, 2);
         visits::give_back(self.region, self.id, reservation);
         self.region.slots().release(&mut self.finder, conn);

@@ -167,7 +167,7 @@ impl Worker<'_> {
 
         let (bytes_up, bytes_down) = (up.bytes() - before.0, down.bytes() - before.1);
         if bytes_up + bytes_down > 0 {
-            self.region.ledger().count(self.id, reservation.target, bytes_up, bytes_down);
+            visits::count(self.region, self.id, reservation, bytes_up, bytes_down);
         }
         connection.turn |= bytes_down > 0;
         let (up_progress, down_progress) = match (moved_up, moved_down) {

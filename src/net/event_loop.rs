@@ -152,7 +152,7 @@ impl<'a> Worker<'a> {
         Ok(Worker {
             id,
             region,
-            terms: terms(&settings),
+            terms: Terms::from(&settings),
             lists: AccessLists::compile(&settings.acls),
             settings,
             messages: inheritance.messages,
@@ -332,7 +332,7 @@ impl<'a> Worker<'a> {
     /// New settings apply from the next connection on, timeouts at once.
     fn take_over(&mut self, order: Order) {
         self.settings = order.settings;
-        self.terms = terms(&self.settings);
+        self.terms = Terms::from(&self.settings);
         self.lists = AccessLists::compile(&self.settings.acls);
         // More connections: the master has raised the limit. This asks for it.
         if let Ok(limit) = privileges::raise_descriptor_limit(None, 0) {
@@ -389,15 +389,6 @@ fn poller(inheritance: &Inheritance<'_>, signals: &Signals) -> io::Result<Poller
     poller.add_bell(inheritance.room.as_fd(), token::BELL)?;
     poller.add_listener(inheritance.listener.as_fd(), token::LISTENER)?;
     Ok(poller)
-}
-
-fn terms(settings: &Settings) -> Terms {
-    Terms {
-        rules: settings.into(),
-        tracking: settings.tracking,
-        blacklist: settings.blacklist,
-        timeout: settings.timeout,
-    }
 }
 
 /// The page of `dummy`: says who answers.

@@ -10,8 +10,8 @@ use crate::model::time::{Moment, Seconds};
 /// What is known of a server's failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Record {
-    /// When it failed last, if it has not served since. May lie in the future: `server N blacklist T`. Only
-    /// [`standing`] can read it: from [`failed_for`] it may even be a moment before the clock's zero, wrapped.
+    /// When it failed last, if it has not served since. May lie in the future: `server N blacklist T`. For
+    /// this module only to read: from [`failed_for`] it may even be a moment before the clock's zero, wrapped.
     pub failed: Option<Moment>,
     /// Until when a connection under way counts as the one probe that a server gets whose time is up.
     pub probing_until: Option<Moment>,
@@ -36,9 +36,7 @@ pub fn standing(record: Record, blacklist: Seconds, now: Moment) -> Standing {
     let Some(failed) = record.failed else {
         return Standing::Good;
     };
-    let until = failed.0.wrapping_add(blacklist.micros());
-    // The sign of the wrapped difference orders all moments within 292,000 years of each other.
-    let out = (now.0.wrapping_sub(until) as i64) < 0;
+    let out = is_after(Moment(failed.0.wrapping_add(blacklist.micros())), now);
     let probed = record.probing_until.is_some_and(|until| now < until);
     match (out, blacklist) {
         (true, _) => Standing::Shunned,
@@ -46,6 +44,25 @@ pub fn standing(record: Record, blacklist: Seconds, now: Moment) -> Standing {
         (false, _) if probed => Standing::Shunned,
         (false, _) => Standing::Due,
     }
+}
+
+/// What is known of a server after a connect to it has failed. That does not shorten what the administrator ordered.
+pub fn after_failure(record: Record, now: Moment) -> Record {
+    let ordered = record.failed.filter(|failed| is_after(*failed, now));
+    Record { failed: ordered.or(Some(now)), probing_until: None }
+}
+
+/// What is known of a server after a connect to it has succeeded: nothing, unless the administrator ordered something.
+pub fn after_success(record: Record, now: Moment) -> Record {
+    match record.failed {
+        Some(failed) if is_after(failed, now) => record,
+        _ => Record::default(),
+    }
+}
+
+/// The sign of the wrapped difference orders all moments within 292,000 years of each other.
+fn is_after(one: Moment, other: Moment) -> bool {
+    (one.0.wrapping_sub(other.0) as i64) > 0
 }
 
 /// The moment to note as a failure so that the server stays out of use for `length` from `now`, whatever the
@@ -114,6 +131,23 @@ mod tests {
         let record = Record { failed: failed_for(Seconds(100), Seconds(0), at(5)), probing_until: None };
         assert_eq!(standing(record, Seconds(0), at(104)), Shunned);
         assert_eq!(standing(record, Seconds(0), at(105)), Good);
+    }
+
+    #[test]
+    fn soon_after_the_systems_start_failures_and_successes_count_as_they_do_later() {
+        let record = Record { failed: failed_for(Seconds(1), Seconds(30), at(5)), probing_until: None };
+        assert_eq!(standing(record, Seconds(30), at(6)), Due);
+        assert_eq!(standing(after_failure(record, at(7)), Seconds(30), at(36)), Shunned);
+        assert_eq!(after_success(record, at(7)), Record::default());
+    }
+
+    #[test]
+    fn an_order_is_neither_shortened_by_a_failure_nor_undone_by_a_success() {
+        let record = Record { failed: failed_for(Seconds(100), Seconds(30), at(5)), probing_until: None };
+        assert_eq!(standing(after_failure(record, at(50)), Seconds(30), at(104)), Shunned);
+        assert_eq!(standing(after_failure(record, at(50)), Seconds(30), at(105)), Due);
+        assert_eq!(after_success(record, at(50)), record);
+        assert_eq!(after_success(record, at(105)), Record::default());
     }
 
     #[test]

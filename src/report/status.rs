@@ -306,9 +306,11 @@ mod tests {
     use super::*;
     use crate::model::address::ClientAddress;
     use crate::model::time::Seconds;
+    use crate::policy::acl::Verdicts;
     use crate::shared::region::Geometry;
     use crate::shared::servers::Definition;
     use crate::shared::slots::SlotFinder;
+    use crate::shared::visits::{self, Terms};
     use std::net::IpAddr;
 
     fn server(number: Target, address: &str) -> ServerRow {
@@ -427,8 +429,12 @@ mod tests {
                 None,
             )
             .unwrap();
+        let terms = Terms::from(&settings);
+        let visit = visits::begin(&region, worker, &terms, ClientAddress::Unix, Verdicts::ALL, now);
+        let reservation = visit.reservation.unwrap();
+        visits::count(&region, worker, &reservation, 18, 39);
+        visits::give_back(&region, worker, reservation);
         region.servers().shun_for(server, Seconds(30), Seconds(30), now);
-        region.ledger().count(worker, server, 18, 39);
         let mut finder = SlotFinder::default();
         let connection = region.slots().claim(&mut finder, worker, now).unwrap();
         region.slots().describe(connection, Some(ClientId(3)), Some(server), 2, 11, 12);

@@ -18,7 +18,7 @@ use index::{Corrupt, Index};
 use slot::{FREE, KIND, Key};
 
 use crate::model::address::ClientAddress;
-use crate::model::ids::{ClientId, ServerId};
+use crate::model::ids::{ClientId, ServerId, Target};
 use crate::model::time::{Moment, Seconds};
 use crate::shared::lock::Guard;
 use crate::shared::region::{CLIENTS, Region};
@@ -108,7 +108,7 @@ impl<'a> Clients<'a> {
                 id,
                 address: key.address(),
                 last_used: Moment(slot.last.load(Relaxed)),
-                server: self.region.servers().resolve(ServerKey(slot.server.load(Relaxed))),
+                server: self.server_of(slot),
                 connects: slot.connects.load(Relaxed),
                 up: slot.up.load(Relaxed),
                 down: slot.down.load(Relaxed),
@@ -155,9 +155,16 @@ impl<'a> Clients<'a> {
         match slot {
             Ok((link, slot)) => {
                 let client = ClientRef { id: ClientId(link - 1), tag: slot.tag.load(Relaxed) };
-                (client, self.region.servers().resolve(ServerKey(slot.server.load(Relaxed))))
+                (client, self.server_of(slot))
             }
             Err(Corrupt) => (ClientRef { id: ClientId(0), tag: FREE }, None),
+        }
+    }
+
+    fn server_of(&self, slot: &ClientSlot) -> Option<ServerId> {
+        match self.region.servers().resolve(ServerKey(slot.server.load(Relaxed)))? {
+            Target::Server(server) => Some(server),
+            Target::Emergency | Target::Abuse => None,
         }
     }
 
@@ -203,7 +210,7 @@ impl<'a> Clients<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ids::{AclId, Target, WorkerId};
+    use crate::model::ids::{AclId, WorkerId};
     use crate::shared::region::{Geometry, HEADS};
     use crate::shared::servers::Definition;
     use proptest::prelude::*;
@@ -233,8 +240,7 @@ mod tests {
     }
 
     fn key_of(region: &Region, server: u32) -> ServerKey {
-        let target = Target::Server(ServerId(server));
-        region.servers().key(target, region.servers().row(target).unwrap().identity())
+        region.servers().key(Target::Server(ServerId(server)))
     }
 
     fn client(number: u8) -> ClientAddress {
@@ -351,6 +357,17 @@ mod tests {
         drop(guard);
         assert_eq!(region.clients().iter().map(|view| view.id).collect::<Vec<_>>(), [newer.id]);
         assert_eq!(region.repairs(), 1);
+    }
+
+    #[test]
+    fn a_time_that_cannot_be_is_repaired_like_a_bad_link() {
+        let region = region(4);
+        visit(&region, 2, Seconds(10), Moment(5));
+        region.clients().roots().last.store(u64::MAX, Relaxed);
+        let (client, _) = visit(&region, 4, Seconds(10), Moment(6));
+        assert_eq!(region.clients().view(client.id).unwrap().last_used, Moment(6));
+        assert_eq!(region.repairs(), 1);
+        audit(&region).unwrap();
     }
 
     /// The table, slow and obvious: clients from the oldest to the newest.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crate::model::ids::{MAX_WORKERS, Target, WorkerId};
 use crate::shared::region::{LEDGER, Region};
+use crate::shared::servers::{self, RowId};
 
 /// Sums over all workers, dead ones included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -23,7 +24,7 @@ pub struct Totals {
     pub down: u64,
 }
 
-/// What one worker has with one target.
+/// What one worker has with one server.
 #[repr(C)]
 #[derive(Debug)]
 pub(super) struct Cell {
@@ -39,12 +40,12 @@ const _: () = assert!(size_of::<Cell>() == 32);
 #[repr(C, align(4096))]
 #[derive(Debug)]
 pub(super) struct LedgerRow {
-    cells: [Cell; Target::ROWS],
+    cells: [Cell; servers::ROWS],
 }
-const _: () = assert!(size_of::<LedgerRow>() == 33 * 4096);
+const _: () = assert!(size_of::<LedgerRow>() == 65 * 4096);
 
 /// How many rows there are: the last is the retired one, which has no live connections and whose totals may be
-/// "negative" (wrapped), when a target's totals were started anew.
+/// "negative" (wrapped), when a row's totals were started anew.
 pub(super) const ROWS: usize = MAX_WORKERS as usize + 1;
 const RETIRED: usize = MAX_WORKERS as usize;
 
@@ -59,34 +60,44 @@ impl<'a> Ledger<'a> {
         Ledger { region }
     }
 
-    fn cell(&self, row: usize, target: Target) -> Option<&'a Cell> {
-        self.region.row(&LEDGER, row)?.cells.get(target.row())
+    fn cell(&self, row: usize, server: RowId) -> Option<&'a Cell> {
+        self.region.row(&LEDGER, row)?.cells.get(server.0 as usize)
     }
 
-    fn own(&self, worker: WorkerId, target: Target) -> Option<&'a Cell> {
+    fn own(&self, worker: WorkerId, server: RowId) -> Option<&'a Cell> {
         if worker.0 >= MAX_WORKERS {
             return None;
         }
-        self.cell(worker.0 as usize, target)
+        self.cell(worker.0 as usize, server)
     }
 
     /// The cells of all workers that may have something in them.
-    fn column(&self, target: Target) -> impl Iterator<Item = &'a Cell> + use<'a> {
+    fn column(&self, server: RowId) -> impl Iterator<Item = &'a Cell> + use<'a> {
         let ledger = *self;
-        (0..self.region.workers().rows()).filter_map(move |row| ledger.cell(row as usize, target))
+        (0..self.region.workers().rows()).filter_map(move |row| ledger.cell(row as usize, server))
     }
 
-    /// Connections to a target, open or being made, over all workers. May count a connection that ends this moment
-    /// still, never one too few.
+    /// Connections, open or being made, to the server that is at this place of the list, over all workers. May count
+    /// a connection that ends this moment still, never one too few.
     #[inline]
     pub fn load(&self, target: Target) -> u32 {
-        self.column(target).fold(0, |sum, cell| sum.saturating_add(cell.live.load(Relaxed)))
+        self.region.servers().at(target).map_or(0, |server| self.row_load(server))
     }
 
-    /// Everything about a target.
+    /// The same of a row.
+    #[inline]
+    pub(super) fn row_load(&self, server: RowId) -> u32 {
+        self.column(server).fold(0, |sum, cell| sum.saturating_add(cell.live.load(Relaxed)))
+    }
+
+    /// Everything about the server that is at this place of the list.
     pub fn totals(&self, target: Target) -> Totals {
+        self.region.servers().at(target).map_or(Totals::default(), |server| self.row_totals(server))
+    }
+
+    fn row_totals(&self, server: RowId) -> Totals {
         let mut totals = Totals::default();
-        for cell in self.column(target).chain(self.cell(RETIRED, target)) {
+        for cell in self.column(server).chain(self.cell(RETIRED, server)) {
             totals.live = totals.live.saturating_add(cell.live.load(Relaxed));
             totals.connections = totals.connections.wrapping_add(cell.connections.load(Relaxed));
             totals.up = totals.up.wrapping_add(cell.up.load(Relaxed));
@@ -95,22 +106,23 @@ impl<'a> Ledger<'a> {
         totals
     }
 
-    /// A worker's own connections to a target.
+    /// A worker's own connections to the server that is at this place of the list.
     pub fn held(&self, worker: WorkerId, target: Target) -> u32 {
-        self.own(worker, target).map_or(0, |cell| cell.live.load(Relaxed))
+        let cell = self.region.servers().at(target).and_then(|server| self.own(worker, server));
+        cell.map_or(0, |cell| cell.live.load(Relaxed))
     }
 
-    /// Adds bytes; called by the worker itself.
-    pub fn count(&self, worker: WorkerId, target: Target, up: u64, down: u64) {
-        if let Some(cell) = self.own(worker, target) {
+    /// The worker adds bytes.
+    pub(super) fn count(&self, worker: WorkerId, server: RowId, up: u64, down: u64) {
+        if let Some(cell) = self.own(worker, server) {
             add(&cell.up, up);
             add(&cell.down, down);
         }
     }
 
-    /// The worker takes a place on a target. False: there is no such worker or target.
-    pub(super) fn take(&self, worker: WorkerId, target: Target) -> bool {
-        let Some(cell) = self.own(worker, target) else {
+    /// The worker takes a place on a server. False: there is no such worker or row.
+    pub(super) fn take(&self, worker: WorkerId, server: RowId) -> bool {
+        let Some(cell) = self.own(worker, server) else {
             return false;
         };
         cell.live.store(cell.live.load(Relaxed).saturating_add(1), Relaxed);
@@ -118,23 +130,23 @@ impl<'a> Ledger<'a> {
     }
 
     /// The worker gives a place back.
-    pub(super) fn give(&self, worker: WorkerId, target: Target) {
-        if let Some(cell) = self.own(worker, target) {
+    pub(super) fn give(&self, worker: WorkerId, server: RowId) {
+        if let Some(cell) = self.own(worker, server) {
             cell.live.store(cell.live.load(Relaxed).saturating_sub(1), Relaxed);
         }
     }
 
-    /// The worker has reached the target.
-    pub(super) fn reached(&self, worker: WorkerId, target: Target) {
-        if let Some(cell) = self.own(worker, target) {
+    /// The worker has reached the server.
+    pub(super) fn reached(&self, worker: WorkerId, server: RowId) {
+        if let Some(cell) = self.own(worker, server) {
             add(&cell.connections, 1);
         }
     }
 
     /// The worker is dead: it has no connections any more, and its totals move to the retired row.
     pub(super) fn retire(&self, worker: WorkerId) {
-        for target in self.region.servers().targets_ever() {
-            let (Some(cell), Some(retired)) = (self.own(worker, target), self.cell(RETIRED, target)) else {
+        for server in self.region.servers().rows_ever() {
+            let (Some(cell), Some(retired)) = (self.own(worker, server), self.cell(RETIRED, server)) else {
                 continue;
             };
             cell.live.store(0, Relaxed);
@@ -149,9 +161,9 @@ impl<'a> Ledger<'a> {
     }
 
     /// Another server is in that row from now on: its totals start at 0. Live connections stay counted.
-    pub(super) fn start_anew(&self, target: Target) {
-        let totals = self.totals(target);
-        if let Some(retired) = self.cell(RETIRED, target) {
+    pub(super) fn start_anew(&self, server: RowId) {
+        let totals = self.row_totals(server);
+        if let Some(retired) = self.cell(RETIRED, server) {
             add(&retired.connections, totals.connections.wrapping_neg());
             add(&retired.up, totals.up.wrapping_neg());
             add(&retired.down, totals.down.wrapping_neg());
@@ -167,13 +179,27 @@ fn add(counter: &AtomicU64, more: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ids::ServerId;
+    use crate::model::address::SocketAddress;
+    use crate::model::ids::{AclId, ServerId};
     use crate::shared::region::Geometry;
+    use crate::shared::servers::Definition;
 
     const TARGET: Target = Target::Server(ServerId(0));
+    const ROW: RowId = RowId(0);
 
+    /// Server 0, the emergency and the abuse server, in rows 0, 1 and 2.
     fn region() -> Region {
-        Region::create(Geometry { clients: 1, connections: 1 }).unwrap()
+        let region = Region::create(Geometry { clients: 1, connections: 1 }).unwrap();
+        let [a, b, c] = [1, 2, 3].map(|port| Definition {
+            address: Some(SocketAddress::Inet(([127, 0, 0, 1], port).into())),
+            soft: 0,
+            hard: 0,
+            weight: 0,
+            prio: 0,
+            acl: AclId::default(),
+        });
+        region.servers().publish(&[a], Some(&b), Some(&c)).unwrap();
+        region
     }
 
     #[test]
@@ -182,15 +208,15 @@ mod tests {
         region.workers().set_count(3);
         let ledger = region.ledger();
         for worker in [0, 1, 1, 2].map(WorkerId) {
-            assert!(ledger.take(worker, TARGET));
+            assert!(ledger.take(worker, ROW));
         }
-        ledger.reached(WorkerId(1), TARGET);
-        ledger.count(WorkerId(2), TARGET, 10, 20);
+        ledger.reached(WorkerId(1), ROW);
+        ledger.count(WorkerId(2), ROW, 10, 20);
         assert_eq!(ledger.load(TARGET), 4);
         assert_eq!(ledger.held(WorkerId(1), TARGET), 2);
         assert_eq!(ledger.totals(TARGET), Totals { live: 4, connections: 1, up: 10, down: 20 });
         assert_eq!(ledger.load(Target::Emergency), 0);
-        ledger.give(WorkerId(1), TARGET);
+        ledger.give(WorkerId(1), ROW);
         assert_eq!(ledger.load(TARGET), 3);
     }
 
@@ -198,11 +224,11 @@ mod tests {
     fn a_dead_workers_totals_stay_and_its_connections_do_not() {
         let region = region();
         let (ledger, worker) = (region.ledger(), WorkerId(7));
-        for target in [Target::Emergency, Target::Abuse] {
+        for (row, target) in [(RowId(1), Target::Emergency), (RowId(2), Target::Abuse)] {
             region.workers().note(worker);
-            ledger.take(worker, target);
-            ledger.reached(worker, target);
-            ledger.count(worker, target, 1, 2);
+            ledger.take(worker, row);
+            ledger.reached(worker, row);
+            ledger.count(worker, row, 1, 2);
             for _ in 0..2 {
                 region.reclaim(worker);
                 assert_eq!(ledger.totals(target), Totals { live: 0, connections: 1, up: 1, down: 2 });
@@ -215,7 +241,7 @@ mod tests {
     fn rows_beyond_the_count_count_until_they_are_reclaimed() {
         let region = region();
         region.workers().set_count(4);
-        region.ledger().take(WorkerId(3), Target::Abuse);
+        region.ledger().take(WorkerId(3), RowId(2));
         region.workers().set_count(1);
         assert_eq!(region.ledger().load(Target::Abuse), 1);
         region.reclaim(WorkerId(3));
@@ -226,11 +252,11 @@ mod tests {
     fn a_worker_that_cannot_be_counts_nothing() {
         let region = region();
         for worker in [MAX_WORKERS, u32::MAX].map(WorkerId) {
-            assert!(!region.ledger().take(worker, TARGET), "not even in the retired row");
-            region.ledger().count(worker, TARGET, 1, 1);
+            assert!(!region.ledger().take(worker, ROW), "not even in the retired row");
+            region.ledger().count(worker, ROW, 1, 1);
             region.reclaim(worker);
         }
         assert_eq!(region.ledger().totals(TARGET), Totals::default());
-        assert!(!region.ledger().take(WorkerId(0), Target::Server(ServerId(u32::MAX))));
+        assert!(!region.ledger().take(WorkerId(0), RowId(u32::MAX)));
     }
 }

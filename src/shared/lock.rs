@@ -131,9 +131,33 @@ impl Guard<'_> {
 impl Drop for Guard<'_> {
     #[inline]
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Tables that a panic has left half-changed are for the next holder to repair: dying with the lock says so.
+            return;
+        }
         let lock = &self.region.header().lock;
         lock.holder.store(0, Relaxed);
         // Refused only if the mutex was written over, which the next `lock` reports.
         let _ = lock.mutex.unlock();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shared::region::Geometry;
+
+    #[test]
+    fn a_panic_with_the_lock_is_a_death_with_the_lock() {
+        let region = Region::create(Geometry { clients: 4, connections: 1 }).unwrap();
+        std::thread::scope(|scope| {
+            let holder = scope.spawn(|| {
+                let _guard = region.lock(WorkerId(1));
+                panic!("half-way");
+            });
+            assert!(holder.join().is_err());
+        });
+        drop(region.lock_within(Duration::ZERO).unwrap());
+        assert_eq!(region.repairs(), 1);
     }
 }

@@ -8,7 +8,8 @@
 //! | part | rows | written by |
 //! |---|---|---|
 //! | header | 1 | see its fields |
-//! | servers | one a target | the master; failures by workers |
+//! | list | one a target | the master |
+//! | servers | two a target | the master; failures by workers |
 //! | workers | one a worker | that worker |
 //! | ledger | one a worker, and one for the dead | that worker |
 //! | clients, index heads | `-c` | whoever has the lock |
@@ -26,7 +27,7 @@ use crate::model::time::{Moment, WallTime};
 use crate::shared::clients::{self, ClientSlot, Clients, Head};
 use crate::shared::ledger::{self, Ledger, LedgerRow};
 use crate::shared::lock::{Busy, Lock};
-use crate::shared::servers::{Board, ServerRow, Servers};
+use crate::shared::servers::{self, Board, Place, ServerRow, Servers};
 use crate::shared::slots::{ConnSlot, Gate, Slots};
 use crate::shared::workers::{Roster, WorkerRow, Workers};
 use crate::sys::clock;
@@ -91,6 +92,8 @@ pub enum RegionError {
 /// leaves a stale row, never a broken one.
 pub(super) unsafe trait Row: Sync {}
 
+// SAFETY: repr(C), one integer atomic.
+unsafe impl Row for Place {}
 // SAFETY: repr(C), integer atomics only.
 unsafe impl Row for ServerRow {}
 // SAFETY: repr(C), integer atomics only.
@@ -129,7 +132,8 @@ impl<T> Table<T> {
 }
 
 const HEADER: Table<Header> = Table::after(0, 1);
-pub(super) const SERVERS: Table<ServerRow> = Table::after(HEADER.end(), Target::ROWS);
+pub(super) const PLACES: Table<Place> = Table::after(HEADER.end(), Target::ROWS);
+pub(super) const SERVERS: Table<ServerRow> = Table::after(PLACES.end(), servers::ROWS);
 pub(super) const WORKERS: Table<WorkerRow> = Table::after(SERVERS.end(), MAX_WORKERS as usize);
 pub(super) const LEDGER: Table<LedgerRow> = Table::after(WORKERS.end(), ledger::ROWS);
 pub(super) const CONNECTIONS: Table<ConnSlot> = Table::after(LEDGER.end(), Region::MAX_CONNECTIONS as usize);
@@ -292,7 +296,8 @@ impl Region {
         self.memory.footprint()
     }
 
-    /// A worker has died: its ledger row is folded into the totals and zeroed, its slots and its row are freed.
+    /// A worker has died: its ledger row is folded into the totals and zeroed, its slots and its row are freed,
+    /// its probes end.
     /// Idempotent. Only the master calls it, and only when the process is gone for certain (waited for).
     /// Returns how many connections it had.
     pub fn reclaim(&self, worker: WorkerId) -> u32 {
@@ -300,6 +305,7 @@ impl Region {
             return 0;
         }
         self.ledger().retire(worker);
+        self.servers().end_probes(worker);
         let freed = self.slots().sweep(worker);
         self.workers().vacate(worker);
         self.forget_holder(worker);

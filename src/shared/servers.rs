@@ -1,29 +1,48 @@
-//! The server table: one row a server, and one each for the emergency and the abuse server.
+//! The server table: one row a server, and a list that says which of them are in use, at which place.
 //!
-//! The master alone writes definitions. Workers read them under the lock, everybody else through [`Servers::definition`],
+//! The master alone writes both. Workers read them under the lock, everybody else through [`Servers::definition`],
 //! which reads again if the master has written meanwhile. Failures are noted by workers.
 //!
-//! A row's *identity* goes up when another address moves in, and whoever remembers a server remembers its identity
-//! with it: so nothing that was known of the old server is held for or against the new one.
+//! A server is its address: when the list changes, a server that is in it still keeps its row, at whatever place, and
+//! so its connections count for it and for nobody else. A row's *identity* goes up when another address moves in, and
+//! whoever remembers a server remembers its identity with it: so nothing that was known of the old server is held for
+//! or against the new one.
 #![forbid(unsafe_code)]
 
-use std::ffi::OsStr;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::os::unix::ffi::OsStrExt;
+mod assignment;
+mod row;
+
 use std::sync::atomic::{
-    AtomicI32, AtomicU8, AtomicU32, AtomicU64,
+    AtomicU32,
     Ordering::{Acquire, Relaxed, Release},
     fence,
 };
 
+use assignment::{Occupied, assign};
+
 use crate::model::address::SocketAddress;
-use crate::model::ids::{AclId, MAX_SERVERS, ServerId, Target};
+use crate::model::ids::{AclId, MAX_SERVERS, ServerId, Target, WorkerId};
 use crate::model::time::{Moment, Seconds, WallTime};
 use crate::policy::blacklist::{self, Record};
-use crate::policy::selection::ServerView;
 use crate::shared::lock::Busy;
-use crate::shared::region::{Region, SERVERS};
+use crate::shared::region::{PLACES, Region, SERVERS};
 use crate::sys::clock;
+
+pub(super) use row::{RawAddress, ServerRow};
+
+/// How many rows there are: for two whole lists, so that servers that are not listed any more keep theirs while
+/// clients are connected to them.
+pub(super) const ROWS: usize = 2 * Target::ROWS;
+
+/// A row of the table, which is a server's own, wherever in the list that stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RowId(pub(super) u32);
+
+/// One place of the list: row + 1; 0 = none.
+#[repr(C)]
+#[derive(Debug)]
+pub(super) struct Place(AtomicU32);
+const _: () = assert!(size_of::<Place>() == 4);
 
 /// What the settings say of a server, with its resolved address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,74 +61,41 @@ pub struct Definition {
     pub acl: AclId,
 }
 
-/// The longest path of a Unix socket.
-const PATH: usize = 108;
-
-/// The first cache line has all that a choice looks at, the others what a connect needs.
-#[repr(C, align(64))]
-#[derive(Debug)]
-pub(super) struct ServerRow {
-    /// It has an address, and may be used.
-    usable: AtomicU32,
-    soft: AtomicU32,
-    hard: AtomicU32,
-    weight: AtomicU32,
-    prio: AtomicI32,
-    acl: AtomicU32,
-    /// 0 until an address moves in, then from 1 to [`IDENTITIES`].
-    identity: AtomicU32,
-    _reserved: AtomicU32,
-    /// [`Record`]: microseconds, 0 = none.
-    failed: AtomicU64,
-    probing_until: AtomicU64,
-    /// Seconds since 1970; 0 = none.
-    failed_wall: AtomicU64,
-    _reserved_too: AtomicU64,
-
-    /// The address that moved in last, though it may not be usable now: [`NOWHERE`], [`INET`], [`INET6`], [`UNIX`].
-    kind: AtomicU32,
-    port: AtomicU32,
-    /// IPv4 is kept as an IPv4-mapped IPv6 address.
-    ip: [AtomicU64; 2],
-    flow: AtomicU32,
-    scope: AtomicU32,
-    path_length: AtomicU32,
-    path: [AtomicU8; PATH],
-}
-const _: () = assert!(size_of::<ServerRow>() == 256);
-
-const NOWHERE: u32 = 0;
-const INET: u32 = 1;
-const INET6: u32 = 2;
-const UNIX: u32 = 3;
-
 /// The server table's part of the header.
 #[repr(C)]
 #[derive(Debug)]
 pub(super) struct Board {
     count: AtomicU32,
-    /// The most there ever were.
-    high: AtomicU32,
+    /// Rows from here on have never been used.
+    frontier: AtomicU32,
     /// Where round robin stopped.
     cursor: AtomicU32,
     /// Odd while definitions are being written.
     edition: AtomicU32,
 }
 
-const ROW_BITS: u32 = 12;
-const IDENTITIES: u32 = (1 << 19) - 1;
+const ROW_BITS: u32 = 14;
+const IDENTITIES: u32 = (1 << 17) - 1;
 const UNCONFIRMED: u32 = 1 << 31;
-const _: () = assert!(1 << ROW_BITS == MAX_SERVERS && IDENTITIES << ROW_BITS < UNCONFIRMED);
+const _: () = assert!(1 << ROW_BITS >= ROWS && (IDENTITIES as u64 + 1) << ROW_BITS == UNCONFIRMED as u64);
 
-/// A regular server in one word: its row, the row's identity, and whether it has yet to answer. The default is none.
+/// A server in one word: its row, the row's identity, and whether it has yet to answer. The default is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct ServerKey(pub(super) u32);
 
 impl ServerKey {
     pub(super) const NONE: ServerKey = ServerKey(0);
 
-    fn new(server: ServerId, identity: u32) -> Self {
-        ServerKey((identity & IDENTITIES) << ROW_BITS | server.0 & (MAX_SERVERS - 1))
+    fn new(row: RowId, identity: u32) -> Self {
+        ServerKey((identity & IDENTITIES) << ROW_BITS | row.0 & ((1 << ROW_BITS) - 1))
+    }
+
+    pub(super) fn row(self) -> RowId {
+        RowId(self.0 & ((1 << ROW_BITS) - 1))
+    }
+
+    fn identity(self) -> u32 {
+        self.0 >> ROW_BITS & IDENTITIES
     }
 
     pub(super) fn unconfirmed(self) -> Self {
@@ -118,26 +104,6 @@ impl ServerKey {
 
     pub(super) fn confirmed(self) -> Self {
         ServerKey(self.0 & !UNCONFIRMED)
-    }
-}
-
-/// An address as copied out of its row: turning it into a [`SocketAddress`] may allocate, which nobody does with the
-/// lock in hand.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum RawAddress {
-    Inet(SocketAddr),
-    Unix([u8; PATH], usize),
-}
-
-impl From<RawAddress> for SocketAddress {
-    fn from(raw: RawAddress) -> Self {
-        match raw {
-            RawAddress::Inet(address) => SocketAddress::Inet(address),
-            RawAddress::Unix(path, length) => {
-                let path = path.get(..length).unwrap_or(&path);
-                SocketAddress::Unix(OsStr::from_bytes(path).into())
-            }
-        }
     }
 }
 
@@ -152,12 +118,25 @@ impl<'a> Servers<'a> {
         Servers { region }
     }
 
-    pub(super) fn row(&self, target: Target) -> Option<&'a ServerRow> {
-        // Not `target.row()` alone: a number that is out of range must not lead to the emergency server's row.
+    pub(super) fn row(&self, row: RowId) -> Option<&'a ServerRow> {
+        self.region.row(&SERVERS, row.0 as usize)
+    }
+
+    fn place(&self, target: Target) -> Option<&'a AtomicU32> {
+        // Not `target.row()` alone: a number that is out of range must not lead to the emergency server's place.
         match target {
             Target::Server(server) if server.0 >= MAX_SERVERS => None,
-            _ => self.region.row(&SERVERS, target.row()),
+            _ => self.region.row(&PLACES, target.row()).map(|place| &place.0),
         }
+    }
+
+    /// The row of the server at this place of the list.
+    pub(super) fn at(&self, target: Target) -> Option<RowId> {
+        self.place(target)?.load(Relaxed).checked_sub(1).map(RowId)
+    }
+
+    fn row_at(&self, target: Target) -> Option<&'a ServerRow> {
+        self.row(self.at(target)?)
     }
 
     fn board(&self) -> &'a Board {
@@ -170,10 +149,10 @@ impl<'a> Servers<'a> {
         self.board().count.load(Relaxed).min(MAX_SERVERS)
     }
 
-    /// Master only: writes all definitions at once, under the lock. A row whose address stays the same (or comes
-    /// back) keeps its identity, blacklist state and totals; one whose address changes gets a new identity, so that
-    /// clients that remember the old server there are new to it. Resets round robin's cursor only if it is out of
-    /// range. Servers beyond [`MAX_SERVERS`] are left out.
+    /// Master only: writes the whole list at once, under the lock. A server whose address is in it still (or again)
+    /// keeps what is known of it: connections, totals, blacklist state, the clients that remember it. An address that
+    /// is new is a new server. Resets round robin's cursor only if it is out of range. Servers beyond [`MAX_SERVERS`]
+    /// are left out.
     ///
     /// # Errors
     /// [`Busy`] if the lock was not to be had within [`Region::PATIENCE`]: nothing is changed, try again.
@@ -183,24 +162,34 @@ impl<'a> Servers<'a> {
         emergency: Option<&Definition>,
         abuse: Option<&Definition>,
     ) -> Result<(), Busy> {
+        let list = self.list(servers, emergency, abuse);
+        let count = servers.len().min(MAX_SERVERS as usize) as u32;
         let board = self.board();
         let _guard = self.region.lock_within(Region::PATIENCE)?;
         let edition = board.edition.load(Relaxed);
         board.edition.store(edition | 1, Relaxed);
         fence(Release);
 
-        let regular = servers.iter().take(MAX_SERVERS as usize);
-        let count = regular.len() as u32;
-        // First, as starting totals anew needs the sums over all rows that may be in use.
-        board.high.fetch_max(count, Relaxed);
-        for (number, definition) in (0..).zip(regular) {
-            self.write(Target::Server(ServerId(number)), Some(definition));
+        for row in self.rows_ever().filter_map(|row| self.row(row)) {
+            if let Some(place) = row.place().and_then(|target| self.place(target)) {
+                place.store(0, Relaxed);
+            }
+            row.set_place(None);
         }
-        for number in count..board.high.load(Relaxed).min(MAX_SERVERS) {
-            self.write(Target::Server(ServerId(number)), None);
+        for Entry { target, definition, row, address, is_new } in &list {
+            // First, as starting totals anew needs the sums over all rows that may be in use.
+            board.frontier.fetch_max(row.0 + 1, Relaxed);
+            let (Some(place), Some(server)) = (self.place(*target), self.row(*row)) else {
+                continue;
+            };
+            if let Some(address) = address.as_ref().filter(|_| *is_new) {
+                server.move_in(address);
+                self.region.ledger().start_anew(*row);
+            }
+            server.define(definition, address.is_some());
+            server.set_place(Some(*target));
+            place.store(row.0 + 1, Relaxed);
         }
-        self.write(Target::Emergency, emergency);
-        self.write(Target::Abuse, abuse);
         board.count.store(count, Relaxed);
         if board.cursor.load(Relaxed) >= count {
             board.cursor.store(0, Relaxed);
@@ -210,82 +199,74 @@ impl<'a> Servers<'a> {
         Ok(())
     }
 
-    fn write(&self, target: Target, definition: Option<&Definition>) {
-        let Some(row) = self.row(target) else {
-            return;
+    /// The list to be, each server with its row.
+    fn list<'d>(
+        &self,
+        servers: &'d [Definition],
+        emergency: Option<&'d Definition>,
+        abuse: Option<&'d Definition>,
+    ) -> Vec<Entry<'d>> {
+        // Connections to rows that are not listed only become fewer, and the master alone changes all else that is
+        // read here: it is still true when the lock is taken.
+        let occupied = |row: RowId| {
+            let server = self.row(row)?;
+            let (address, place) = (server.address().map(Into::into), server.place().map(Target::row));
+            Some(Occupied { address, place, load: self.region.ledger().row_load(row) })
         };
-        let Some(definition) = definition else {
-            row.usable.store(0, Relaxed);
-            return;
-        };
-        let address = definition.address.as_ref().filter(|address| has_port(address));
-        if let Some(address) = address
-            && row.address().map(SocketAddress::from).as_ref() != Some(address)
-        {
-            row.move_in(address);
-            self.region.ledger().start_anew(target);
+        let rows: Vec<Occupied> = self.rows_ever().filter_map(occupied).collect();
+        let regular = (0..MAX_SERVERS).map(|number| Target::Server(ServerId(number))).zip(servers);
+        let special = [emergency.map(|it| (Target::Emergency, it)), abuse.map(|it| (Target::Abuse, it))];
+        let defined: Vec<(Target, &Definition)> = regular.chain(special.into_iter().flatten()).collect();
+        let places: Vec<(usize, Option<SocketAddress>)> =
+            defined.iter().map(|(target, definition)| (target.row(), definition.reachable_at())).collect();
+        let assigned = assign(&places, &rows, ROWS);
+        let mut list = Vec::with_capacity(defined.len());
+        for (((target, definition), (_, address)), row) in defined.into_iter().zip(places).zip(assigned) {
+            let Some(row) = row else { continue };
+            let before = rows.get(row.0 as usize).and_then(|row| row.address.as_ref());
+            let is_new = before != address.as_ref();
+            list.push(Entry { target, definition, row, address, is_new });
         }
-        row.usable.store(u32::from(address.is_some()), Relaxed);
-        row.soft.store(definition.soft, Relaxed);
-        row.hard.store(definition.hard, Relaxed);
-        row.weight.store(definition.weight, Relaxed);
-        row.prio.store(definition.prio, Relaxed);
-        row.acl.store(definition.acl.index() as u32, Relaxed);
+        list
     }
 
-    /// What is in a row, never a mixture of old and new. None: there is no such server, or the master died while it
+    /// What is at a place, never a mixture of old and new. None: there is no such server, or the master died while it
     /// wrote.
     pub fn definition(&self, target: Target) -> Option<Definition> {
         let board = self.board();
         for _ in 0..10_000 {
             let before = board.edition.load(Acquire);
-            let definition = self.read(target);
+            let definition = self.row_at(target).map(ServerRow::definition);
             fence(Acquire);
             if before & 1 == 0 && board.edition.load(Relaxed) == before {
-                return definition;
+                // There is no such thing as an emergency or abuse server that is listed but cannot be reached.
+                return definition.filter(|it| it.address.is_some() || matches!(target, Target::Server(_)));
             }
             std::hint::spin_loop();
         }
         None
     }
 
-    fn read(&self, target: Target) -> Option<Definition> {
-        let row = self.row(target)?;
-        let usable = row.usable.load(Relaxed) != 0;
-        let listed = match target {
-            Target::Server(server) => server.0 < self.count(),
-            Target::Emergency | Target::Abuse => usable,
-        };
-        listed.then(|| Definition {
-            address: row.address().filter(|_| usable).map(Into::into),
-            soft: row.soft.load(Relaxed),
-            hard: row.hard.load(Relaxed),
-            weight: row.weight.load(Relaxed),
-            prio: row.prio.load(Relaxed),
-            acl: row.acl(),
-        })
-    }
-
     /// Its blacklist record.
     pub fn record(&self, target: Target) -> Record {
-        self.row(target).map_or(Record::default(), ServerRow::record)
+        self.row_at(target).map_or(Record::default(), ServerRow::record)
     }
 
     /// Wall time of the last failure, for reports; none if it has served since.
     pub fn failed_at(&self, target: Target) -> Option<WallTime> {
-        let at = self.row(target)?.failed_wall.load(Relaxed);
-        (at != 0).then_some(WallTime(at))
+        self.row_at(target)?.failed_at()
     }
 
     /// `server N blacklist T`: out of use for `length` from `now`; 0 forgives. No lock.
     pub fn shun_for(&self, target: Target, length: Seconds, blacklist: Seconds, now: Moment) {
-        let Some(row) = self.row(target) else {
-            return;
-        };
-        match blacklist::failed_for(length, blacklist, now) {
-            Some(failed) => row.shun(failed, clock::wall()),
-            None => row.forgive(),
+        if let Some(row) = self.row_at(target) {
+            row.order(blacklist::failed_for(length, blacklist, now), clock::wall());
         }
+    }
+
+    /// The worker is dead: others may probe the servers that it was probing.
+    pub(super) fn end_probes(&self, worker: WorkerId) {
+        self.rows_ever().filter_map(|row| self.row(row)).for_each(|row| row.prober_died(worker));
     }
 
     /// Where round robin stopped.
@@ -298,28 +279,43 @@ impl<'a> Servers<'a> {
         self.board().cursor.store(cursor.0, Relaxed);
     }
 
-    /// All targets that ever were in the table.
-    pub(super) fn targets_ever(&self) -> impl Iterator<Item = Target> + use<> {
-        let high = self.board().high.load(Relaxed).min(MAX_SERVERS);
-        (0..high).map(|server| Target::Server(ServerId(server))).chain([Target::Emergency, Target::Abuse])
+    /// All rows that were ever used.
+    pub(super) fn rows_ever(&self) -> impl Iterator<Item = RowId> + use<> {
+        (0..self.board().frontier.load(Relaxed).min(ROWS as u32)).map(RowId)
     }
 
-    /// The word by which to remember this target, as it is now. None for those that are not remembered.
-    pub(super) fn key(&self, target: Target, identity: u32) -> ServerKey {
-        match target {
-            Target::Server(server) => ServerKey::new(server, identity),
-            Target::Emergency | Target::Abuse => ServerKey::NONE,
-        }
+    /// The word by which to remember the server at this place.
+    pub(super) fn key(&self, target: Target) -> ServerKey {
+        let key = |row| Some(ServerKey::new(row, self.row(row)?.identity()));
+        self.at(target).and_then(key).unwrap_or_default()
     }
 
-    /// The server that was remembered by this word, if it is there still.
-    pub(super) fn resolve(&self, key: ServerKey) -> Option<ServerId> {
-        let server = ServerId(key.0 & (MAX_SERVERS - 1));
-        let identity = key.0 >> ROW_BITS & IDENTITIES;
-        if identity == 0 || server.0 >= self.count() {
-            return None;
-        }
-        (self.row(Target::Server(server))?.identity.load(Relaxed) == identity).then_some(server)
+    /// The row of the server that was remembered by this word, if that is still the same server's.
+    pub(super) fn row_of(&self, key: ServerKey) -> Option<&'a ServerRow> {
+        let identity = key.identity();
+        self.row(key.row()).filter(|row| identity != 0 && row.identity() == identity)
+    }
+
+    /// Where in the list the server stands that was remembered by this word.
+    pub(super) fn resolve(&self, key: ServerKey) -> Option<Target> {
+        self.row_of(key)?.place()
+    }
+}
+
+/// A server of a list to be.
+struct Entry<'d> {
+    target: Target,
+    definition: &'d Definition,
+    row: RowId,
+    address: Option<SocketAddress>,
+    /// The row had another address until now.
+    is_new: bool,
+}
+
+impl Definition {
+    /// The address as a row has it.
+    fn reachable_at(&self) -> Option<SocketAddress> {
+        self.address.as_ref().filter(|address| has_port(address)).map(row::storable)
     }
 }
 
@@ -330,117 +326,9 @@ fn has_port(address: &SocketAddress) -> bool {
     }
 }
 
-impl ServerRow {
-    pub(super) fn identity(&self) -> u32 {
-        self.identity.load(Relaxed)
-    }
-
-    fn acl(&self) -> AclId {
-        AclId::new(self.acl.load(Relaxed)).unwrap_or_default()
-    }
-
-    pub(super) fn record(&self) -> Record {
-        let moment = |field: &AtomicU64| match field.load(Relaxed) {
-            0 => None,
-            micros => Some(Moment(micros)),
-        };
-        Record { failed: moment(&self.failed), probing_until: moment(&self.probing_until) }
-    }
-
-    pub(super) fn view(&self, blacklist: Seconds, now: Moment) -> ServerView {
-        ServerView {
-            usable: self.usable.load(Relaxed) != 0,
-            standing: blacklist::standing(self.record(), blacklist, now),
-            soft: self.soft.load(Relaxed),
-            hard: self.hard.load(Relaxed),
-            weight: self.weight.load(Relaxed),
-            prio: self.prio.load(Relaxed),
-            acl: self.acl(),
-        }
-    }
-
-    /// Where to connect to, if that is possible now.
-    pub(super) fn usable_address(&self) -> Option<RawAddress> {
-        self.address().filter(|_| self.usable.load(Relaxed) != 0)
-    }
-
-    pub(super) fn shun(&self, failed: Moment, wall: WallTime) {
-        self.failed_wall.store(wall.0, Relaxed);
-        self.failed.store(failed.0.max(1), Relaxed);
-        self.probing_until.store(0, Relaxed);
-    }
-
-    pub(super) fn forgive(&self) {
-        self.failed.store(0, Relaxed);
-        self.failed_wall.store(0, Relaxed);
-        self.probing_until.store(0, Relaxed);
-    }
-
-    pub(super) fn probe(&self, until: Moment) {
-        self.probing_until.store(until.0, Relaxed);
-    }
-
-    /// The probe that was begun with this `until` has ended without a verdict.
-    pub(super) fn probe_ended(&self, until: Moment) {
-        let _ = self.probing_until.compare_exchange(until.0, 0, Relaxed, Relaxed);
-    }
-
-    fn address(&self) -> Option<RawAddress> {
-        let port = self.port.load(Relaxed) as u16;
-        let [high, low] = [&self.ip[0], &self.ip[1]].map(|half| half.load(Relaxed));
-        let ip = Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low));
-        match self.kind.load(Relaxed) {
-            INET => Some(RawAddress::Inet((ip.to_canonical(), port).into())),
-            INET6 => {
-                let (flow, scope) = (self.flow.load(Relaxed), self.scope.load(Relaxed));
-                Some(RawAddress::Inet(SocketAddrV6::new(ip, port, flow, scope).into()))
-            }
-            UNIX => {
-                let path = std::array::from_fn(|i| self.path[i].load(Relaxed));
-                Some(RawAddress::Unix(path, (self.path_length.load(Relaxed) as usize).min(PATH)))
-            }
-            _ => None,
-        }
-    }
-
-    /// Another address: another server, of which nothing is known.
-    fn move_in(&self, address: &SocketAddress) {
-        self.kind.store(NOWHERE, Relaxed);
-        match address {
-            SocketAddress::Inet(address) => {
-                let (ip, kind) = match address.ip() {
-                    IpAddr::V4(ip) => (ip.to_ipv6_mapped(), INET),
-                    IpAddr::V6(ip) => (ip, INET6),
-                };
-                self.ip[0].store((ip.to_bits() >> 64) as u64, Relaxed);
-                self.ip[1].store(ip.to_bits() as u64, Relaxed);
-                self.port.store(address.port().into(), Relaxed);
-                if let SocketAddr::V6(address) = address {
-                    self.flow.store(address.flowinfo(), Relaxed);
-                    self.scope.store(address.scope_id(), Relaxed);
-                }
-                self.kind.store(kind, Relaxed);
-            }
-            SocketAddress::Unix(path) => {
-                // A path that is too long cannot be connected to; cut, connect(2) says so.
-                let bytes = path.as_os_str().as_bytes();
-                for (to, from) in self.path.iter().zip(bytes) {
-                    to.store(*from, Relaxed);
-                }
-                self.path_length.store(bytes.len().min(PATH) as u32, Relaxed);
-                self.kind.store(UNIX, Relaxed);
-            }
-        }
-        let identity = self.identity.load(Relaxed);
-        self.identity.store(if identity >= IDENTITIES { 1 } else { identity + 1 }, Relaxed);
-        self.forgive();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ids::WorkerId;
     use crate::shared::region::Geometry;
 
     fn region() -> Region {
@@ -481,7 +369,7 @@ mod tests {
         let region = region();
         region.servers().publish(&[at("127.0.0.1:0")], None, None).unwrap();
         assert_eq!(region.servers().definition(FIRST).unwrap().address, None);
-        assert!(!region.servers().row(FIRST).unwrap().view(Seconds(30), Moment(1)).usable);
+        assert!(!region.servers().row_at(FIRST).unwrap().view(Seconds(30), Moment(1)).usable);
     }
 
     #[test]
@@ -489,26 +377,25 @@ mod tests {
         let region = region();
         let servers = region.servers();
         servers.publish(&[at("127.0.0.1:80")], None, None).unwrap();
-        let key = |identity| servers.key(FIRST, identity);
-        let old = servers.row(FIRST).unwrap().identity();
-        servers.row(FIRST).unwrap().shun(Moment(7), WallTime(8));
-        region.ledger().count(WorkerId(0), FIRST, 10, 20);
+        let old = servers.key(FIRST);
+        servers.row_at(FIRST).unwrap().shun(Moment(7), WallTime(8));
+        region.ledger().count(WorkerId(0), old.row(), 10, 20);
         region.workers().set_count(1);
 
         let mut same = at("127.0.0.1:80");
         same.weight = 99;
         servers.publish(&[same], None, None).unwrap();
-        assert_eq!(servers.resolve(key(old)), Some(ServerId(0)));
+        assert_eq!(servers.resolve(old), Some(FIRST));
         assert_eq!(servers.record(FIRST).failed, Some(Moment(7)));
         assert_eq!(servers.failed_at(FIRST), Some(WallTime(8)));
         assert_eq!(region.ledger().totals(FIRST).up, 10);
 
         servers.publish(&[at("127.0.0.1:81")], None, None).unwrap();
-        assert_eq!(servers.resolve(key(old)), None);
+        assert_eq!(servers.resolve(old), None);
         assert_eq!(servers.record(FIRST), Record::default());
         assert_eq!(servers.failed_at(FIRST), None);
         assert_eq!(region.ledger().totals(FIRST), Default::default());
-        region.ledger().count(WorkerId(0), FIRST, 1, 2);
+        region.ledger().count(WorkerId(0), servers.key(FIRST).row(), 1, 2);
         assert_eq!((region.ledger().totals(FIRST).up, region.ledger().totals(FIRST).down), (1, 2));
     }
 
@@ -518,11 +405,30 @@ mod tests {
         let servers = region.servers();
         servers.publish(&[at("127.0.0.1:80"), at("127.0.0.1:81")], None, None).unwrap();
         let second = Target::Server(ServerId(1));
-        let key = servers.key(second, servers.row(second).unwrap().identity());
+        let key = servers.key(second);
         servers.publish(&[at("127.0.0.1:80")], None, None).unwrap();
         assert_eq!(servers.resolve(key), None, "not listed now");
         servers.publish(&[at("127.0.0.1:80"), at("127.0.0.1:81")], None, None).unwrap();
-        assert_eq!(servers.resolve(key), Some(ServerId(1)));
+        assert_eq!(servers.resolve(key), Some(second));
+        servers.publish(&[at("127.0.0.1:81"), at("127.0.0.1:80")], None, None).unwrap();
+        assert_eq!(servers.resolve(key), Some(FIRST), "at another place");
+        servers.publish(&[at("127.0.0.1:80"), at("")], None, None).unwrap();
+        servers.publish(&[at("127.0.0.1:80"), at("127.0.0.1:81")], None, None).unwrap();
+        assert_eq!(servers.resolve(key), Some(second), "its name meant nothing for a while");
+    }
+
+    #[test]
+    fn lists_that_change_for_ever_never_run_out_of_rows() {
+        let region = region();
+        for list in 0..5u16 {
+            let list: Vec<Definition> =
+                (0..MAX_SERVERS).map(|port| at(&format!("127.0.0.{list}:{}", port + 1))).collect();
+            region.servers().publish(&list, Some(&list[0]), Some(&list[1])).unwrap();
+            for number in [0, 1, MAX_SERVERS - 1] {
+                let seen = region.servers().definition(Target::Server(ServerId(number)));
+                assert_eq!(seen.as_ref(), Some(&list[number as usize]));
+            }
+        }
     }
 
     #[test]
@@ -543,7 +449,7 @@ mod tests {
     #[test]
     fn identities_wrap_without_ever_being_none() {
         let region = region();
-        let row = region.servers().row(FIRST).unwrap();
+        let row = region.servers().row(RowId(0)).unwrap();
         row.identity.store(IDENTITIES, Relaxed);
         row.move_in(&SocketAddress::Inet("127.0.0.1:80".parse().unwrap()));
         assert_eq!(row.identity(), 1);

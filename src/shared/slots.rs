@@ -13,13 +13,14 @@ use std::sync::atomic::{
 use crate::model::ids::{ClientId, ConnId, MAX_WORKERS, Target, WorkerId};
 use crate::model::time::Moment;
 use crate::shared::region::{CONNECTIONS, Region};
+use crate::shared::servers::ServerKey;
 
 /// What the owner writes into its slot, and reports read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
     /// The client's slot in the client table; another client may have that by now.
     pub client: Option<ClientId>,
-    /// Where it is connected to.
+    /// Where it is connected to, if that server is still listed.
     pub server: Option<Target>,
     /// The classic's bit set: 1 connecting, 2 connected, +4 end of stream from the server, +8 from the client.
     pub state: u32,
@@ -47,8 +48,9 @@ pub(super) struct ConnSlot {
     owner: AtomicU32,
     /// How often it was claimed.
     uses: AtomicU32,
-    /// Number + 1, row + 1; 0 = none.
+    /// Number + 1; 0 = none.
     client: AtomicU32,
+    /// A [`ServerKey`].
     server: AtomicU32,
     state: AtomicU32,
     /// Number + 1; 0 = none.
@@ -160,6 +162,8 @@ impl<'a> Slots<'a> {
             return false;
         }
         slot.uses.store(slot.uses.load(Relaxed).wrapping_add(1), Relaxed);
+        // A reader that sees anything of what follows sees the new use too, and looks again.
+        fence(Release);
         slot.started.store(now.0, Relaxed);
         let workers = self.region.workers();
         workers.note(worker);
@@ -197,7 +201,8 @@ impl<'a> Slots<'a> {
     ) {
         if let Some(slot) = self.slot(conn.0) {
             slot.client.store(client.map_or(0, |client| client.0.saturating_add(1)), Relaxed);
-            slot.server.store(server.map_or(0, |server| server.row() as u32 + 1), Relaxed);
+            let key = server.map_or(ServerKey::NONE, |server| self.region.servers().key(server));
+            slot.server.store(key.0, Relaxed);
             slot.state.store(state, Relaxed);
             slot.down_fd.store(down_fd.max(-1).saturating_add(1), Relaxed);
             slot.up_fd.store(up_fd.max(-1).saturating_add(1), Relaxed);
@@ -231,13 +236,28 @@ impl<'a> Slots<'a> {
             let owner = slot.owner.load(Acquire);
             let uses = slot.uses.load(Acquire);
             let worker = slot.owner()?;
-            let entry = slot.entry();
+            let entry = self.read(slot);
             fence(Acquire);
             if slot.owner.load(Relaxed) == owner && slot.uses.load(Relaxed) == uses {
                 return Some((worker, entry));
             }
         }
         None
+    }
+
+    fn read(&self, slot: &ConnSlot) -> Entry {
+        Entry {
+            client: slot.client.load(Relaxed).checked_sub(1).map(ClientId),
+            server: self.region.servers().resolve(ServerKey(slot.server.load(Relaxed))),
+            state: slot.state.load(Relaxed),
+            down_fd: slot.down_fd.load(Relaxed).saturating_sub(1),
+            up_fd: slot.up_fd.load(Relaxed).saturating_sub(1),
+            up: slot.up.load(Relaxed),
+            down: slot.down.load(Relaxed),
+            pending_up: slot.pending_up.load(Relaxed),
+            pending_down: slot.pending_down.load(Relaxed),
+            started: Moment(slot.started.load(Relaxed)),
+        }
     }
 
     /// Somebody waits for a slot (or for a pending connect to end): said before looking once more.
@@ -297,32 +317,33 @@ impl ConnSlot {
             field.store(0, Relaxed);
         }
     }
-
-    fn entry(&self) -> Entry {
-        let server = self.server.load(Relaxed).checked_sub(1);
-        Entry {
-            client: self.client.load(Relaxed).checked_sub(1).map(ClientId),
-            server: server.and_then(|row| Target::from_row(row as usize)),
-            state: self.state.load(Relaxed),
-            down_fd: self.down_fd.load(Relaxed).saturating_sub(1),
-            up_fd: self.up_fd.load(Relaxed).saturating_sub(1),
-            up: self.up.load(Relaxed),
-            down: self.down.load(Relaxed),
-            pending_up: self.pending_up.load(Relaxed),
-            pending_down: self.pending_down.load(Relaxed),
-            started: Moment(self.started.load(Relaxed)),
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ids::ServerId;
+    use crate::model::address::SocketAddress;
+    use crate::model::ids::{AclId, ServerId};
     use crate::shared::region::Geometry;
+    use crate::shared::servers::Definition;
 
     fn region(connections: u32) -> Region {
-        Region::create(Geometry { clients: 16, connections }).unwrap()
+        let region = Region::create(Geometry { clients: 16, connections }).unwrap();
+        publish(&region, &[1, 2], Some(3));
+        region
+    }
+
+    fn publish(region: &Region, ports: &[u16], abuse: Option<u16>) {
+        let definition = |port: &u16| Definition {
+            address: Some(SocketAddress::Inet(([127, 0, 0, 1], *port).into())),
+            soft: 0,
+            hard: 0,
+            weight: 0,
+            prio: 0,
+            acl: AclId::default(),
+        };
+        let servers: Vec<Definition> = ports.iter().map(definition).collect();
+        region.servers().publish(&servers, None, abuse.as_ref().map(definition).as_ref()).unwrap();
     }
 
     const ONE: WorkerId = WorkerId(1);
@@ -392,6 +413,14 @@ mod tests {
         assert_eq!(slots.entry(conn), Some((TWO, entry)));
         slots.describe(conn, None, Some(Target::Server(ServerId(0))), 2, 5, 0);
         assert_eq!(slots.entry(conn).unwrap().1.up_fd, 0);
+        publish(&region, &[2, 1], None);
+        assert_eq!(
+            slots.entry(conn).unwrap().1.server,
+            Some(Target::Server(ServerId(1))),
+            "the list changed"
+        );
+        publish(&region, &[2], None);
+        assert_eq!(slots.entry(conn).unwrap().1.server, None, "not listed any more");
         slots.release(&mut finder, conn);
         assert_eq!(slots.entry(conn), None);
         assert_eq!(slots.claim(&mut finder, TWO, Moment(77)), Some(conn));

@@ -16,10 +16,11 @@
 use std::cell::Cell;
 
 use crate::model::address::{ClientAddress, SocketAddress};
-use crate::model::ids::{ServerId, Target, WorkerId};
+use crate::model::ids::{Target, WorkerId};
+use crate::model::settings::Settings;
 use crate::model::time::{Moment, Seconds};
 use crate::policy::acl::Verdicts;
-use crate::policy::blacklist::{self, Record, Standing};
+use crate::policy::blacklist::{self, Standing};
 use crate::policy::selection::{self, Choice, Farm, Rules, ServerView, Trail, Visitor};
 use crate::shared::clients::ClientRef;
 use crate::shared::region::Region;
@@ -39,8 +40,19 @@ pub struct Terms {
     pub timeout: Seconds,
 }
 
+impl From<&Settings> for Terms {
+    fn from(settings: &Settings) -> Self {
+        Terms {
+            rules: settings.into(),
+            tracking: settings.tracking,
+            blacklist: settings.blacklist,
+            timeout: settings.timeout,
+        }
+    }
+}
+
 impl Terms {
-    /// A probe whose worker died ends by itself, a little after every other one would have timed out.
+    /// A probe whose worker hangs ends by itself, a little after every other one would have timed out.
     fn probe_until(&self, now: Moment) -> Moment {
         now.plus(self.timeout).plus(Seconds(1))
     }
@@ -56,10 +68,10 @@ pub struct Reservation {
     pub address: SocketAddress,
     /// What [`fail`] needs to find the next one.
     pub trail: Trail,
-    /// The server row's identity: what is learned of this server must not be held against its successor there.
-    pub(crate) identity: u32,
+    /// Which server that is, wherever in the list it stands by now.
+    key: ServerKey,
     /// The client's remembered server when it came.
-    pub(crate) remembered: Option<ServerId>,
+    remembered: ServerKey,
     client: ClientRef,
     /// It is the one probe of a server whose blacklist time is up; others stay away until then.
     probe: Option<Moment>,
@@ -99,17 +111,16 @@ pub fn begin(
         region.servers().set_cursor(cursor);
     }
     let place = choice.and_then(|choice| desk.take(choice));
-    let provisional = match &place {
+    let provisional = match place.as_ref().and_then(|place| remembered_as(place.choice.target, place.key)) {
         // With -r every connection goes elsewhere: nothing is gained before a server has answered.
-        Some(place) if remembered.is_none() && !terms.rules.forgetful && !terms.rules.roundrobin => {
-            let key = region.servers().key(place.choice.target, place.identity);
-            if key != ServerKey::NONE {
-                region.clients().remember(&guard, record, key.unconfirmed());
-            }
-            key != ServerKey::NONE
+        Some(key) if remembered.is_none() && !terms.rules.forgetful && !terms.rules.roundrobin => {
+            region.clients().remember(&guard, record, key.unconfirmed());
+            true
         }
         _ => false,
     };
+    let remembered =
+        remembered.map_or(ServerKey::NONE, |server| region.servers().key(Target::Server(server)));
     drop(guard);
     Visit {
         client: record,
@@ -130,38 +141,36 @@ pub fn fail(
     now: Moment,
 ) -> Option<Reservation> {
     let (address, record) = client;
-    let remembered = failed.remembered;
+    let servers = region.servers();
     let desk = Desk { region, worker, terms, now };
-    let visitor = Visitor { address, remembered, verdicts };
     let wall = clock::wall();
     let guard = region.lock(worker);
-    if let Some(row) = region.servers().row(failed.target)
-        && row.identity() == failed.identity
-    {
+    let remembered = match servers.resolve(failed.remembered) {
+        Some(Target::Server(server)) => Some(server),
+        Some(Target::Emergency | Target::Abuse) | None => None,
+    };
+    let visitor = Visitor { address, remembered, verdicts };
+    if let Some(row) = servers.row_of(failed.key) {
         if let Some(until) = failed.probe {
             row.probe_ended(until);
         }
         if shun {
-            // `server N blacklist T` may have shunned it for longer.
-            row.shun(row.record().failed.map_or(now, |before| before.max(now)), wall);
+            row.shun(now, wall);
         }
     }
-    region.ledger().give(worker, failed.target);
+    region.ledger().give(worker, failed.key.row());
     let place =
         selection::choose_next(&terms.rules, &desk, &visitor, &failed.trail).and_then(|next| desk.take(next));
     let provisional = if failed.provisional {
-        let servers = region.servers();
-        let next =
-            place.as_ref().map_or(ServerKey::NONE, |place| servers.key(place.choice.target, place.identity));
-        let moved = if next == ServerKey::NONE { next } else { next.unconfirmed() };
-        let noted = servers.key(failed.target, failed.identity).unconfirmed();
-        region.clients().revise(record, noted, moved);
-        next != ServerKey::NONE
+        let next = place.as_ref().and_then(|place| remembered_as(place.choice.target, place.key));
+        let moved = next.map_or(ServerKey::NONE, ServerKey::unconfirmed);
+        region.clients().revise(record, failed.key.unconfirmed(), moved);
+        next.is_some()
     } else {
         false
     };
     drop(guard);
-    place.map(|place| place.reservation(record, remembered, provisional))
+    place.map(|place| place.reservation(record, failed.remembered, provisional))
 }
 
 /// The reserved server answered: forgive its failures, remember it for the client (regular servers only, not with
@@ -178,17 +187,12 @@ pub fn established(
     if reservation.answered.replace(true) {
         return;
     }
-    let target = reservation.target;
-    region.ledger().reached(worker, target);
-    let forgivable = |record: Record| {
-        let Record { failed, probing_until } = record;
-        failed.is_none_or(|failed| failed <= now) && (failed.is_some() || probing_until.is_some())
-    };
-    let row = region.servers().row(target).filter(|row| row.identity() == reservation.identity);
-    let forgive = row.filter(|row| forgivable(row.record()));
+    region.ledger().reached(worker, reservation.key.row());
+    let servers = region.servers();
+    let forgivable = servers.row_of(reservation.key).is_some_and(|row| row.is_forgivable(now));
 
     let clients = region.clients();
-    let wanted = region.servers().key(target, reservation.identity);
+    let wanted = remembered_as(reservation.target, reservation.key).unwrap_or_default();
     let remember = match clients.server(client).filter(|_| !terms.rules.forgetful) {
         None => false,
         Some(noted) if noted == wanted => false,
@@ -198,14 +202,12 @@ pub fn established(
         }
         Some(_) => true,
     };
-    if forgive.is_none() && !remember {
+    if !forgivable && !remember {
         return;
     }
     let guard = region.lock(worker);
-    if let Some(row) = forgive
-        && row.identity() == reservation.identity
-    {
-        row.forgive();
+    if let Some(row) = servers.row_of(reservation.key) {
+        row.forgive(now);
     }
     if remember {
         clients.remember(&guard, client, wanted);
@@ -216,20 +218,28 @@ pub fn established(
 /// ended before the server had answered, without its fault (the client went away): then a probe is left to the next
 /// visit, and what was recorded for the client meanwhile is taken back.
 pub fn give_back(region: &Region, worker: WorkerId, reservation: Reservation) {
-    region.ledger().give(worker, reservation.target);
+    region.ledger().give(worker, reservation.key.row());
     if reservation.answered.get() {
         return;
     }
-    let servers = region.servers();
     if let Some(until) = reservation.probe
-        && let Some(row) = servers.row(reservation.target)
+        && let Some(row) = region.servers().row_of(reservation.key)
     {
         row.probe_ended(until);
     }
     if reservation.provisional {
-        let noted = servers.key(reservation.target, reservation.identity).unconfirmed();
-        region.clients().revise(reservation.client, noted, ServerKey::NONE);
+        region.clients().revise(reservation.client, reservation.key.unconfirmed(), ServerKey::NONE);
     }
+}
+
+/// Bytes have gone by: counted for the server, even if it is not listed any more. No lock.
+pub fn count(region: &Region, worker: WorkerId, reservation: &Reservation, up: u64, down: u64) {
+    region.ledger().count(worker, reservation.key.row(), up, down);
+}
+
+/// What a client remembers of a server. Nothing of the emergency and the abuse server: it is a new one next time.
+fn remembered_as(target: Target, key: ServerKey) -> Option<ServerKey> {
+    matches!(target, Target::Server(_)).then_some(key)
 }
 
 /// What a choice is made from, by the holder of the lock.
@@ -244,24 +254,25 @@ struct Desk<'a> {
 struct Place {
     choice: Choice,
     address: RawAddress,
-    identity: u32,
+    key: ServerKey,
     probe: Option<Moment>,
 }
 
 impl Desk<'_> {
     /// Takes a place on the chosen target. None only if the choice was not one to make.
     fn take(&self, choice: Choice) -> Option<Place> {
-        let row = self.region.servers().row(choice.target)?;
+        let key = self.region.servers().key(choice.target);
+        let row = self.region.servers().row_of(key)?;
         let address = row.usable_address()?;
-        if !self.region.ledger().take(self.worker, choice.target) {
+        if !self.region.ledger().take(self.worker, key.row()) {
             return None;
         }
         let standing = blacklist::standing(row.record(), self.terms.blacklist, self.now);
         let probe = (standing == Standing::Due).then(|| self.terms.probe_until(self.now));
         if let Some(until) = probe {
-            row.probe(until);
+            row.probe(self.worker, until);
         }
-        Some(Place { choice, address, identity: row.identity(), probe })
+        Some(Place { choice, address, key, probe })
     }
 }
 
@@ -271,12 +282,8 @@ impl Farm for Desk<'_> {
     }
 
     fn view(&self, target: Target) -> Option<ServerView> {
-        let listed = match target {
-            Target::Server(server) => server.0 < self.servers(),
-            Target::Emergency | Target::Abuse => true,
-        };
-        let row = self.region.servers().row(target).filter(|_| listed)?;
-        let view = row.view(self.terms.blacklist, self.now);
+        let servers = self.region.servers();
+        let view = servers.row(servers.at(target)?)?.view(self.terms.blacklist, self.now);
         // There is no such thing as an emergency or abuse server that is in the table but not usable.
         (view.usable || matches!(target, Target::Server(_))).then_some(view)
     }
@@ -287,12 +294,12 @@ impl Farm for Desk<'_> {
 }
 
 impl Place {
-    fn reservation(self, client: ClientRef, remembered: Option<ServerId>, provisional: bool) -> Reservation {
+    fn reservation(self, client: ClientRef, remembered: ServerKey, provisional: bool) -> Reservation {
         Reservation {
             target: self.choice.target,
             address: self.address.into(),
             trail: self.choice.trail,
-            identity: self.identity,
+            key: self.key,
             remembered,
             client,
             probe: self.probe,
@@ -305,8 +312,8 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ids::AclId;
-    use crate::model::settings::Settings;
+    use crate::model::ids::{AclId, ServerId};
+    use crate::policy::blacklist::Record;
     use crate::shared::region::Geometry;
     use crate::shared::servers::Definition;
 
@@ -331,16 +338,7 @@ mod tests {
     }
 
     fn terms() -> Terms {
-        terms_for(&Settings::default())
-    }
-
-    fn terms_for(settings: &Settings) -> Terms {
-        Terms {
-            rules: Rules::from(settings),
-            tracking: settings.tracking,
-            blacklist: settings.blacklist,
-            timeout: settings.timeout,
-        }
+        Terms::from(&Settings::default())
     }
 
     fn address(number: u8) -> ClientAddress {
@@ -455,7 +453,7 @@ mod tests {
         let probe = come(&region, &terms, 3, later);
         assert_eq!(target(&probe), Some(server(0)));
 
-        // Its worker dies: the next one probes when the connect would have timed out.
+        // Its worker hangs: the next one probes when the connect would have timed out.
         let timed_out = later.plus(terms.timeout).plus(Seconds(2));
         let second = come(&region, &terms, 4, timed_out);
         assert_eq!(target(&second), Some(server(0)));
@@ -469,6 +467,18 @@ mod tests {
         assert_eq!(region.servers().failed_at(server(0)), None);
         assert_eq!(served(&region, &terms, 5, timed_out), server(0));
         give_back(&region, WORKER, reservation);
+    }
+
+    #[test]
+    fn when_a_prober_dies_the_next_visit_probes() {
+        let (region, terms) = (region(&[definition(80)]), terms());
+        failed(&region, &terms, 1, come(&region, &terms, 1, NOW), NOW);
+        let later = NOW.plus(terms.blacklist);
+        std::mem::forget(begin(&region, OTHER, &terms, address(2), Verdicts::ALL, later));
+        region.reclaim(WORKER);
+        assert_eq!(target(&come(&region, &terms, 3, later)), None, "another's death");
+        region.reclaim(OTHER);
+        assert_eq!(target(&come(&region, &terms, 3, later)), Some(server(0)));
     }
 
     #[test]
@@ -492,6 +502,18 @@ mod tests {
     }
 
     #[test]
+    fn an_order_soon_after_the_systems_start_ends_like_any_other() {
+        let (region, terms) = (region(&[definition(80)]), terms());
+        let now = Moment(0).plus(Seconds(5)); // less than the blacklist time
+        region.servers().shun_for(server(0), Seconds(1), terms.blacklist, now);
+        let later = now.plus(Seconds(1));
+        assert_eq!(served(&region, &terms, 1, later), server(0));
+        assert_eq!(region.servers().record(server(0)), Record::default());
+        let visits = [come(&region, &terms, 2, later), come(&region, &terms, 3, later)];
+        assert!(visits.iter().all(|visit| target(visit) == Some(server(0))), "nobody probes any more");
+    }
+
+    #[test]
     fn limits_count_from_the_choice_on_over_all_workers() {
         let limited = Definition { soft: 2, hard: 3, ..definition(80) };
         let (region, terms) = (region(&[limited]), terms());
@@ -511,6 +533,49 @@ mod tests {
     }
 
     #[test]
+    fn limits_follow_a_server_to_its_new_place() {
+        let [a, b] = [80, 81].map(|port| Definition { soft: 2, ..definition(port) });
+        let (region, terms) = (region(&[a.clone(), b.clone()]), terms());
+        let on_a: Vec<Visit> = (0..4)
+            .map(|number| come(&region, &terms, number, NOW))
+            .filter(|it| target(it) == Some(server(0)))
+            .collect();
+        let loads = || [0, 1].map(|number| region.ledger().load(server(number)));
+        assert_eq!((on_a.len(), loads()), (2, [2, 2]));
+        on_a.into_iter().for_each(|visit| give_back(&region, WORKER, visit.reservation.unwrap()));
+        region.servers().publish(&[b.clone(), a.clone()], None, None).unwrap();
+        assert_eq!(loads(), [2, 0], "b is full, a has none");
+        let more: Vec<_> = (10..13).map(|number| target(&come(&region, &terms, number, NOW))).collect();
+        assert_eq!(more, [Some(server(1)), Some(server(1)), None]);
+        assert_eq!(loads(), [2, 2]);
+
+        // Dropped from the list for a while, their connections count on.
+        region.servers().publish(&[definition(90)], None, None).unwrap();
+        assert_eq!(region.ledger().load(server(0)), 0, "those of b are not the new server's");
+        region.servers().publish(&[a, b], None, None).unwrap();
+        assert_eq!(loads(), [2, 2]);
+        assert_eq!(region.reclaim(WORKER), 0);
+        assert_eq!(loads(), [0, 0]);
+    }
+
+    #[test]
+    fn clients_and_bytes_follow_a_server_to_its_new_place() {
+        let (region, terms) = (region(&[definition(80), definition(81)]), terms());
+        let visit = come(&region, &terms, 1, NOW);
+        let place = visit.reservation.unwrap();
+        assert_eq!(place.target, server(1));
+        established(&region, WORKER, &terms, visit.client, &place, NOW);
+        count(&region, WORKER, &place, 1, 2);
+        region.servers().publish(&[definition(81), definition(80)], None, None).unwrap();
+        count(&region, WORKER, &place, 10, 20);
+        let totals = region.ledger().totals(server(0));
+        assert_eq!((totals.live, totals.connections, totals.up, totals.down), (1, 1, 11, 22));
+        assert_eq!(target(&come(&region, &terms, 1, NOW)), Some(server(0)));
+        give_back(&region, WORKER, place);
+        assert_eq!(region.ledger().totals(server(0)).live, 1);
+    }
+
+    #[test]
     fn the_emergency_servers_clients_are_new_ones_next_time() {
         let (region, terms) = (three(), terms());
         assert_eq!(served(&region, &terms, 1, NOW), server(1));
@@ -525,7 +590,7 @@ mod tests {
 
     #[test]
     fn forgetful_clients_leave_no_server_behind() {
-        let terms = terms_for(&Settings { forgetful: true, ..Settings::default() });
+        let terms = Terms::from(&Settings { forgetful: true, ..Settings::default() });
         let region = three();
         served(&region, &terms, 1, NOW);
         let visit = come(&region, &terms, 1, NOW);

@@ -7,7 +7,7 @@
 use std::cell::UnsafeCell;
 use std::io;
 use std::mem::MaybeUninit;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// How the previous holder left the mutex.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +35,9 @@ impl std::fmt::Debug for RobustMutex {
 }
 
 impl RobustMutex {
+    /// A bounded wait tries this often. Long beside the time that a holder needs, short beside what people notice.
+    const BETWEEN_TRIES: Duration = Duration::from_micros(200);
+
     /// Makes it ready for use, unlocked: robust, shared between processes, error-checking.
     ///
     /// # Safety
@@ -72,21 +75,21 @@ impl RobustMutex {
         taken(unsafe { libc::pthread_mutex_lock(self.inner.get()) })
     }
 
-    /// Takes the mutex if that is possible within `wait`. None: it was not.
+    /// Takes the mutex if that is possible within `wait`, by the monotonic clock. None: it was not.
     ///
     /// # Errors
-    /// As for [`RobustMutex::lock`].
+    /// As for [`RobustMutex::lock`]; a caller that holds it already waits in vain.
     pub fn lock_within(&self, wait: Duration) -> io::Result<Option<Previous>> {
-        // pthread_mutex_timedlock wants a wall time. A clock set back meanwhile makes the wait longer.
-        let until = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + wait;
-        let until = libc::timespec {
-            tv_sec: until.as_secs() as libc::time_t,
-            tv_nsec: until.subsec_nanos() as libc::c_long,
-        };
-        // SAFETY: as for `lock`; `until` lives across the call.
-        match unsafe { libc::pthread_mutex_timedlock(self.inner.get(), &until) } {
-            libc::ETIMEDOUT => Ok(None),
-            result => taken(result).map(Some),
+        // Not pthread_mutex_timedlock: that one's deadline is a wall time, and setting the clock back would prolong
+        // the wait by as much.
+        let begun = Instant::now();
+        loop {
+            // SAFETY: as for `lock`.
+            match unsafe { libc::pthread_mutex_trylock(self.inner.get()) } {
+                libc::EBUSY if begun.elapsed() < wait => std::thread::sleep(Self::BETWEEN_TRIES),
+                libc::EBUSY => return Ok(None),
+                result => return taken(result).map(Some),
+            }
         }
     }
 

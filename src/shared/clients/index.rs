@@ -93,6 +93,9 @@ impl<'g> Index<'g> {
             self.drop_expired(tracking, now)?;
         }
         let last = self.roots.last.load(Relaxed).saturating_add(1).max(now.0);
+        if last >= END_OF_TIME {
+            return Err(Corrupt);
+        }
         self.roots.last.store(last, Relaxed);
         let link = match self.find(key)? {
             Some(link) => {
@@ -359,7 +362,7 @@ pub(in crate::shared) fn repair(region: &Region) {
         }
         roots.oldest.store(link, Relaxed);
         newer = link;
-        if region.servers().resolve(ServerKey(slot.server.load(Relaxed))).is_none() {
+        if region.servers().row_of(ServerKey(slot.server.load(Relaxed))).is_none() {
             slot.server.store(ServerKey::NONE.0, Relaxed);
         }
     }
