@@ -31,17 +31,17 @@ pub fn check(launch: &Launch, settings: &Settings, problems: Vec<String>) -> Exi
 }
 
 fn find_problems(launch: &Launch, settings: &Settings, problems: &mut Vec<String>) {
-    let directory = look_up_all(settings);
+    let names = look_up_all(settings);
     // Without an address the parser has complained already.
     if settings.listen.is_some() {
-        match listen_address(settings, &directory) {
+        match listen_address(settings, &names) {
             Ok(address) => {
-                match directory.farm(settings, &address) {
-                    Ok(farm) => {
-                        let names = farm.unresolved.iter();
+                match names.resolve_servers(settings, &address) {
+                    Ok(servers) => {
+                        let names = servers.unresolved.iter();
                         problems.extend(names.map(|(name, reason)| format!("server {name}: {reason}")));
-                        if farm.unresolved.is_empty() && !farm.is_usable() && !settings.dummy {
-                            problems.push(farm.why_unusable());
+                        if servers.unresolved.is_empty() && !servers.is_usable() && !settings.dummy {
+                            problems.push(servers.why_unusable());
                         }
                     }
                     Err(errors) => problems.extend(errors.iter().map(ToString::to_string)),

@@ -7,13 +7,13 @@ mod children;
 pub mod listening;
 pub mod master;
 pub mod names;
-mod orders;
+pub mod owned_path;
 pub mod pidfile;
 pub mod reload;
 pub mod resolver;
+mod signals;
 pub mod startup;
 pub mod supervisor;
-pub mod trace;
 pub mod worker;
 
 /// Exit status of a worker that could not start and must not be restarted.
