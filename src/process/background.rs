@@ -5,6 +5,7 @@
 
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 
+use crate::process::complain;
 use crate::report::messages::Messages;
 use crate::sys::reason::words;
 use crate::sys::{fork, signal};
@@ -124,7 +125,7 @@ impl StartupNotifier {
     /// Pen does not run.
     pub fn failed(self, reason: &str, messages: &Messages) {
         match self {
-            StartupNotifier::Foreground => eprintln!("pen: {reason}"),
+            StartupNotifier::Foreground => complain(reason),
             StartupNotifier::Background(mut pipe) => {
                 messages.error(format_args!("{reason}"));
                 // If nobody waits nobody can be told.

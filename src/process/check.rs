@@ -1,9 +1,11 @@
 //! `--check`: would this start? Every problem is named, nothing is changed.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
 use crate::model::settings::{Launch, LogDestination, Settings};
+use crate::process::complain;
 use crate::process::listening::Listener;
 use crate::process::startup::{check_jail, find_user, listen_address, look_up_all};
 use crate::report::log;
@@ -19,13 +21,15 @@ pub fn check(launch: &Launch, settings: &Settings, problems: Vec<String>) -> Exi
     let mut told: Vec<String> = Vec::new();
     for problem in problems {
         if !told.contains(&problem) {
-            eprintln!("pen: {problem}");
+            complain(&problem);
             told.push(problem);
         }
     }
     if told.is_empty() {
-        println!("ok");
-        return ExitCode::SUCCESS;
+        return match writeln!(std::io::stdout(), "ok") {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
     }
     ExitCode::FAILURE
 }

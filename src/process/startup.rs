@@ -20,6 +20,7 @@ use crate::model::address::SocketAddress;
 use crate::model::ids::Target;
 use crate::model::settings::{Launch, Settings};
 use crate::process::background::{self, Detached, StartupNotifier};
+use crate::process::complain;
 use crate::process::listening::Listener;
 use crate::process::master::{Master, MasterState, Role, SIGNALS};
 use crate::process::names::{ResolvedNames, ResolvedServers, questions};
@@ -32,7 +33,7 @@ use crate::report::messages::Messages;
 use crate::shared::region::{Geometry, Phase, Region};
 use crate::sys::privileges::{self, User};
 use crate::sys::reason::words;
-use crate::sys::signal::{self, Signals};
+use crate::sys::signal::{self, Signal, Signals};
 use crate::sys::{clock, fork, wait};
 
 pub use crate::process::check::check;
@@ -71,7 +72,7 @@ pub fn run(launch: Launch, settings: Settings) -> ExitCode {
     match start(launch, settings) {
         Ok(status) => status,
         Err(reason) => {
-            eprintln!("pen: {reason}");
+            complain(&reason);
             if core_wanted {
                 std::process::abort();
             }
@@ -81,6 +82,13 @@ pub fn run(launch: Launch, settings: Settings) -> ExitCode {
 }
 
 fn start(launch: Launch, settings: Settings) -> Result<ExitCode, String> {
+    if !launch.foreground {
+        // A daemon that kept what a script had open would keep its locks and its pipes, too.
+        fork::close_inherited();
+    }
+    // A write beyond RLIMIT_FSIZE fails then, like one to a full disk, instead of killing the process.
+    signal::ignore(&[Signal::SIGXFSZ])
+        .map_err(|error| format!("cannot ignore SIGXFSZ: {}", words(&error)))?;
     let prepared = prepare(&launch, &settings).inspect_err(|reason| {
         if !launch.foreground {
             Messages::syslog(settings.debug).error(format_args!("{reason}"));
@@ -102,7 +110,7 @@ fn start(launch: Launch, settings: Settings) -> Result<ExitCode, String> {
                     ExitCode::SUCCESS
                 }
                 Err(reason) => {
-                    eprintln!("pen: {reason}");
+                    complain(&reason);
                     ExitCode::FAILURE
                 }
             })
@@ -120,7 +128,7 @@ fn start(launch: Launch, settings: Settings) -> Result<ExitCode, String> {
 fn prepare(launch: &Launch, settings: &Settings) -> Result<Prepared, String> {
     let mut warnings = Vec::new();
     let mut warn = |line: String| {
-        eprintln!("pen: {line}");
+        complain(&line);
         warnings.push(line);
     };
     let names = look_up_all(settings);

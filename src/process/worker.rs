@@ -3,6 +3,7 @@
 use crate::net::channel::Report;
 use crate::net::event_loop::Worker;
 use crate::sys::privileges;
+use crate::sys::reason::words;
 use crate::sys::signal::{self, Signal, Signals};
 
 pub use crate::net::event_loop::Inheritance;
@@ -24,7 +25,7 @@ pub fn run(inheritance: Inheritance<'_>) -> i32 {
     let signals = match install_signals() {
         Ok(signals) => signals,
         Err(error) => {
-            let _ = inheritance.channel.report(&Report::Failed(error.to_string()));
+            let _ = inheritance.channel.report(&Report::Failed(words(&error)));
             return CANNOT_START;
         }
     };
@@ -33,7 +34,7 @@ pub fn run(inheritance: Inheritance<'_>) -> i32 {
     let mut worker = match Worker::new(inheritance, signals, limit) {
         Ok(worker) => worker,
         Err((channel, error)) => {
-            let _ = channel.report(&Report::Failed(error.to_string()));
+            let _ = channel.report(&Report::Failed(words(&error)));
             return CANNOT_START;
         }
     };
@@ -44,7 +45,7 @@ pub fn run(inheritance: Inheritance<'_>) -> i32 {
     match worker.run() {
         Ok(_) => 0,
         Err(error) => {
-            worker.messages().error(format_args!("worker {id}: {error}"));
+            worker.messages().error(format_args!("worker {id}: {}", words(&error)));
             1
         }
     }

@@ -76,6 +76,13 @@ pub fn leave_terminal() -> io::Result<()> {
     Ok(())
 }
 
+/// Closes every descriptor but the standard streams: those that whoever started this program had open. To be called
+/// before this program opens anything. A kernel older than 5.9 leaves them open, which is what most daemons do.
+pub fn close_inherited() {
+    // SAFETY: nothing of this process owns a descriptor yet, see above.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+}
+
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitStatus {
