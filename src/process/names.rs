@@ -7,7 +7,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::model::address::{Host, ListenSpec, Port, ServerSpec, SocketAddress};
-use crate::model::settings::{LogDestination, Settings};
+use crate::model::ids::{ServerId, Target};
+use crate::model::settings::{LogDestination, Settings, SettingsProblem};
 use crate::shared::servers::Definition;
 
 /// Something that only a resolver knows.
@@ -46,12 +47,10 @@ pub enum NameError {
         /// The name.
         service: String,
     },
-    /// The default port is the listener's, and that is a path.
-    #[error("{place}: give a port; there is none to take over from the listener")]
-    NoPort {
-        /// The server.
-        place: String,
-    },
+    /// The default port is the listener's, and that is a path. In the words of those who read the settings, so that
+    /// nobody reads of it twice.
+    #[error(transparent)]
+    PortNeeded(#[from] SettingsProblem),
     /// The listener's host is unknown.
     #[error("{place}: {reason}")]
     Unknown {
@@ -143,7 +142,9 @@ impl ResolvedNames {
             Port::Number(port) => *port,
             Port::Service(name) => self.service(name, &place())?,
             // The parser gives none of these.
-            Port::Listeners => return Err(NameError::NoPort { place: place() }),
+            Port::Listeners => {
+                return Err(NameError::Unknown { place: place(), reason: "give a port".to_string() });
+            }
         };
         Ok(SocketAddress::Inet(SocketAddr::new(ip, port)))
     }
@@ -160,8 +161,8 @@ impl ResolvedNames {
     ) -> Result<ResolvedServers, Vec<NameError>> {
         let mut problems = Vec::new();
         let mut unresolved = Vec::new();
-        let mut define = |spec: &ServerSpec, place: String| {
-            let address = match self.server_address(spec, listener, &place) {
+        let mut define = |target: Target, spec: &ServerSpec| {
+            let address = match self.server_address(target, spec, listener) {
                 Ok(address) => address,
                 Err(ServerError::Wrong(problem)) => {
                     problems.push(problem);
@@ -183,10 +184,10 @@ impl ResolvedNames {
                 acl: spec.acl,
             }
         };
-        let servers = settings.servers.iter().enumerate();
-        let servers = servers.map(|(number, spec)| define(spec, format!("server {number}"))).collect();
-        let emergency = settings.emergency.as_ref().map(|spec| define(spec, "emergency server".to_string()));
-        let abuse = settings.abuse.as_ref().map(|spec| define(spec, "abuse server".to_string()));
+        let servers = (0..).map(ServerId).zip(&settings.servers);
+        let servers = servers.map(|(id, spec)| define(Target::Server(id), spec)).collect();
+        let emergency = settings.emergency.as_ref().map(|spec| define(Target::Emergency, spec));
+        let abuse = settings.abuse.as_ref().map(|spec| define(Target::Abuse, spec));
         match problems.is_empty() {
             true => Ok(ResolvedServers { servers, emergency, abuse, unresolved }),
             false => Err(problems),
@@ -195,9 +196,9 @@ impl ResolvedNames {
 
     fn server_address(
         &self,
+        target: Target,
         spec: &ServerSpec,
         listener: &SocketAddress,
-        place: &str,
     ) -> Result<Option<SocketAddress>, ServerError> {
         let Some(host) = &spec.host else {
             return Ok(None);
@@ -207,10 +208,15 @@ impl ResolvedNames {
         }
         let port = match (&spec.port, listener) {
             (Port::Number(port), _) => *port,
-            (Port::Service(name), _) => self.service(name, place).map_err(ServerError::Wrong)?,
+            (Port::Service(name), _) => {
+                self.service(name, &format!("server {target}")).map_err(ServerError::Wrong)?
+            }
             (Port::Listeners, SocketAddress::Inet(listener)) => listener.port(),
-            (Port::Listeners, SocketAddress::Unix(_)) => {
-                return Err(ServerError::Wrong(NameError::NoPort { place: place.to_string() }));
+            (Port::Listeners, SocketAddress::Unix(socket)) => {
+                let (host, socket) = (host.clone(), socket.clone());
+                return Err(ServerError::Wrong(
+                    SettingsProblem::PortNeeded { server: target, host, socket }.into(),
+                ));
             }
         };
         if port == 0 {
@@ -380,6 +386,7 @@ mod tests {
     #[test]
     fn all_mistakes_are_named() {
         let settings = Settings {
+            listen: Some("/run/pen".parse().unwrap()),
             servers: vec![
                 literal("127.0.0.1", Port::Service("nonsense".to_string())),
                 literal("127.0.0.1", Port::Listeners),
@@ -396,7 +403,9 @@ mod tests {
             .collect();
         assert_eq!(problems.len(), 2);
         assert!(problems[0].starts_with("server 0: there is no TCP service called nonsense"), "{problems:?}");
-        assert!(problems[1].starts_with("server 1: give a port"), "{problems:?}");
+        let words = "server 1 (127.0.0.1) needs a port of its own";
+        assert!(problems[1].starts_with(words), "{problems:?}");
+        assert_eq!(problems[1], settings.problems()[0].to_string(), "--check would name it twice");
     }
 
     #[test]

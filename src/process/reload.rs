@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::model::apply::Action;
-use crate::model::config;
+use crate::model::config::{self, Rejected};
 use crate::model::ids::Target;
 use crate::model::settings::Settings;
 use crate::model::time::{Moment, Seconds};
@@ -33,6 +33,7 @@ const LONGEST_WAIT: Seconds = Seconds(60);
 /// New settings that wait for names.
 #[derive(Debug)]
 pub struct Reload {
+    file: String,
     settings: Settings,
     actions: Vec<Action>,
     warnings: Vec<String>,
@@ -156,6 +157,7 @@ impl Master<'_> {
                 self.lookups.wanted.extend(names.iter().cloned());
                 let until = now.plus(NAMES_TIME);
                 self.reload = Some(Reload {
+                    file: name,
                     settings: reading.settings,
                     actions: reading.actions,
                     warnings,
@@ -163,9 +165,12 @@ impl Master<'_> {
                     until,
                 });
             }
-            Err(problems) => {
-                for problem in problems {
-                    messages.error(format_args!("{problem}"));
+            Err(Rejected { faults, warnings }) => {
+                for warning in warnings {
+                    messages.note(format_args!("{warning}"));
+                }
+                for fault in faults {
+                    messages.error(format_args!("{fault}"));
                 }
                 messages.error(format_args!("{name}: nothing is changed"));
             }
@@ -191,10 +196,11 @@ impl Master<'_> {
             Ok(()) => {}
             Err(Refusal::Later) => self.reload = Some(reload),
             Err(Refusal::Never(problems)) => {
+                let messages = &self.state.messages;
                 for problem in problems {
-                    self.state.messages.error(format_args!("{problem}"));
+                    messages.error(format_args!("{}: {problem}", reload.file));
                 }
-                self.state.messages.error(format_args!("nothing is changed by the configuration file"));
+                messages.error(format_args!("{}: nothing is changed", reload.file));
             }
         }
     }
@@ -213,7 +219,7 @@ impl Master<'_> {
         let workers = settings.workers.unwrap_or(self.state.workers);
         if workers < self.state.workers {
             problems.push(format!(
-                "workers: there are {} and cannot be fewer while pen runs; restart it for {workers}",
+                "there are {} workers and cannot be fewer while pen runs; restart it to have {workers}",
                 self.state.workers
             ));
         }
@@ -292,9 +298,7 @@ impl Master<'_> {
         let unknown = reload.names.iter().filter(|name| !names.knows(name)).cloned().collect();
         self.lookups.renew(unknown, now);
         self.send_settings(new_log, new_listener);
-        self.state
-            .messages
-            .note(format_args!("the configuration file is in force (generation {generation})"));
+        self.state.messages.note(format_args!("{}: in force now (generation {generation})", reload.file));
         Ok(())
     }
 

@@ -10,7 +10,7 @@
 //! | `s` and a service name | `p` and a port |
 //! | either | `?` and the reason |
 
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -27,7 +27,7 @@ const LARGEST: usize = 1024;
 pub struct Resolver {
     pid: i32,
     channel: OwnedFd,
-    waiting: VecDeque<Question>,
+    waiting: BTreeSet<Question>,
     asked: Option<Question>,
 }
 
@@ -63,7 +63,7 @@ pub fn spawn() -> io::Result<Spawned> {
 
 impl Resolver {
     fn new(pid: i32, channel: OwnedFd) -> Self {
-        Resolver { pid, channel, waiting: VecDeque::new(), asked: None }
+        Resolver { pid, channel, waiting: BTreeSet::new(), asked: None }
     }
 
     /// Its number.
@@ -78,8 +78,8 @@ impl Resolver {
     /// It is gone.
     pub fn ask(&mut self, questions: impl IntoIterator<Item = Question>) -> io::Result<()> {
         for question in questions {
-            if self.asked.as_ref() != Some(&question) && !self.waiting.contains(&question) {
-                self.waiting.push_back(question);
+            if self.asked.as_ref() != Some(&question) {
+                self.waiting.insert(question);
             }
         }
         self.send_next()
@@ -112,7 +112,7 @@ impl Resolver {
         if self.asked.is_some() {
             return Ok(());
         }
-        if let Some(question) = self.waiting.pop_front() {
+        if let Some(question) = self.waiting.pop_first() {
             // The channel is empty: this cannot be too much for it.
             message::send(self.channel.as_fd(), &encode_question(&question), &[])?;
             self.asked = Some(question);
