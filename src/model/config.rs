@@ -99,6 +99,24 @@ pub struct Reading {
     pub actions: Vec<Action>,
 }
 
+/// A file's text. Comments may be in any encoding, as they always could; everything else must be UTF-8.
+///
+/// # Errors
+/// The first line that is not.
+pub fn decode(bytes: Vec<u8>) -> io::Result<String> {
+    String::from_utf8(bytes).or_else(|error| {
+        let bytes = error.into_bytes();
+        for (number, line) in (1..).zip(bytes.split(|&byte| byte == b'\n')) {
+            let comment = line.iter().position(|&byte| byte == b'#').unwrap_or(line.len());
+            if str::from_utf8(&line[..comment]).is_err() {
+                let what = format!("line {number} is not UTF-8");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+            }
+        }
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    })
+}
+
 /// Why a text is not used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejected {
@@ -276,6 +294,16 @@ mod tests {
         assert_eq!(reading.settings, expected);
         assert_eq!(reading.replies, "7\n");
         assert_eq!((reading.warnings, reading.actions), (vec![], vec![]));
+    }
+
+    #[test]
+    fn comments_may_be_in_any_encoding_and_commands_may_not() {
+        let latin = |text: &str| text.chars().map(|c| c as u8).collect();
+        let text = decode(latin("# \u{e5}\nblacklist 7 # \u{e9}\n")).unwrap();
+        assert_eq!(read_text(&text).unwrap().settings.blacklist, Seconds(7));
+        assert_eq!(decode("# \u{e5}\n".into()).unwrap(), "# \u{e5}\n");
+        let error = decode(latin("hash\nlog /\u{e5}\n")).unwrap_err();
+        assert_eq!(error.to_string(), "line 2 is not UTF-8");
     }
 
     #[test]

@@ -18,8 +18,8 @@ use crate::process::names::{Question, ResolvedServers, questions};
 use crate::process::startup::descriptors_needed;
 use crate::report::log::{self, Sink};
 use crate::shared::region::{Geometry, RegionError};
-use crate::sys::privileges;
 use crate::sys::reason::words;
+use crate::sys::{privileges, textfile};
 
 /// Names that have no answer after this do without; they are asked for again later.
 const NAMES_TIME: Seconds = Seconds(30);
@@ -142,14 +142,14 @@ impl Master<'_> {
         };
         let messages = &self.state.messages;
         let name = path.display().to_string();
-        let text = match std::fs::read_to_string(path) {
+        let load = |path: &Path| textfile::read_regular(path).and_then(config::decode);
+        let text = match load(path) {
             Ok(text) => text,
             Err(error) => {
                 messages.error(format_args!("cannot read {name}: {}; nothing is changed", words(&error)));
                 return;
             }
         };
-        let load = |path: &Path| std::fs::read_to_string(path);
         match config::read(&self.state.settings, &name, &text, load) {
             Ok(reading) => {
                 let names = questions(&reading.settings);

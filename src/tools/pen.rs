@@ -13,7 +13,7 @@ use std::str::FromStr;
 use crate::model::address::ServerSpec;
 use crate::model::apply::{Action, MAX_DEBUG};
 use crate::model::command::{Command, Notice};
-use crate::model::config::{At, Loader, Reader, Warning};
+use crate::model::config::{self, At, Loader, Reader, Warning};
 use crate::model::ids::{MAX_CLIENTS, MAX_CONNECTIONS, MAX_SERVERS, MAX_WORKERS};
 use crate::model::number::{self, LARGEST};
 use crate::model::settings::{Launch, Settings};
@@ -35,7 +35,7 @@ pub fn main() -> ExitCode {
     if asked_for(Effect::Version) {
         return answer(concat!("pen ", env!("CARGO_PKG_VERSION"), "\n"));
     }
-    let request = Request::read(&arguments, &|path| std::fs::read_to_string(path));
+    let request = Request::read(&arguments, &|path| std::fs::read(path).and_then(config::decode));
     answer(&request.replies);
     for notice in &request.notices {
         complain(notice);
