@@ -99,26 +99,53 @@ pub struct Reading {
     pub actions: Vec<Action>,
 }
 
+/// A file's text. Comments may be in any encoding, as they always could; everything else must be UTF-8.
+///
+/// # Errors
+/// The first line that is not.
+pub fn decode(bytes: Vec<u8>) -> io::Result<String> {
+    String::from_utf8(bytes).or_else(|error| {
+        let bytes = error.into_bytes();
+        for (number, line) in (1..).zip(bytes.split(|&byte| byte == b'\n')) {
+            let comment = line.iter().position(|&byte| byte == b'#').unwrap_or(line.len());
+            if str::from_utf8(&line[..comment]).is_err() {
+                let what = format!("line {number} is not UTF-8");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+            }
+        }
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    })
+}
+
+/// Why a text is not used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    /// All that is wrong; at least one.
+    pub faults: Vec<At<Fault>>,
+    /// What would have been told otherwise: a skipped line may be the reason of a fault further down.
+    pub warnings: Vec<At<Warning>>,
+}
+
 /// Reads a file on top of `base`: what a reload does. The new settings have the next generation.
 ///
 /// Nothing is reset, lists grow, servers are never removed; but a list that ends with all that the file would append
 /// stays as it is, so that reading the same file again and again changes nothing.
 ///
 /// # Errors
-/// Everything that is wrong, if anything is; `base` is to be kept then.
+/// If anything is wrong: all of it, and what was skipped; `base` is to be kept then.
 pub fn read(
     base: &Settings,
     file: &str,
     text: &str,
     loader: impl Fn(&Path) -> io::Result<String>,
-) -> Result<Reading, Vec<At<Fault>>> {
+) -> Result<Reading, Rejected> {
     let mut reader = Reader::new(base.clone(), &loader);
     reader.file(file, text);
     let Reader { mut reading, mut faults, .. } = reader;
     let problems = reading.settings.problems().into_iter();
     faults.extend(problems.map(|problem| At { file: file.to_owned(), line: None, what: problem.into() }));
     if !faults.is_empty() {
-        return Err(faults);
+        return Err(Rejected { faults, warnings: reading.warnings });
     }
     if reading.settings.weights_are_missing() {
         reading.warnings.push(At { file: file.to_owned(), line: None, what: Warning::Weightless });
@@ -250,7 +277,8 @@ mod tests {
     }
 
     fn read_text(text: &str) -> Result<Reading, Vec<String>> {
-        read(&base(), "pen.cfg", text, no_files).map_err(|faults| faults.iter().map(At::to_string).collect())
+        read(&base(), "pen.cfg", text, no_files)
+            .map_err(|rejected| rejected.faults.iter().map(At::to_string).collect())
     }
 
     fn warnings(reading: &Reading) -> Vec<String> {
@@ -266,6 +294,16 @@ mod tests {
         assert_eq!(reading.settings, expected);
         assert_eq!(reading.replies, "7\n");
         assert_eq!((reading.warnings, reading.actions), (vec![], vec![]));
+    }
+
+    #[test]
+    fn comments_may_be_in_any_encoding_and_commands_may_not() {
+        let latin = |text: &str| text.chars().map(|c| c as u8).collect();
+        let text = decode(latin("# \u{e5}\nblacklist 7 # \u{e9}\n")).unwrap();
+        assert_eq!(read_text(&text).unwrap().settings.blacklist, Seconds(7));
+        assert_eq!(decode("# \u{e5}\n".into()).unwrap(), "# \u{e5}\n");
+        let error = decode(latin("hash\nlog /\u{e5}\n")).unwrap_err();
+        assert_eq!(error.to_string(), "line 2 is not UTF-8");
     }
 
     #[test]
@@ -295,6 +333,16 @@ mod tests {
             "pen.cfg:3: do_cmd: ignoring tcp_fastclose without argument",
         ];
         assert_eq!(warnings(&reading), expected);
+    }
+
+    #[test]
+    fn skipped_lines_are_told_beside_faults() {
+        let rejected = read(&base(), "pen.cfg", "foo\nblacklist x", no_files).unwrap_err();
+        assert_eq!((rejected.faults.len(), rejected.warnings.len()), (1, 1));
+        assert_eq!(
+            rejected.warnings[0].to_string(),
+            "pen.cfg:1: do_cmd: ignoring command starting with 'foo'"
+        );
     }
 
     #[test]
@@ -392,7 +440,7 @@ mod tests {
                 true => Ok("include a".to_owned()),
                 false => panic!("{} is not to be read", path.display()),
             };
-            let faults = read(&base(), "a", text, loader).unwrap_err();
+            let faults = read(&base(), "a", text, loader).unwrap_err().faults;
             let message = format!("{place}: a is being read already; a file cannot include itself");
             assert_eq!(faults.iter().map(At::to_string).collect::<Vec<_>>(), [message]);
         }
@@ -405,7 +453,7 @@ mod tests {
             loaded.set(loaded.get() + 1);
             Ok(format!("include file{}", loaded.get()))
         };
-        let faults = read(&base(), "pen.cfg", "include file0", loader).unwrap_err();
+        let faults = read(&base(), "pen.cfg", "include file0", loader).unwrap_err().faults;
         assert!(matches!(faults.as_slice(), [At { what: Fault::TooDeep(_), .. }]));
         assert_eq!(loaded.get(), INCLUDE_DEPTH);
     }

@@ -1,9 +1,11 @@
 //! `--check`: would this start? Every problem is named, nothing is changed.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
 use crate::model::settings::{Launch, LogDestination, Settings};
+use crate::process::complain;
 use crate::process::listening::Listener;
 use crate::process::startup::{check_jail, find_user, listen_address, look_up_all};
 use crate::report::log;
@@ -19,29 +21,31 @@ pub fn check(launch: &Launch, settings: &Settings, problems: Vec<String>) -> Exi
     let mut told: Vec<String> = Vec::new();
     for problem in problems {
         if !told.contains(&problem) {
-            eprintln!("pen: {problem}");
+            complain(&problem);
             told.push(problem);
         }
     }
     if told.is_empty() {
-        println!("ok");
-        return ExitCode::SUCCESS;
+        return match writeln!(std::io::stdout(), "ok") {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
     }
     ExitCode::FAILURE
 }
 
 fn find_problems(launch: &Launch, settings: &Settings, problems: &mut Vec<String>) {
-    let directory = look_up_all(settings);
+    let names = look_up_all(settings);
     // Without an address the parser has complained already.
     if settings.listen.is_some() {
-        match listen_address(settings, &directory) {
+        match listen_address(settings, &names) {
             Ok(address) => {
-                match directory.farm(settings, &address) {
-                    Ok(farm) => {
-                        let names = farm.unresolved.iter();
+                match names.resolve_servers(settings, &address) {
+                    Ok(servers) => {
+                        let names = servers.unresolved.iter();
                         problems.extend(names.map(|(name, reason)| format!("server {name}: {reason}")));
-                        if farm.unresolved.is_empty() && !farm.is_usable() && !settings.dummy {
-                            problems.push(farm.why_unusable());
+                        if servers.unresolved.is_empty() && !servers.is_usable() && !settings.dummy {
+                            problems.push(servers.why_unusable());
                         }
                     }
                     Err(errors) => problems.extend(errors.iter().map(ToString::to_string)),

@@ -1,4 +1,4 @@
-//! The master's children: forked, waited for, mourned.
+//! The master's children: forking, reaping and reporting.
 //!
 //! A child leaves the master's loop at once, as a [`Role`] of its own: what it must not keep is closed by dropping
 //! the [`Master`] that it inherited. All are forked with signals held back, for until they have handlers of their
@@ -10,34 +10,34 @@ use crate::model::ids::WorkerId;
 use crate::model::time::Moment;
 use crate::net::channel::{self, WorkerEnd};
 use crate::net::event_loop::Inheritance;
-use crate::process::master::{Estate, Master, Role, Stage};
-use crate::process::resolver::{self, Clerk, Spawned};
-use crate::process::supervisor::{Death, obituary};
-use crate::sys::fork::{self, Ending, Forked};
+use crate::process::master::{Master, MasterState, Role, Stage};
+use crate::process::resolver::{self, ResolverProcess, Spawned};
+use crate::process::supervisor::{Death, death_message};
+use crate::sys::fork::{self, ExitStatus, Forked};
 use crate::sys::reason::words;
 use crate::sys::signal::{self, Signal};
 use crate::sys::{clock, wait};
 
 /// A worker that has just been forked.
-pub(super) struct Birth {
-    place: WorkerId,
+pub(super) struct ForkedWorker {
+    id: WorkerId,
     channel: WorkerEnd,
     parent: i32,
 }
 
 impl<'a> Master<'a> {
-    /// Starts a worker for every place that is due. In a worker: what it was born with.
-    pub(super) fn fill_places(&mut self, now: Moment) -> Option<Birth> {
-        while self.is_filling()
-            && let Some(place) = self.crew.due(now)
+    /// Starts every worker that is due. In such a worker: what it is to become.
+    pub(super) fn start_due_workers(&mut self, now: Moment) -> Option<ForkedWorker> {
+        while self.keeps_workers()
+            && let Some(id) = self.supervisor.next_due(now)
         {
-            match self.spawn(place, now) {
+            match self.fork_worker(id, now) {
                 Ok(None) => {}
-                Ok(Some(birth)) => return Some(birth),
+                Ok(Some(forked)) => return Some(forked),
                 Err(error) => {
-                    let reason = format!("cannot start worker {place}: {}", words(&error));
-                    self.estate.messages.error(format_args!("{reason}; trying again in a second"));
-                    self.crew.postpone(place, now);
+                    let reason = format!("cannot start worker {id}: {}", words(&error));
+                    self.state.messages.error(format_args!("{reason}; trying again in a second"));
+                    self.supervisor.retry_later(id, now);
                     if matches!(self.stage, Stage::Starting { .. }) {
                         self.outcome = Some(Err(reason));
                         return None;
@@ -48,76 +48,76 @@ impl<'a> Master<'a> {
         None
     }
 
-    fn spawn(&mut self, place: WorkerId, now: Moment) -> std::io::Result<Option<Birth>> {
+    fn fork_worker(&mut self, id: WorkerId, now: Moment) -> std::io::Result<Option<ForkedWorker>> {
         let (ours, theirs) = channel::pair()?;
         let parent = fork::own_pid();
         // Until the worker has handlers of its own it has the master's, which write where the master reads.
         signal::block_all()?;
         let forked = fork::fork();
         if let Ok(Forked::Child) = forked {
-            return Ok(Some(Birth { place, channel: theirs, parent }));
+            return Ok(Some(ForkedWorker { id, channel: theirs, parent }));
         }
         signal::unblock_all()?;
         if let Forked::Parent(pid) = forked? {
-            self.crew.fill(place, pid, ours, now);
+            self.supervisor.started(id, pid, ours, now);
         }
         Ok(None)
     }
 
     /// In the child: keeps what a worker needs and drops the rest, which closes it.
-    pub(super) fn into_worker(self, birth: Birth) -> Role<'a> {
-        let Master { estate, signals, crew, .. } = self;
-        let Estate { region, settings, listener, log, messages, room, .. } = estate;
-        drop((signals, crew));
-        let (Ok(()), Some(listener)) = (fork::end_with_parent(birth.parent), listener) else {
+    pub(super) fn into_worker(self, forked: ForkedWorker) -> Role<'a> {
+        let Master { state, signals, supervisor, .. } = self;
+        let MasterState { region, settings, listener, log, messages, room, .. } = state;
+        drop((signals, supervisor));
+        let (Ok(()), Some(listener)) = (fork::end_with_parent(forked.parent), listener) else {
             fork::exit_now(0);
         };
         // Here and not in the master: a quick worker would be ready before the master has come to it.
-        region.workers().enlist(birth.place, fork::own_pid(), clock::now());
+        region.workers().enlist(forked.id, fork::own_pid(), clock::now());
         let (listener, listen_address) = listener.into_parts();
         Role::Worker(Box::new(Inheritance {
-            id: birth.place,
+            id: forked.id,
             region,
             settings,
             listener,
             listen_address,
-            channel: birth.channel,
+            channel: forked.channel,
             room,
             log,
             messages,
         }))
     }
 
-    /// Starts the process that looks up names if there is none and names are to be looked up.
-    pub(super) fn hire_clerk(&mut self) -> Option<Clerk> {
-        if self.estate.resolver.is_none() && self.lookups.is_wanted() && self.is_filling() {
+    /// Starts the resolver process if there is none and names are to be looked up; sends it the questions.
+    pub(super) fn start_resolver(&mut self) -> Option<ResolverProcess> {
+        if self.state.resolver.is_none() && self.lookups.is_wanted() && self.keeps_workers() {
             let spawned = signal::block_all().and_then(|()| resolver::spawn());
-            if let Ok(Spawned::Child(clerk)) = spawned {
-                return Some(clerk);
+            if let Ok(Spawned::Child(process)) = spawned {
+                return Some(process);
             }
             let unblocked = signal::unblock_all();
             match spawned.and_then(|spawned| unblocked.map(|()| spawned)) {
-                Ok(Spawned::Parent(resolver)) => self.estate.resolver = Some(resolver),
+                Ok(Spawned::Parent(resolver)) => self.state.resolver = Some(resolver),
                 Ok(Spawned::Child(_)) => {}
                 Err(error) => {
-                    self.estate.messages.error(format_args!("cannot look up names: {}", words(&error)));
+                    self.state.messages.error(format_args!("cannot look up names: {}", words(&error)));
                     self.lookups.give_up();
                 }
             }
         }
-        if let Some(resolver) = &mut self.estate.resolver
+        if let Some(resolver) = &mut self.state.resolver
             && resolver.ask(self.lookups.take()).is_err()
         {
-            self.lose_resolver();
+            self.resolver_lost();
         }
         None
     }
 
-    pub(super) fn lose_resolver(&mut self) {
-        if let Some(resolver) = self.estate.resolver.take() {
-            // It may have closed its line without ending.
+    pub(super) fn resolver_lost(&mut self) {
+        if let Some(resolver) = self.state.resolver.take() {
+            // It may have closed its channel without ending.
             let _ = signal::send(resolver.pid(), Signal::SIGKILL);
-            self.estate.messages.error(format_args!(
+            self.state.messages.error(format_args!(
                 "the process that looks up names (pid {}) has ended; another is started when there is a need",
                 resolver.pid()
             ));
@@ -125,36 +125,36 @@ impl<'a> Master<'a> {
     }
 
     pub(super) fn reap(&mut self, now: Moment) {
-        while let Some((pid, ending)) = fork::reap() {
-            if let Some(death) = self.crew.bury(pid, ending, now) {
-                let lost = self.estate.region.reclaim(death.place);
-                // Whoever waits for a place may find one now, and clients whom the dead one was to accept wait.
-                wait::ring(self.estate.room.as_fd());
-                self.mourn(&death, lost);
-            } else if self.estate.resolver.as_ref().is_some_and(|resolver| resolver.pid() == pid) {
-                self.lose_resolver();
+        while let Some((pid, status)) = fork::reap() {
+            if let Some(death) = self.supervisor.reaped(pid, status, now) {
+                let lost = self.state.region.reclaim(death.worker);
+                // Slots and places on servers are free now, and clients that the dead one was to accept still wait.
+                wait::ring(self.state.room.as_fd());
+                self.report_death(&death, lost);
+            } else if self.state.resolver.as_ref().is_some_and(|resolver| resolver.pid() == pid) {
+                self.resolver_lost();
             } else {
                 // The resolver of before, or a process that was left to this one, as to any process number 1.
-                self.estate.messages.debug(1, format_args!("process {pid}, which is no worker, {ending}"));
+                self.state.messages.debug(1, format_args!("process {pid}, which is no worker, {status}"));
             }
         }
     }
 
-    fn mourn(&mut self, death: &Death, lost: u32) {
-        let messages = &self.estate.messages;
+    fn report_death(&mut self, death: &Death, lost: u32) {
+        let messages = &self.state.messages;
         match self.stage {
             Stage::Starting { .. } => {
                 let reason = match &death.failure {
-                    Some(reason) => format!("worker {} cannot start: {reason}", death.place),
-                    None => format!("worker {} {} while it started", death.place, death.ending),
+                    Some(reason) => format!("worker {} cannot start: {reason}", death.worker),
+                    None => format!("worker {} {} while it started", death.worker, death.status),
                 };
                 self.outcome.get_or_insert(Err(reason));
             }
-            Stage::Serving => messages.error(format_args!("{}", obituary(death, lost))),
-            Stage::Draining | Stage::Stopping { .. } if death.ending == Ending::Exited(0) => {}
+            Stage::Serving => messages.error(format_args!("{}", death_message(death, lost))),
+            Stage::Draining | Stage::Stopping { .. } if death.status == ExitStatus::Exited(0) => {}
             Stage::Draining | Stage::Stopping { .. } => {
-                let Death { place, pid, ending, .. } = death;
-                messages.error(format_args!("worker {place} (pid {pid}) {ending} with {lost} connections"));
+                let Death { worker, pid, status, .. } = death;
+                messages.error(format_args!("worker {worker} (pid {pid}) {status} with {lost} connections"));
             }
         }
     }

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use crate::model::address::SocketAddress;
-use crate::process::trace::Trace;
+use crate::process::owned_path::OwnedPath;
 use crate::sys::reason::words;
 use crate::sys::{privileges, socket};
 
@@ -16,7 +16,7 @@ use crate::sys::{privileges, socket};
 pub struct Listener {
     fd: OwnedFd,
     address: SocketAddress,
-    trace: Option<Trace>,
+    owned_path: Option<OwnedPath>,
 }
 
 /// Why there is no listener.
@@ -55,15 +55,15 @@ impl Listener {
     /// See [`ListenError`].
     pub fn open(address: SocketAddress, backlog: u32) -> Result<Self, ListenError> {
         if let SocketAddress::Unix(path) = &address {
-            make_room(path)?;
+            remove_dead_socket(path)?;
         }
         let refused = |reason| ListenError::Refused { address: address.clone(), reason };
         let fd = socket::listen(&address, backlog).map_err(refused)?;
-        let trace = match &address {
-            SocketAddress::Unix(path) => Some(Trace::of(path).map_err(refused)?),
+        let owned_path = match &address {
+            SocketAddress::Unix(path) => Some(OwnedPath::of(path).map_err(refused)?),
             SocketAddress::Inet(_) => None,
         };
-        Ok(Listener { fd, address, trace })
+        Ok(Listener { fd, address, owned_path })
     }
 
     /// Could it be opened? That somebody listens there already is no hindrance, and nobody is disturbed.
@@ -103,12 +103,12 @@ impl Listener {
 
     /// From now on a Unix socket's path goes with this process, a child of the one that opened it.
     pub fn adopt(&mut self) {
-        self.trace.iter_mut().for_each(Trace::adopt);
+        self.owned_path.iter_mut().for_each(OwnedPath::adopt);
     }
 
     /// Leaves a Unix socket's path to the process that adopted it.
-    pub fn leave(&mut self) {
-        self.trace.iter_mut().for_each(Trace::leave);
+    pub fn disown(&mut self) {
+        self.owned_path.iter_mut().for_each(OwnedPath::disown);
     }
 
     /// The descriptor, and where it listens.
@@ -124,7 +124,7 @@ impl AsFd for Listener {
 }
 
 /// Removes a socket that nobody listens on from that path.
-fn make_room(path: &Path) -> Result<(), ListenError> {
+fn remove_dead_socket(path: &Path) -> Result<(), ListenError> {
     let refused = |reason| ListenError::Refused { address: SocketAddress::Unix(path.to_path_buf()), reason };
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

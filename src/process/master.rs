@@ -18,14 +18,14 @@ use crate::model::ids::WorkerId;
 use crate::model::settings::{Launch, Settings};
 use crate::model::time::{Moment, Seconds};
 use crate::net::event_loop::Inheritance;
-use crate::process::background::Promise;
+use crate::process::background::StartupNotifier;
 use crate::process::listening::Listener;
-use crate::process::names::{Answer, Directory, Question};
-use crate::process::orders::STOP_TIME;
+use crate::process::names::{Answer, Question, ResolvedNames};
 use crate::process::pidfile::PidFile;
 use crate::process::reload::{Lookups, Reload};
-use crate::process::resolver::{Clerk, Resolver};
-use crate::process::supervisor::{Crew, Pulse, SILENCE};
+use crate::process::resolver::{Resolver, ResolverProcess};
+use crate::process::signals::STOP_TIME;
+use crate::process::supervisor::{HEARTBEAT_TIMEOUT, Heartbeat, Supervisor};
 use crate::report::log::Sink;
 use crate::report::messages::Messages;
 use crate::shared::region::Region;
@@ -34,7 +34,7 @@ use crate::sys::reason::words;
 use crate::sys::signal::{self, Signal, Signals};
 use crate::sys::{clock, wait};
 
-/// The signals that a master hears.
+/// The signals that a master handles.
 pub const SIGNALS: [Signal; 7] = [
     Signal::SIGHUP,
     Signal::SIGINT,
@@ -49,14 +49,14 @@ pub const SIGNALS: [Signal; 7] = [
 const START_TIME: Seconds = Seconds(10);
 
 /// How often the master looks at the heartbeats.
-const WATCH: Seconds = Seconds(1);
+const HEARTBEAT_CHECK: Seconds = Seconds(1);
 
 /// A master that has not looked for this long was stopped itself.
-const OWN_SLEEP: Seconds = Seconds(5);
+const OWN_PAUSE: Seconds = Seconds(5);
 
-/// All that the start has prepared.
+/// What the start has prepared, and the reloads since have changed.
 #[derive(Debug)]
-pub struct Estate<'a> {
+pub struct MasterState<'a> {
     /// The shared region, with the servers in it.
     pub region: &'a Region,
     /// What never changes.
@@ -64,21 +64,21 @@ pub struct Estate<'a> {
     /// The settings in force.
     pub settings: Settings,
     /// What names mean.
-    pub directory: Directory,
+    pub names: ResolvedNames,
     /// None while draining.
     pub listener: Option<Listener>,
     /// The request log.
     pub log: Option<Sink>,
     /// Where messages go.
     pub messages: Messages,
-    /// Rung when a place is free: all workers hear it.
+    /// The bell that all workers share: rung when a connection slot or a place on a server is free.
     pub room: OwnedFd,
     /// Looks up names, if there is a need.
     pub resolver: Option<Resolver>,
     /// Held for life.
     pub pidfile: Option<PidFile>,
-    /// Given to whoever started pen, until it is kept.
-    pub promise: Option<Promise>,
+    /// Tells whoever started pen how that went; none once it has been told.
+    pub notifier: Option<StartupNotifier>,
     /// RLIMIT_NOFILE.
     pub descriptor_limit: u64,
     /// How many workers.
@@ -88,15 +88,15 @@ pub struct Estate<'a> {
 /// The master, at work.
 #[derive(Debug)]
 pub struct Master<'a> {
-    pub(super) estate: Estate<'a>,
-    pub(super) crew: Crew,
+    pub(super) state: MasterState<'a>,
+    pub(super) supervisor: Supervisor,
     pub(super) stage: Stage,
     pub(super) lookups: Lookups,
     pub(super) reload: Option<Reload>,
     pub(super) signals: Signals,
     /// HUP came while pen was starting.
-    pub(super) hang_up: bool,
-    watched: Moment,
+    pub(super) hangup_pending: bool,
+    checked: Moment,
     pub(super) outcome: Option<Result<(), String>>,
 }
 
@@ -116,27 +116,27 @@ pub enum Role<'a> {
     Ended(ExitCode),
     /// A worker, at its beginning.
     Worker(Box<Inheritance<'a>>),
-    /// The process that looks up names, at its beginning.
-    Clerk(Clerk),
+    /// The resolver process, at its beginning.
+    ResolverProcess(ResolverProcess),
 }
 
 impl<'a> Master<'a> {
-    /// Takes over. `signals` must hear [`SIGNALS`].
-    pub fn new(estate: Estate<'a>, signals: Signals) -> Self {
+    /// Takes over. `signals` must handle [`SIGNALS`].
+    pub fn new(state: MasterState<'a>, signals: Signals) -> Self {
         let now = clock::now();
-        let mut crew = Crew::default();
-        crew.grow(estate.workers, now);
-        let lookups = Lookups::new(&estate, now);
+        let mut supervisor = Supervisor::default();
+        supervisor.grow(state.workers, now);
+        let lookups = Lookups::new(&state, now);
         let stage = Stage::Starting { until: now.plus(START_TIME) };
         Master {
-            estate,
-            crew,
+            state,
+            supervisor,
             stage,
             lookups,
             reload: None,
             signals,
-            hang_up: false,
-            watched: now,
+            hangup_pending: false,
+            checked: now,
             outcome: None,
         }
     }
@@ -145,11 +145,11 @@ impl<'a> Master<'a> {
     pub fn run(mut self) -> Role<'a> {
         loop {
             let now = clock::now();
-            if let Some(birth) = self.fill_places(now) {
-                return self.into_worker(birth);
+            if let Some(forked) = self.start_due_workers(now) {
+                return self.into_worker(forked);
             }
-            if let Some(clerk) = self.hire_clerk() {
-                return Role::Clerk(clerk);
+            if let Some(process) = self.start_resolver() {
+                return Role::ResolverProcess(process);
             }
             self.advance(now);
             if let Some(result) = self.verdict() {
@@ -159,27 +159,27 @@ impl<'a> Master<'a> {
         }
     }
 
-    pub(super) fn is_filling(&self) -> bool {
+    pub(super) fn keeps_workers(&self) -> bool {
         matches!(self.stage, Stage::Starting { .. } | Stage::Serving)
     }
 
     /// Does what is due.
     fn advance(&mut self, now: Moment) {
-        self.crew.execute(now);
+        self.supervisor.kill_overdue(now);
         match self.stage {
             Stage::Starting { until } => self.advance_start(until, now),
             Stage::Stopping { until } if until <= now => {
-                self.crew.signal_all(Signal::SIGKILL);
+                self.supervisor.signal_all(Signal::SIGKILL);
                 self.stage = Stage::Stopping { until: now.plus(STOP_TIME) };
             }
-            Stage::Serving if self.hang_up => {
-                self.hang_up = false;
-                self.hung_up(now);
+            Stage::Serving if self.hangup_pending => {
+                self.hangup_pending = false;
+                self.on_hangup(now);
             }
             Stage::Serving | Stage::Draining | Stage::Stopping { .. } => {}
         }
-        if now.micros_since(self.watched) >= WATCH.micros() {
-            self.watch(now);
+        if now.micros_since(self.checked) >= HEARTBEAT_CHECK.micros() {
+            self.check_heartbeats(now);
         }
         if self.stage == Stage::Serving {
             self.advance_lookups(now);
@@ -188,13 +188,13 @@ impl<'a> Master<'a> {
     }
 
     fn advance_start(&mut self, until: Moment, now: Moment) {
-        if let Some((place, reason)) = self.crew.failure() {
-            let reason = format!("worker {place} cannot start: {reason}");
+        if let Some((worker, reason)) = self.supervisor.failure() {
+            let reason = format!("worker {worker} cannot start: {reason}");
             self.outcome.get_or_insert(Err(reason));
-        } else if self.crew.all_ready() {
+        } else if self.supervisor.all_ready() {
             self.stage = Stage::Serving;
-            let kept = self.estate.promise.take().map_or(Ok(()), Promise::kept);
-            if kept.is_err() {
+            let ready = self.state.notifier.take().map_or(Ok(()), StartupNotifier::ready);
+            if ready.is_err() {
                 // Whoever started pen has been interrupted: a pen that nobody knows of must not stay.
                 self.outcome = Some(Err("the start was given up".to_string()));
             }
@@ -205,80 +205,80 @@ impl<'a> Master<'a> {
     }
 
     /// Looks at the heartbeats.
-    fn watch(&mut self, now: Moment) {
-        if now.micros_since(self.watched) > OWN_SLEEP.micros() {
-            self.crew.be_patient(now);
+    fn check_heartbeats(&mut self, now: Moment) {
+        if now.micros_since(self.checked) > OWN_PAUSE.micros() {
+            self.supervisor.restart_silence(now);
         }
-        self.watched = now;
-        let table = self.estate.region.workers();
-        let pulses: Vec<_> = (0..table.count())
+        self.checked = now;
+        let table = self.state.region.workers();
+        let heartbeats: Vec<_> = (0..table.count())
             .map(|number| table.view(WorkerId(number)))
-            .map(|view| Pulse { place: view.id, heartbeat: view.heartbeat })
+            .map(|view| Heartbeat { worker: view.id, at: view.heartbeat })
             .collect();
-        for place in self.crew.judge(&pulses, table.lock_holder(), now) {
-            self.estate.messages.error(format_args!(
-                "worker {place} has not moved for {} s; it is killed",
-                SILENCE.as_secs()
+        for worker in self.supervisor.find_stuck(&heartbeats, table.lock_holder(), now) {
+            self.state.messages.error(format_args!(
+                "worker {worker} has not moved for {} s; it is killed",
+                HEARTBEAT_TIMEOUT.as_secs()
             ));
         }
-        if self.crew.owes_orders()
-            && let Some(listener) = &self.estate.listener
+        if self.supervisor.has_unsent_settings()
+            && let Some(listener) = &self.state.listener
         {
-            self.crew.pay(&self.estate.settings, self.estate.log.as_ref(), listener.as_fd());
+            self.supervisor.resend_settings(&self.state.settings, self.state.log.as_ref(), listener.as_fd());
         }
     }
 
-    /// Waits for a signal, a word from somebody, or the next moment at which something is due.
+    /// Waits for a signal, a message from a child, or the next moment at which something is due.
     fn wait(&mut self, now: Moment) {
-        let mut until = self.watched.plus(WATCH);
-        until = until.min(self.crew.next_moment(self.is_filling()).unwrap_or(until));
+        let mut until = self.checked.plus(HEARTBEAT_CHECK);
+        until = until.min(self.supervisor.next_deadline(self.keeps_workers()).unwrap_or(until));
         if let Stage::Starting { until: end } | Stage::Stopping { until: end } = self.stage {
             until = until.min(end);
         }
         let mut descriptors = vec![self.signals.as_fd()];
-        let mut places = Vec::new();
-        for (place, channel) in self.crew.channels() {
+        let mut workers = Vec::new();
+        for (worker, channel) in self.supervisor.channels() {
             descriptors.push(channel);
-            places.push(place);
+            workers.push(worker);
         }
-        descriptors.extend(self.estate.resolver.as_ref().map(AsFd::as_fd));
+        descriptors.extend(self.state.resolver.as_ref().map(AsFd::as_fd));
         let at_most = Duration::from_micros(until.micros_since(now));
         let readable = match wait::until_readable(&descriptors, at_most) {
             Ok(readable) => readable,
             Err(error) => {
-                self.estate.messages.error(format_args!("cannot wait: {}", words(&error)));
+                self.state.messages.error(format_args!("cannot wait: {}", words(&error)));
                 std::thread::sleep(Duration::from_millis(100));
                 return;
             }
         };
         let now = clock::now();
-        for (place, _) in places.iter().zip(&readable[1..]).filter(|&(_, &readable)| readable) {
-            self.crew.hear(*place);
+        for (worker, _) in workers.iter().zip(&readable[1..]).filter(|&(_, &readable)| readable) {
+            self.supervisor.read_reports(*worker);
         }
-        if readable.len() > places.len() + 1 && readable[places.len() + 1] {
-            self.hear_resolver();
+        if readable.len() > workers.len() + 1 && readable[workers.len() + 1] {
+            self.read_answers();
         }
         if readable[0] {
             for (signal, count) in self.signals.take() {
-                self.obey(signal, count, now);
+                self.on_signal(signal, count, now);
             }
         }
     }
 
-    fn hear_resolver(&mut self) {
-        while let Some(resolver) = &mut self.estate.resolver {
+    fn read_answers(&mut self) {
+        while let Some(resolver) = &mut self.state.resolver {
             match resolver.receive() {
                 Ok(Some((question, answer))) => self.learn(question, answer),
                 Ok(None) => return,
-                Err(_) => self.lose_resolver(),
+                Err(_) => self.resolver_lost(),
             }
         }
     }
 
     fn learn(&mut self, question: Question, answer: Answer) {
-        let knew = self.estate.directory.knows(&question);
-        self.estate.directory.learn(question.clone(), answer);
-        if !knew && self.estate.directory.knows(&question) {
+        let knew = self.state.names.knows(&question);
+        self.state.names.learn(question.clone(), answer);
+        if !knew && self.state.names.knows(&question) {
             self.lookups.found(question);
         }
     }
@@ -288,8 +288,8 @@ impl<'a> Master<'a> {
             return Some(outcome);
         }
         match self.stage {
-            Stage::Draining | Stage::Stopping { .. } => self.crew.is_empty().then_some(Ok(())),
-            Stage::Serving if self.crew.all_closed() => {
+            Stage::Draining | Stage::Stopping { .. } => self.supervisor.is_empty().then_some(Ok(())),
+            Stage::Serving if self.supervisor.all_disabled() => {
                 Some(Err("no worker can start; pen ends".to_string()))
             }
             Stage::Serving | Stage::Starting { .. } => None,
@@ -298,25 +298,25 @@ impl<'a> Master<'a> {
 
     /// Leaves nothing behind, and tells whoever still waits.
     fn finish(self, result: Result<(), String>) -> ExitCode {
-        let Master { estate, crew, .. } = self;
-        let Estate { listener, pidfile, promise, messages, resolver, settings, .. } = estate;
-        crew.signal_all(Signal::SIGKILL);
+        let Master { state, supervisor, .. } = self;
+        let MasterState { listener, pidfile, notifier, messages, resolver, settings, .. } = state;
+        supervisor.signal_all(Signal::SIGKILL);
         let resolver = resolver.map(|resolver| resolver.pid());
         if let Some(pid) = resolver {
             let _ = signal::send(pid, Signal::SIGKILL);
         }
-        for pid in crew.pids().into_iter().chain(resolver) {
+        for pid in supervisor.pids().into_iter().chain(resolver) {
             fork::wait(pid);
         }
         drop((listener, pidfile));
-        match (result, promise) {
+        match (result, notifier) {
             (Ok(()), None) => ExitCode::SUCCESS,
-            (Ok(()), Some(promise)) => {
-                promise.failed("pen was told to end while it started", &messages);
+            (Ok(()), Some(notifier)) => {
+                notifier.failed("pen was told to end while it started", &messages);
                 ExitCode::SUCCESS
             }
-            (Err(reason), Some(promise)) => {
-                promise.failed(&reason, &messages);
+            (Err(reason), Some(notifier)) => {
+                notifier.failed(&reason, &messages);
                 if settings.abort_on_error {
                     std::process::abort();
                 }

@@ -1,20 +1,28 @@
 //! Processes: how pen starts, what the master does, what a worker does.
 #![forbid(unsafe_code)]
 
+use std::fmt::Display;
+use std::io::Write;
+
 pub mod background;
 pub mod check;
 mod children;
 pub mod listening;
 pub mod master;
 pub mod names;
-mod orders;
+pub mod owned_path;
 pub mod pidfile;
 pub mod reload;
 pub mod resolver;
+mod signals;
 pub mod startup;
 pub mod supervisor;
-pub mod trace;
 pub mod worker;
 
 /// Exit status of a worker that could not start and must not be restarted.
 pub const CANNOT_START: i32 = 71;
+
+/// Writes `pen: LINE` to stderr. If stderr is closed or full nobody can be told, and that is no reason to end.
+pub fn complain(line: impl Display) {
+    let _ = std::io::stderr().write_all(format!("pen: {line}\n").as_bytes());
+}

@@ -1,13 +1,14 @@
 //! What the names in the settings mean: servers, the listener, network logs.
 //!
 //! Pure: somebody else asks the resolver (at the start, and later the one of [`crate::process::resolver`]) and puts
-//! the answers into a [`Directory`]. Literal addresses and numbers are never asked for.
+//! the answers into a [`ResolvedNames`]. Literal addresses and numbers are never asked for.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::model::address::{Host, ListenSpec, Port, ServerSpec, SocketAddress};
-use crate::model::settings::{LogDestination, Settings};
+use crate::model::ids::{ServerId, Target};
+use crate::model::settings::{LogDestination, Settings, SettingsProblem};
 use crate::shared::servers::Definition;
 
 /// Something that only a resolver knows.
@@ -33,7 +34,7 @@ pub enum Answer {
 /// All answers so far. An answer outlives a later failure to get it again: a name server that is away for a while
 /// takes no server out of use.
 #[derive(Debug, Default)]
-pub struct Directory(HashMap<Question, Answer>);
+pub struct ResolvedNames(HashMap<Question, Answer>);
 
 /// Settings that contradict themselves or name what does not exist: no new start and no other answer mends them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,12 +47,10 @@ pub enum NameError {
         /// The name.
         service: String,
     },
-    /// The default port is the listener's, and that is a path.
-    #[error("{place}: give a port; there is none to take over from the listener")]
-    NoPort {
-        /// The server.
-        place: String,
-    },
+    /// The default port is the listener's, and that is a path. In the words of those who read the settings, so that
+    /// nobody reads of it twice.
+    #[error(transparent)]
+    PortNeeded(#[from] SettingsProblem),
     /// The listener's host is unknown.
     #[error("{place}: {reason}")]
     Unknown {
@@ -64,7 +63,7 @@ pub enum NameError {
 
 /// The settings' servers with their addresses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Farm {
+pub struct ResolvedServers {
     /// The regular servers.
     pub servers: Vec<Definition>,
     /// `-e`.
@@ -75,7 +74,7 @@ pub struct Farm {
     pub unresolved: Vec<(String, String)>,
 }
 
-impl Farm {
+impl ResolvedServers {
     /// Is there a server that clients can be sent to?
     pub fn is_usable(&self) -> bool {
         self.servers.iter().chain(&self.emergency).any(|server| server.address.is_some())
@@ -91,7 +90,7 @@ impl Farm {
     }
 }
 
-impl Directory {
+impl ResolvedNames {
     /// Notes an answer.
     pub fn learn(&mut self, question: Question, answer: Answer) {
         if matches!(answer, Answer::Unknown(_)) && self.knows(&question) {
@@ -143,7 +142,9 @@ impl Directory {
             Port::Number(port) => *port,
             Port::Service(name) => self.service(name, &place())?,
             // The parser gives none of these.
-            Port::Listeners => return Err(NameError::NoPort { place: place() }),
+            Port::Listeners => {
+                return Err(NameError::Unknown { place: place(), reason: "give a port".to_string() });
+            }
         };
         Ok(SocketAddress::Inet(SocketAddr::new(ip, port)))
     }
@@ -152,12 +153,16 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// Everything that is wrong. A host without an address is not: it is in [`Farm::unresolved`].
-    pub fn farm(&self, settings: &Settings, listener: &SocketAddress) -> Result<Farm, Vec<NameError>> {
+    /// Everything that is wrong. A host without an address is not: it is in [`ResolvedServers::unresolved`].
+    pub fn resolve_servers(
+        &self,
+        settings: &Settings,
+        listener: &SocketAddress,
+    ) -> Result<ResolvedServers, Vec<NameError>> {
         let mut problems = Vec::new();
         let mut unresolved = Vec::new();
-        let mut define = |spec: &ServerSpec, place: String| {
-            let address = match self.server_address(spec, listener, &place) {
+        let mut define = |target: Target, spec: &ServerSpec| {
+            let address = match self.server_address(target, spec, listener) {
                 Ok(address) => address,
                 Err(ServerError::Wrong(problem)) => {
                     problems.push(problem);
@@ -179,21 +184,21 @@ impl Directory {
                 acl: spec.acl,
             }
         };
-        let servers = settings.servers.iter().enumerate();
-        let servers = servers.map(|(number, spec)| define(spec, format!("server {number}"))).collect();
-        let emergency = settings.emergency.as_ref().map(|spec| define(spec, "emergency server".to_string()));
-        let abuse = settings.abuse.as_ref().map(|spec| define(spec, "abuse server".to_string()));
+        let servers = (0..).map(ServerId).zip(&settings.servers);
+        let servers = servers.map(|(id, spec)| define(Target::Server(id), spec)).collect();
+        let emergency = settings.emergency.as_ref().map(|spec| define(Target::Emergency, spec));
+        let abuse = settings.abuse.as_ref().map(|spec| define(Target::Abuse, spec));
         match problems.is_empty() {
-            true => Ok(Farm { servers, emergency, abuse, unresolved }),
+            true => Ok(ResolvedServers { servers, emergency, abuse, unresolved }),
             false => Err(problems),
         }
     }
 
     fn server_address(
         &self,
+        target: Target,
         spec: &ServerSpec,
         listener: &SocketAddress,
-        place: &str,
     ) -> Result<Option<SocketAddress>, ServerError> {
         let Some(host) = &spec.host else {
             return Ok(None);
@@ -203,10 +208,15 @@ impl Directory {
         }
         let port = match (&spec.port, listener) {
             (Port::Number(port), _) => *port,
-            (Port::Service(name), _) => self.service(name, place).map_err(ServerError::Wrong)?,
+            (Port::Service(name), _) => {
+                self.service(name, &format!("server {target}")).map_err(ServerError::Wrong)?
+            }
             (Port::Listeners, SocketAddress::Inet(listener)) => listener.port(),
-            (Port::Listeners, SocketAddress::Unix(_)) => {
-                return Err(ServerError::Wrong(NameError::NoPort { place: place.to_string() }));
+            (Port::Listeners, SocketAddress::Unix(socket)) => {
+                let (host, socket) = (host.clone(), socket.clone());
+                return Err(ServerError::Wrong(
+                    SettingsProblem::PortNeeded { server: target, host, socket }.into(),
+                ));
             }
         };
         if port == 0 {
@@ -253,7 +263,7 @@ pub fn questions(settings: &Settings) -> BTreeSet<Question> {
     questions
 }
 
-impl Directory {
+impl ResolvedNames {
     /// The same destination with an address instead of a name, if that is known: opening it asks nobody then.
     pub fn log_destination(&self, destination: &LogDestination) -> LogDestination {
         match destination {
@@ -292,9 +302,9 @@ mod tests {
         SocketAddress::Inet("0.0.0.0:8001".parse().unwrap())
     }
 
-    fn addresses(farm: &Farm) -> Vec<String> {
+    fn addresses(servers: &ResolvedServers) -> Vec<String> {
         let text = |server: &Definition| server.address.as_ref().map_or("-".to_string(), ToString::to_string);
-        farm.servers.iter().chain(&farm.emergency).chain(&farm.abuse).map(text).collect()
+        servers.servers.iter().chain(&servers.emergency).chain(&servers.abuse).map(text).collect()
     }
 
     #[test]
@@ -305,10 +315,10 @@ mod tests {
             ..Settings::default()
         };
         assert!(questions(&settings).is_empty());
-        let farm = Directory::default().farm(&settings, &listener()).unwrap();
-        assert_eq!(addresses(&farm), ["[::1]:8001", "127.0.0.1:80"]);
-        assert_eq!((farm.servers[0].soft, farm.servers[0].hard), (1, 2));
-        assert_eq!((farm.servers[0].weight, farm.servers[0].prio), (3, 4));
+        let servers = ResolvedNames::default().resolve_servers(&settings, &listener()).unwrap();
+        assert_eq!(addresses(&servers), ["[::1]:8001", "127.0.0.1:80"]);
+        assert_eq!((servers.servers[0].soft, servers.servers[0].hard), (1, 2));
+        assert_eq!((servers.servers[0].weight, servers.servers[0].prio), (3, 4));
     }
 
     #[test]
@@ -341,13 +351,13 @@ mod tests {
             emergency: Some(named("gone", Port::Number(4))),
             ..Settings::default()
         };
-        let mut directory = Directory::default();
-        directory.learn(host("here"), Answer::Address("192.0.2.1".parse().unwrap()));
-        directory.learn(host("gone"), Answer::Unknown("no such name".to_string()));
-        let farm = directory.farm(&settings, &listener()).unwrap();
-        assert_eq!(addresses(&farm), ["-", "192.0.2.1:2", "-", "-"]);
-        assert_eq!(farm.unresolved, [("gone".to_string(), "no such name".to_string())]);
-        assert!(farm.is_usable());
+        let mut names = ResolvedNames::default();
+        names.learn(host("here"), Answer::Address("192.0.2.1".parse().unwrap()));
+        names.learn(host("gone"), Answer::Unknown("no such name".to_string()));
+        let servers = names.resolve_servers(&settings, &listener()).unwrap();
+        assert_eq!(addresses(&servers), ["-", "192.0.2.1:2", "-", "-"]);
+        assert_eq!(servers.unresolved, [("gone".to_string(), "no such name".to_string())]);
+        assert!(servers.is_usable());
     }
 
     #[test]
@@ -356,26 +366,27 @@ mod tests {
             servers: vec![literal("127.0.0.1", Port::Number(0)), named("x", Port::Number(1))],
             ..Settings::default()
         };
-        assert!(!Directory::default().farm(&settings, &listener()).unwrap().is_usable());
+        assert!(!ResolvedNames::default().resolve_servers(&settings, &listener()).unwrap().is_usable());
     }
 
     #[test]
     fn a_known_address_outlives_a_name_server() {
-        let mut directory = Directory::default();
-        directory.learn(host("a"), Answer::Unknown("timeout".to_string()));
-        assert!(!directory.knows(&host("a")));
-        directory.learn(host("a"), Answer::Address("192.0.2.1".parse().unwrap()));
-        directory.learn(host("a"), Answer::Unknown("timeout".to_string()));
-        assert_eq!(directory.address("a"), Ok("192.0.2.1".parse().unwrap()));
-        directory.learn(host("a"), Answer::Address("192.0.2.2".parse().unwrap()));
-        assert_eq!(directory.address("a"), Ok("192.0.2.2".parse().unwrap()));
-        directory.keep_only(&BTreeSet::new());
-        assert!(!directory.knows(&host("a")));
+        let mut names = ResolvedNames::default();
+        names.learn(host("a"), Answer::Unknown("timeout".to_string()));
+        assert!(!names.knows(&host("a")));
+        names.learn(host("a"), Answer::Address("192.0.2.1".parse().unwrap()));
+        names.learn(host("a"), Answer::Unknown("timeout".to_string()));
+        assert_eq!(names.address("a"), Ok("192.0.2.1".parse().unwrap()));
+        names.learn(host("a"), Answer::Address("192.0.2.2".parse().unwrap()));
+        assert_eq!(names.address("a"), Ok("192.0.2.2".parse().unwrap()));
+        names.keep_only(&BTreeSet::new());
+        assert!(!names.knows(&host("a")));
     }
 
     #[test]
     fn all_mistakes_are_named() {
         let settings = Settings {
+            listen: Some("/run/pen".parse().unwrap()),
             servers: vec![
                 literal("127.0.0.1", Port::Service("nonsense".to_string())),
                 literal("127.0.0.1", Port::Listeners),
@@ -384,15 +395,17 @@ mod tests {
             ..Settings::default()
         };
         let unix = SocketAddress::Unix(PathBuf::from("/run/pen"));
-        let problems: Vec<_> = Directory::default()
-            .farm(&settings, &unix)
+        let problems: Vec<_> = ResolvedNames::default()
+            .resolve_servers(&settings, &unix)
             .unwrap_err()
             .iter()
             .map(ToString::to_string)
             .collect();
         assert_eq!(problems.len(), 2);
         assert!(problems[0].starts_with("server 0: there is no TCP service called nonsense"), "{problems:?}");
-        assert!(problems[1].starts_with("server 1: give a port"), "{problems:?}");
+        let words = "server 1 (127.0.0.1) needs a port of its own";
+        assert!(problems[1].starts_with(words), "{problems:?}");
+        assert_eq!(problems[1], settings.problems()[0].to_string(), "--check would name it twice");
     }
 
     #[test]
@@ -402,15 +415,13 @@ mod tests {
             host: Host::Name("l".to_string()),
             port: Port::Number(80),
         };
-        let mut directory = Directory::default();
-        assert!(
-            directory.listen_address(&spec).unwrap_err().to_string().starts_with("cannot listen on l:www: ")
-        );
-        directory.learn(host("l"), Answer::Address("::1".parse().unwrap()));
-        assert_eq!(directory.listen_address(&spec).unwrap().to_string(), "[::1]:80");
+        let mut names = ResolvedNames::default();
+        assert!(names.listen_address(&spec).unwrap_err().to_string().starts_with("cannot listen on l:www: "));
+        names.learn(host("l"), Answer::Address("::1".parse().unwrap()));
+        assert_eq!(names.listen_address(&spec).unwrap().to_string(), "[::1]:80");
         spec.host = Host::Path(PathBuf::from("/run/pen"));
-        assert_eq!(directory.listen_address(&spec).unwrap().to_string(), "/run/pen");
+        assert_eq!(names.listen_address(&spec).unwrap().to_string(), "/run/pen");
         let log = LogDestination::Network("l".to_string(), 514);
-        assert_eq!(directory.log_destination(&log), LogDestination::Network("::1".to_string(), 514));
+        assert_eq!(names.log_destination(&log), LogDestination::Network("::1".to_string(), 514));
     }
 }

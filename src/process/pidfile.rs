@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use crate::process::trace::{Trace, identity};
+use crate::process::owned_path::{OwnedPath, identity};
 use crate::sys::reason::words;
 use crate::sys::{fork, lockfile, signal};
 
@@ -17,7 +17,7 @@ use crate::sys::{fork, lockfile, signal};
 pub struct PidFile {
     /// Holds the lock.
     _file: File,
-    _trace: Trace,
+    _path: OwnedPath,
 }
 
 /// Why there is no pid file.
@@ -33,7 +33,7 @@ pub enum PidFileError {
     },
     /// A folder, a link, a device.
     #[error("pid file {} is not a regular file; remove it or name another with -p", path.display())]
-    Strange {
+    NotAFile {
         /// The file.
         path: PathBuf,
     },
@@ -65,7 +65,7 @@ impl PidFile {
 fn claim(path: &Path, is_pen: impl Fn(i32) -> bool) -> Result<PidFile, PidFileError> {
     let unwritable = |reason| PidFileError::Unwritable { path: path.to_path_buf(), reason };
     if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
-        return Err(PidFileError::Strange { path: path.to_path_buf() });
+        return Err(PidFileError::NotAFile { path: path.to_path_buf() });
     }
     let mut file = loop {
         let mut file = lockfile::open(path).map_err(unwritable)?;
@@ -83,12 +83,12 @@ fn claim(path: &Path, is_pen: impl Fn(i32) -> bool) -> Result<PidFile, PidFileEr
             break file;
         }
     };
-    let trace = Trace::of(path).map_err(unwritable)?;
+    let owned_path = OwnedPath::of(path).map_err(unwritable)?;
     file.set_len(0)
         .and_then(|()| file.rewind())
         .and_then(|()| write!(file, "{}", fork::own_pid()))
         .map_err(unwritable)?;
-    Ok(PidFile { _file: file, _trace: trace })
+    Ok(PidFile { _file: file, _path: owned_path })
 }
 
 fn written_pid(file: &mut File) -> Option<i32> {
@@ -182,10 +182,10 @@ mod tests {
         let victim = folder.0.join("victim");
         fs::write(&victim, "precious").unwrap();
         symlink(&victim, folder.pidfile()).unwrap();
-        assert!(matches!(PidFile::claim(&folder.pidfile()), Err(PidFileError::Strange { .. })));
+        assert!(matches!(PidFile::claim(&folder.pidfile()), Err(PidFileError::NotAFile { .. })));
         assert!(lockfile::open(&folder.pidfile()).is_err(), "a link was followed");
         assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
-        assert!(matches!(PidFile::claim(&folder.0), Err(PidFileError::Strange { .. })));
+        assert!(matches!(PidFile::claim(&folder.0), Err(PidFileError::NotAFile { .. })));
         let missing = folder.0.join("no/such");
         assert!(matches!(PidFile::claim(&missing), Err(PidFileError::Unwritable { .. })));
     }

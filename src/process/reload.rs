@@ -8,18 +8,18 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::model::apply::Action;
-use crate::model::config;
+use crate::model::config::{self, Rejected};
 use crate::model::ids::Target;
 use crate::model::settings::Settings;
 use crate::model::time::{Moment, Seconds};
 use crate::process::listening::Listener;
-use crate::process::master::{Estate, Master};
-use crate::process::names::{Farm, Question, questions};
+use crate::process::master::{Master, MasterState};
+use crate::process::names::{Question, ResolvedServers, questions};
 use crate::process::startup::descriptors_needed;
 use crate::report::log::{self, Sink};
 use crate::shared::region::{Geometry, RegionError};
-use crate::sys::privileges;
 use crate::sys::reason::words;
+use crate::sys::{privileges, textfile};
 
 /// Names that have no answer after this do without; they are asked for again later.
 const NAMES_TIME: Seconds = Seconds(30);
@@ -33,6 +33,7 @@ const LONGEST_WAIT: Seconds = Seconds(60);
 /// New settings that wait for names.
 #[derive(Debug)]
 pub struct Reload {
+    file: String,
     settings: Settings,
     actions: Vec<Action>,
     warnings: Vec<String>,
@@ -55,9 +56,9 @@ pub struct Lookups {
 
 impl Lookups {
     /// For a pen that has just started.
-    pub fn new(estate: &Estate<'_>, now: Moment) -> Self {
+    pub fn new(state: &MasterState<'_>, now: Moment) -> Self {
         let unknown =
-            questions(&estate.settings).into_iter().filter(|name| !estate.directory.knows(name)).collect();
+            questions(&state.settings).into_iter().filter(|name| !state.names.knows(name)).collect();
         Lookups {
             wanted: BTreeSet::new(),
             unknown,
@@ -126,8 +127,8 @@ impl Refusal {
 }
 
 /// What new settings need beside themselves, opened before anything is changed.
-struct Needs {
-    farm: Farm,
+struct NewResources {
+    servers: ResolvedServers,
     listener: Option<Listener>,
     log: Option<Option<Sink>>,
     workers: u32,
@@ -136,26 +137,27 @@ struct Needs {
 impl Master<'_> {
     /// Reads the configuration file, if there is one. Its settings come into force when their names are known.
     pub(super) fn begin_reload(&mut self, now: Moment) {
-        let Some(path) = &self.estate.launch.config else {
+        let Some(path) = &self.state.launch.config else {
             return;
         };
-        let messages = &self.estate.messages;
+        let messages = &self.state.messages;
         let name = path.display().to_string();
-        let text = match std::fs::read_to_string(path) {
+        let load = |path: &Path| textfile::read_regular(path).and_then(config::decode);
+        let text = match load(path) {
             Ok(text) => text,
             Err(error) => {
                 messages.error(format_args!("cannot read {name}: {}; nothing is changed", words(&error)));
                 return;
             }
         };
-        let load = |path: &Path| std::fs::read_to_string(path);
-        match config::read(&self.estate.settings, &name, &text, load) {
+        match config::read(&self.state.settings, &name, &text, load) {
             Ok(reading) => {
                 let names = questions(&reading.settings);
                 let warnings = reading.warnings.iter().map(ToString::to_string).collect();
                 self.lookups.wanted.extend(names.iter().cloned());
                 let until = now.plus(NAMES_TIME);
                 self.reload = Some(Reload {
+                    file: name,
                     settings: reading.settings,
                     actions: reading.actions,
                     warnings,
@@ -163,9 +165,12 @@ impl Master<'_> {
                     until,
                 });
             }
-            Err(problems) => {
-                for problem in problems {
-                    messages.error(format_args!("{problem}"));
+            Err(Rejected { faults, warnings }) => {
+                for warning in warnings {
+                    messages.note(format_args!("{warning}"));
+                }
+                for fault in faults {
+                    messages.error(format_args!("{fault}"));
                 }
                 messages.error(format_args!("{name}: nothing is changed"));
             }
@@ -177,7 +182,7 @@ impl Master<'_> {
         let Some(reload) = &self.reload else { return };
         let owed = |name| {
             self.lookups.wanted.contains(name)
-                || self.estate.resolver.as_ref().is_some_and(|resolver| resolver.owes(name))
+                || self.state.resolver.as_ref().is_some_and(|resolver| resolver.is_pending(name))
         };
         if reload.until > now && reload.names.iter().any(owed) {
             return;
@@ -185,142 +190,145 @@ impl Master<'_> {
         let Some(reload) = self.reload.take() else {
             return;
         };
-        let needs = self.prepare(&reload.settings).and_then(|needs| self.commit(&reload, needs, now));
-        match needs {
+        let resources =
+            self.prepare(&reload.settings).and_then(|resources| self.commit(&reload, resources, now));
+        match resources {
             Ok(()) => {}
             Err(Refusal::Later) => self.reload = Some(reload),
             Err(Refusal::Never(problems)) => {
+                let messages = &self.state.messages;
                 for problem in problems {
-                    self.estate.messages.error(format_args!("{problem}"));
+                    messages.error(format_args!("{}: {problem}", reload.file));
                 }
-                self.estate.messages.error(format_args!("nothing is changed by the configuration file"));
+                messages.error(format_args!("{}: nothing is changed", reload.file));
             }
         }
     }
 
     /// Opens what the new settings need; changes nothing.
-    fn prepare(&self, settings: &Settings) -> Result<Needs, Refusal> {
-        let Estate { directory, listener, .. } = &self.estate;
+    fn prepare(&self, settings: &Settings) -> Result<NewResources, Refusal> {
+        let MasterState { names, listener, .. } = &self.state;
         let Some(listener) = listener else {
             return Err(Refusal::one("pen does not listen any more"));
         };
         let address = match &settings.listen {
-            Some(spec) => directory.listen_address(spec).map_err(Refusal::one)?,
+            Some(spec) => names.listen_address(spec).map_err(Refusal::one)?,
             None => listener.address().clone(),
         };
         let mut problems = Vec::new();
-        let workers = settings.workers.unwrap_or(self.estate.workers);
-        if workers < self.estate.workers {
+        let workers = settings.workers.unwrap_or(self.state.workers);
+        if workers < self.state.workers {
             problems.push(format!(
-                "workers: there are {} and cannot be fewer while pen runs; restart it for {workers}",
-                self.estate.workers
+                "there are {} workers and cannot be fewer while pen runs; restart it to have {workers}",
+                self.state.workers
             ));
         }
-        let farm = directory.farm(settings, &address).unwrap_or_else(|errors| {
+        let servers = names.resolve_servers(settings, &address).unwrap_or_else(|errors| {
             problems.extend(errors.iter().map(ToString::to_string));
-            Farm::default()
+            ResolvedServers::default()
         });
-        if problems.is_empty() && !farm.is_usable() && !settings.dummy {
-            problems.push(farm.why_unusable());
+        if problems.is_empty() && !servers.is_usable() && !settings.dummy {
+            problems.push(servers.why_unusable());
         }
         if !problems.is_empty() {
             return Err(Refusal::Never(problems));
         }
         let log = match &settings.log {
-            same if *same == self.estate.settings.log => None,
+            same if *same == self.state.settings.log => None,
             None => Some(None),
-            Some(new) => Some(Some(log::open(&directory.log_destination(new)).map_err(Refusal::one)?)),
+            Some(new) => Some(Some(log::open(&names.log_destination(new)).map_err(Refusal::one)?)),
         };
         let listener = match address == *listener.address() {
             true => None,
             false => Some(Listener::open(address, settings.listen_queue).map_err(Refusal::one)?),
         };
-        Ok(Needs { farm, listener, log, workers })
+        Ok(NewResources { servers, listener, log, workers })
     }
 
     /// Changes everything.
-    fn commit(&mut self, reload: &Reload, needs: Needs, now: Moment) -> Result<(), Refusal> {
-        let Needs { farm, listener, log, workers } = needs;
-        let estate = &mut self.estate;
+    fn commit(&mut self, reload: &Reload, resources: NewResources, now: Moment) -> Result<(), Refusal> {
+        let NewResources { servers, listener, log, workers } = resources;
+        let state = &mut self.state;
         let geometry =
             Geometry { clients: reload.settings.clients_max, connections: reload.settings.conn_max };
-        estate.region.grow(geometry)?;
-        let published =
-            estate.region.servers().publish(&farm.servers, farm.emergency.as_ref(), farm.abuse.as_ref());
+        state.region.grow(geometry)?;
+        let published = state.region.servers().publish(
+            &servers.servers,
+            servers.emergency.as_ref(),
+            servers.abuse.as_ref(),
+        );
         published.map_err(|_| Refusal::Later)?;
         // From here on nothing fails.
-        let generation = estate.settings.generation + 1;
-        let old_queue = estate.settings.listen_queue;
-        estate.settings = Settings { generation, ..reload.settings.clone() };
-        estate.messages.set_debug(estate.settings.debug);
+        let generation = state.settings.generation + 1;
+        let old_queue = state.settings.listen_queue;
+        state.settings = Settings { generation, ..reload.settings.clone() };
+        state.messages.set_debug(state.settings.debug);
         let (new_log, new_listener) = (log.is_some(), listener.is_some());
         if let Some(log) = log {
-            estate.log = log;
+            state.log = log;
         }
         if listener.is_some() {
-            estate.listener = listener;
-        } else if let Some(listener) = &estate.listener
-            && old_queue != estate.settings.listen_queue
-            && let Err(error) = listener.set_backlog(estate.settings.listen_queue)
+            state.listener = listener;
+        } else if let Some(listener) = &state.listener
+            && old_queue != state.settings.listen_queue
+            && let Err(error) = listener.set_backlog(state.settings.listen_queue)
         {
-            estate.messages.error(format_args!("cannot change the queue of the listener: {}", words(&error)));
+            state.messages.error(format_args!("cannot change the queue of the listener: {}", words(&error)));
         }
         for action in &reload.actions {
             match action {
                 Action::Shun(server, length) => {
-                    let blacklist = estate.settings.blacklist;
-                    estate.region.servers().shun_for(Target::Server(*server), *length, blacklist, now);
+                    let blacklist = state.settings.blacklist;
+                    state.region.servers().shun_for(Target::Server(*server), *length, blacklist, now);
                 }
                 // Whoever read the commands has read the file.
                 Action::Include(_) => {}
             }
         }
-        estate.workers = workers;
-        estate.region.workers().set_count(workers);
-        self.crew.grow(workers, now);
+        state.workers = workers;
+        state.region.workers().set_count(workers);
+        self.supervisor.grow(workers, now);
         self.raise_limits();
         for warning in &reload.warnings {
-            self.estate.messages.note(format_args!("{warning}"));
+            self.state.messages.note(format_args!("{warning}"));
         }
-        self.tell_unresolved(&farm);
-        self.estate.directory.keep_only(&reload.names);
-        let directory = &self.estate.directory;
-        let unknown = reload.names.iter().filter(|name| !directory.knows(name)).cloned().collect();
+        self.report_unresolved(&servers);
+        self.state.names.keep_only(&reload.names);
+        let names = &self.state.names;
+        let unknown = reload.names.iter().filter(|name| !names.knows(name)).cloned().collect();
         self.lookups.renew(unknown, now);
-        self.order(new_log, new_listener);
-        self.estate
-            .messages
-            .note(format_args!("the configuration file is in force (generation {generation})"));
+        self.send_settings(new_log, new_listener);
+        self.state.messages.note(format_args!("{}: in force now (generation {generation})", reload.file));
         Ok(())
     }
 
-    fn tell_unresolved(&self, farm: &Farm) {
-        for (name, reason) in &farm.unresolved {
-            self.estate.messages.error(format_args!("{}", unresolved_line(name, reason)));
+    fn report_unresolved(&self, servers: &ResolvedServers) {
+        for (name, reason) in &servers.unresolved {
+            self.state.messages.error(format_args!("{}", unresolved_line(name, reason)));
         }
     }
 
     /// More connections may need more descriptors, in every process.
     fn raise_limits(&mut self) {
-        let wanted = descriptors_needed(self.estate.settings.conn_max);
-        if wanted <= self.estate.descriptor_limit {
+        let wanted = descriptors_needed(self.state.settings.conn_max);
+        if wanted <= self.state.descriptor_limit {
             return;
         }
         match privileges::raise_descriptor_limit(None, wanted) {
             Ok(granted) => {
-                self.estate.descriptor_limit = granted;
-                for pid in self.crew.pids() {
-                    // One that is dead needs none.
+                self.state.descriptor_limit = granted;
+                for pid in self.supervisor.pids() {
+                    // One that has ended needs none.
                     let _ = privileges::raise_descriptor_limit(Some(pid), granted);
                 }
                 if granted < wanted {
                     let line =
-                        crate::process::startup::too_few_descriptors(granted, self.estate.settings.conn_max);
-                    self.estate.messages.error(format_args!("{line}"));
+                        crate::process::startup::too_few_descriptors(granted, self.state.settings.conn_max);
+                    self.state.messages.error(format_args!("{line}"));
                 }
             }
             Err(error) => self
-                .estate
+                .state
                 .messages
                 .error(format_args!("cannot learn the limit of descriptors: {}", words(&error))),
         }
@@ -329,18 +337,22 @@ impl Master<'_> {
     /// Asks for unknown names when it is time to, and uses those that are known now.
     pub(super) fn advance_lookups(&mut self, now: Moment) {
         self.lookups.advance(now);
-        let Estate { region, settings, directory, listener, messages, .. } = &self.estate;
+        let MasterState { region, settings, names, listener, messages, .. } = &self.state;
         if !self.lookups.found {
             return;
         }
         let Some(listener) = listener else { return };
-        let Ok(farm) = directory.farm(settings, listener.address()) else {
+        let Ok(servers) = names.resolve_servers(settings, listener.address()) else {
             return;
         };
         // Tried again at the next turn if a worker has the lock.
-        if region.servers().publish(&farm.servers, farm.emergency.as_ref(), farm.abuse.as_ref()).is_ok() {
+        if region
+            .servers()
+            .publish(&servers.servers, servers.emergency.as_ref(), servers.abuse.as_ref())
+            .is_ok()
+        {
             self.lookups.found = false;
-            let still = farm.unresolved.len();
+            let still = servers.unresolved.len();
             messages.note(format_args!(
                 "names of servers that were unknown are known now; {still} still are not"
             ));

@@ -10,7 +10,7 @@
 //! | `s` and a service name | `p` and a port |
 //! | either | `?` and the reason |
 
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -26,15 +26,15 @@ const LARGEST: usize = 1024;
 #[derive(Debug)]
 pub struct Resolver {
     pid: i32,
-    line: OwnedFd,
-    waiting: VecDeque<Question>,
+    channel: OwnedFd,
+    waiting: BTreeSet<Question>,
     asked: Option<Question>,
 }
 
 /// The side of the process that looks names up.
 #[derive(Debug)]
-pub struct Clerk {
-    line: OwnedFd,
+pub struct ResolverProcess {
+    channel: OwnedFd,
     parent: i32,
 }
 
@@ -43,8 +43,8 @@ pub struct Clerk {
 pub enum Spawned {
     /// The process that called.
     Parent(Resolver),
-    /// The new one. It drops what it must not keep, and calls [`Clerk::serve`].
-    Child(Clerk),
+    /// The new one. It drops what it must not keep, and calls [`ResolverProcess::serve`].
+    Child(ResolverProcess),
 }
 
 /// Starts the process. Signals must be blocked; it leaves them so, and ends when its parent does.
@@ -57,13 +57,13 @@ pub fn spawn() -> io::Result<Spawned> {
     let parent = fork::own_pid();
     Ok(match fork::fork()? {
         fork::Forked::Parent(pid) => Spawned::Parent(Resolver::new(pid, ours)),
-        fork::Forked::Child => Spawned::Child(Clerk { line: theirs, parent }),
+        fork::Forked::Child => Spawned::Child(ResolverProcess { channel: theirs, parent }),
     })
 }
 
 impl Resolver {
-    fn new(pid: i32, line: OwnedFd) -> Self {
-        Resolver { pid, line, waiting: VecDeque::new(), asked: None }
+    fn new(pid: i32, channel: OwnedFd) -> Self {
+        Resolver { pid, channel, waiting: BTreeSet::new(), asked: None }
     }
 
     /// Its number.
@@ -78,15 +78,15 @@ impl Resolver {
     /// It is gone.
     pub fn ask(&mut self, questions: impl IntoIterator<Item = Question>) -> io::Result<()> {
         for question in questions {
-            if self.asked.as_ref() != Some(&question) && !self.waiting.contains(&question) {
-                self.waiting.push_back(question);
+            if self.asked.as_ref() != Some(&question) {
+                self.waiting.insert(question);
             }
         }
         self.send_next()
     }
 
     /// Is that question not answered yet?
-    pub fn owes(&self, question: &Question) -> bool {
+    pub fn is_pending(&self, question: &Question) -> bool {
         self.asked.as_ref() == Some(question) || self.waiting.contains(question)
     }
 
@@ -97,7 +97,7 @@ impl Resolver {
     /// It is gone.
     pub fn receive(&mut self) -> io::Result<Option<(Question, Answer)>> {
         let mut room = [0; LARGEST];
-        let length = match message::receive(self.line.as_fd(), &mut room) {
+        let length = match message::receive(self.channel.as_fd(), &mut room) {
             Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok((length, _)) => length,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
@@ -112,9 +112,9 @@ impl Resolver {
         if self.asked.is_some() {
             return Ok(());
         }
-        if let Some(question) = self.waiting.pop_front() {
-            // The line is empty: this cannot be too much for it.
-            message::send(self.line.as_fd(), &encode_question(&question), &[])?;
+        if let Some(question) = self.waiting.pop_first() {
+            // The channel is empty: this cannot be too much for it.
+            message::send(self.channel.as_fd(), &encode_question(&question), &[])?;
             self.asked = Some(question);
         }
         Ok(())
@@ -124,11 +124,11 @@ impl Resolver {
 /// Readable when there is an answer.
 impl AsFd for Resolver {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.line.as_fd()
+        self.channel.as_fd()
     }
 }
 
-impl Clerk {
+impl ResolverProcess {
     /// Answers until the master is gone.
     pub fn serve(self) {
         if fork::end_with_parent(self.parent).is_err() {
@@ -139,11 +139,11 @@ impl Clerk {
     }
 
     fn serve_one(&self, look_up: impl Fn(&Question) -> Answer) -> io::Result<()> {
-        if wait::until_readable(&[self.line.as_fd()], Duration::from_secs(3600))? != [true] {
+        if wait::until_readable(&[self.channel.as_fd()], Duration::from_secs(3600))? != [true] {
             return Ok(());
         }
         let mut room = [0; LARGEST];
-        let (length, _) = message::receive(self.line.as_fd(), &mut room)?;
+        let (length, _) = message::receive(self.channel.as_fd(), &mut room)?;
         if length == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -151,7 +151,7 @@ impl Clerk {
             Some(question) => look_up(&question),
             None => Answer::Unknown("the question makes no sense".to_string()),
         };
-        message::send(self.line.as_fd(), &encode_answer(&answer), &[])
+        message::send(self.channel.as_fd(), &encode_answer(&answer), &[])
     }
 }
 
@@ -218,9 +218,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn both_sides() -> (Resolver, Clerk) {
+    fn both_sides() -> (Resolver, ResolverProcess) {
         let (ours, theirs) = message::pair().unwrap();
-        (Resolver::new(0, ours), Clerk { line: theirs, parent: 0 })
+        (Resolver::new(0, ours), ResolverProcess { channel: theirs, parent: 0 })
     }
 
     fn host(name: &str) -> Question {
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn questions_are_answered_one_after_another() {
-        let (mut resolver, clerk) = both_sides();
+        let (mut resolver, process) = both_sides();
         let service = Question::Service("http".to_string());
         resolver.ask([host("a"), host("b"), service.clone(), host("b")]).unwrap();
         resolver.ask([host("a"), host("b")]).unwrap();
@@ -240,24 +240,24 @@ mod tests {
         };
         assert_eq!(resolver.receive().unwrap(), None);
         for expected in [host("a"), host("b"), service] {
-            assert!(resolver.owes(&expected));
-            clerk.serve_one(answer).unwrap();
+            assert!(resolver.is_pending(&expected));
+            process.serve_one(answer).unwrap();
             let answered = resolver.receive().unwrap().unwrap();
             assert_eq!(answered, (expected.clone(), answer(&expected)));
-            assert!(!resolver.owes(&expected));
+            assert!(!resolver.is_pending(&expected));
         }
         assert_eq!(resolver.receive().unwrap(), None);
     }
 
     #[test]
     fn each_side_notices_that_the_other_is_gone() {
-        let (mut resolver, clerk) = both_sides();
-        drop(clerk);
+        let (mut resolver, process) = both_sides();
+        drop(process);
         assert!(resolver.receive().is_err());
         assert!(resolver.ask([host("a")]).is_err());
-        let (resolver, clerk) = both_sides();
+        let (resolver, process) = both_sides();
         drop(resolver);
-        assert!(clerk.serve_one(look_up).is_err());
+        assert!(process.serve_one(look_up).is_err());
     }
 
     #[test]
@@ -268,9 +268,9 @@ mod tests {
 
     #[test]
     fn an_endless_name_does_no_harm() {
-        let (mut resolver, clerk) = both_sides();
+        let (mut resolver, process) = both_sides();
         resolver.ask([host(&"x".repeat(5 * LARGEST))]).unwrap();
-        clerk.serve_one(|_| Answer::Unknown("y".repeat(5 * LARGEST))).unwrap();
+        process.serve_one(|_| Answer::Unknown("y".repeat(5 * LARGEST))).unwrap();
         assert!(matches!(resolver.receive().unwrap(), Some((_, Answer::Unknown(_)))));
     }
 

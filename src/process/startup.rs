@@ -3,7 +3,7 @@
 //! 1. names are looked up, the listener is opened, the user is looked up (all may need root, or the world outside
 //!    the jail)
 //! 2. the limit of descriptors is raised
-//! 3. to the background; from here on whoever started pen waits for a word
+//! 3. to the background; from here on whoever started pen waits for the outcome
 //! 4. the process that looks up names from now on is forked, outside the jail
 //! 5. into the jail, then away from root, for good
 //! 6. the log and the pid file are opened: inside the jail, as the user
@@ -19,10 +19,11 @@ use std::process::ExitCode;
 use crate::model::address::SocketAddress;
 use crate::model::ids::Target;
 use crate::model::settings::{Launch, Settings};
-use crate::process::background::{self, Detached, Promise};
+use crate::process::background::{self, Detached, StartupNotifier};
+use crate::process::complain;
 use crate::process::listening::Listener;
-use crate::process::master::{Estate, Master, Role, SIGNALS};
-use crate::process::names::{Directory, Farm, questions};
+use crate::process::master::{Master, MasterState, Role, SIGNALS};
+use crate::process::names::{ResolvedNames, ResolvedServers, questions};
 use crate::process::pidfile::PidFile;
 use crate::process::reload::unresolved_line;
 use crate::process::resolver::{self, Spawned};
@@ -32,7 +33,7 @@ use crate::report::messages::Messages;
 use crate::shared::region::{Geometry, Phase, Region};
 use crate::sys::privileges::{self, User};
 use crate::sys::reason::words;
-use crate::sys::signal::{self, Signals};
+use crate::sys::signal::{self, Signal, Signals};
 use crate::sys::{clock, fork, wait};
 
 pub use crate::process::check::check;
@@ -56,8 +57,8 @@ pub fn too_few_descriptors(granted: u64, conn_max: u32) -> String {
 
 /// What can be done in the place where pen was started, as whoever started it.
 struct Prepared {
-    directory: Directory,
-    farm: Farm,
+    names: ResolvedNames,
+    servers: ResolvedServers,
     listener: Listener,
     user: Option<User>,
     descriptor_limit: u64,
@@ -71,7 +72,7 @@ pub fn run(launch: Launch, settings: Settings) -> ExitCode {
     match start(launch, settings) {
         Ok(status) => status,
         Err(reason) => {
-            eprintln!("pen: {reason}");
+            complain(&reason);
             if core_wanted {
                 std::process::abort();
             }
@@ -81,6 +82,13 @@ pub fn run(launch: Launch, settings: Settings) -> ExitCode {
 }
 
 fn start(launch: Launch, settings: Settings) -> Result<ExitCode, String> {
+    if !launch.foreground {
+        // A daemon that kept what a script had open would keep its locks and its pipes, too.
+        fork::close_inherited();
+    }
+    // A write beyond RLIMIT_FSIZE fails then, like one to a full disk, instead of killing the process.
+    signal::ignore(&[Signal::SIGXFSZ])
+        .map_err(|error| format!("cannot ignore SIGXFSZ: {}", words(&error)))?;
     let prepared = prepare(&launch, &settings).inspect_err(|reason| {
         if !launch.foreground {
             Messages::syslog(settings.debug).error(format_args!("{reason}"));
@@ -90,29 +98,29 @@ fn start(launch: Launch, settings: Settings) -> Result<ExitCode, String> {
     signal::block_all().map_err(|error| format!("cannot hold signals back: {}", words(&error)))?;
     if launch.foreground {
         let messages = Messages::stderr(settings.debug);
-        return Ok(settle(launch, settings, prepared, Promise::Foreground, messages));
+        return Ok(become_master(launch, settings, prepared, StartupNotifier::Foreground, messages));
     }
     match background::detach().map_err(|error| format!("cannot go to the background: {}", words(&error)))? {
-        Detached::Starter(starter) => {
+        Detached::WaitingParent(parent) => {
             let Prepared { mut listener, .. } = prepared;
-            // If the daemon has died without a word, its Unix socket goes here.
-            Ok(match starter.wait() {
+            // If the daemon has died silently, its Unix socket goes here.
+            Ok(match parent.wait() {
                 Ok(()) => {
-                    listener.leave();
+                    listener.disown();
                     ExitCode::SUCCESS
                 }
                 Err(reason) => {
-                    eprintln!("pen: {reason}");
+                    complain(&reason);
                     ExitCode::FAILURE
                 }
             })
         }
-        Detached::Daemon(promise) => {
+        Detached::Daemon(notifier) => {
             let messages = Messages::syslog(settings.debug);
             for warning in &prepared.warnings {
                 messages.error(format_args!("{warning}"));
             }
-            Ok(settle(launch, settings, prepared, promise, messages))
+            Ok(become_master(launch, settings, prepared, notifier, messages))
         }
     }
 }
@@ -120,20 +128,20 @@ fn start(launch: Launch, settings: Settings) -> Result<ExitCode, String> {
 fn prepare(launch: &Launch, settings: &Settings) -> Result<Prepared, String> {
     let mut warnings = Vec::new();
     let mut warn = |line: String| {
-        eprintln!("pen: {line}");
+        complain(&line);
         warnings.push(line);
     };
-    let directory = look_up_all(settings);
-    let address = listen_address(settings, &directory)?;
-    let farm = directory.farm(settings, &address).map_err(|errors| {
+    let names = look_up_all(settings);
+    let address = listen_address(settings, &names)?;
+    let servers = names.resolve_servers(settings, &address).map_err(|errors| {
         let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
         lines.join("\npen: ")
     })?;
-    for (name, reason) in &farm.unresolved {
+    for (name, reason) in &servers.unresolved {
         warn(unresolved_line(name, reason));
     }
-    if !farm.is_usable() && !settings.dummy {
-        return Err(farm.why_unusable());
+    if !servers.is_usable() && !settings.dummy {
+        return Err(servers.why_unusable());
     }
     let listener = Listener::open(address, settings.listen_queue).map_err(|error| error.to_string())?;
     let user = launch.user.as_deref().map(find_user).transpose()?;
@@ -146,24 +154,24 @@ fn prepare(launch: &Launch, settings: &Settings) -> Result<Prepared, String> {
     if descriptor_limit < wanted {
         warn(too_few_descriptors(descriptor_limit, settings.conn_max));
     }
-    Ok(Prepared { directory, farm, listener, user, descriptor_limit, warnings })
+    Ok(Prepared { names, servers, listener, user, descriptor_limit, warnings })
 }
 
 /// Asks for every name in the settings, one after another.
-pub(super) fn look_up_all(settings: &Settings) -> Directory {
-    let mut directory = Directory::default();
+pub(super) fn look_up_all(settings: &Settings) -> ResolvedNames {
+    let mut names = ResolvedNames::default();
     for question in questions(settings) {
         let answer = resolver::look_up(&question);
-        directory.learn(question, answer);
+        names.learn(question, answer);
     }
-    directory
+    names
 }
 
 /// Where to listen.
-pub(super) fn listen_address(settings: &Settings, directory: &Directory) -> Result<SocketAddress, String> {
+pub(super) fn listen_address(settings: &Settings, names: &ResolvedNames) -> Result<SocketAddress, String> {
     let spec = settings.listen.as_ref();
     let spec = spec.ok_or("there is no address to listen on; give [host:]port or a path".to_string())?;
-    directory.listen_address(spec).map_err(|error| error.to_string())
+    names.listen_address(spec).map_err(|error| error.to_string())
 }
 
 /// The user to become.
@@ -185,26 +193,26 @@ pub(super) fn check_jail(jail: &Path) -> Result<(), String> {
 }
 
 /// In the process that becomes the master: everything up to the end of its life.
-fn settle(
+fn become_master(
     launch: Launch,
     settings: Settings,
     prepared: Prepared,
-    promise: Promise,
+    notifier: StartupNotifier,
     messages: Messages,
 ) -> ExitCode {
-    let Prepared { directory, farm, mut listener, user, descriptor_limit, .. } = prepared;
+    let Prepared { names, servers, mut listener, user, descriptor_limit, .. } = prepared;
     listener.adopt();
     let core_wanted = settings.abort_on_error;
-    let resolver = match hire_clerk(&launch, &farm) {
+    let resolver = match start_resolver(&launch, &servers) {
         Ok(None) => Ok(None),
         Ok(Some(Spawned::Parent(resolver))) => Ok(Some(resolver)),
-        Ok(Some(Spawned::Child(clerk))) => {
+        Ok(Some(Spawned::Child(process))) => {
             // What it must not keep; nothing else is open yet.
-            drop((listener, promise, messages));
+            drop((listener, notifier, messages));
             let unprivileged =
                 user.map_or(Ok(()), |user| user.assume()).and_then(|()| privileges::renounce());
             if unprivileged.is_ok() {
-                clerk.serve();
+                process.serve();
             }
             fork::exit_now(0)
         }
@@ -220,7 +228,7 @@ fn settle(
         }
         privileges::renounce().map_err(|error| error.to_string())?;
         let log = match &settings.log {
-            Some(to) => Some(log::open(&directory.log_destination(to)).map_err(|error| error.to_string())?),
+            Some(to) => Some(log::open(&names.log_destination(to)).map_err(|error| error.to_string())?),
             None => None,
         };
         let pidfile =
@@ -228,12 +236,12 @@ fn settle(
         let geometry = Geometry { clients: settings.clients_max, connections: settings.conn_max };
         let region = Region::create(geometry).map_err(|error| error.to_string())?;
         region.set_phase(Phase::Serving);
-        let servers = region.servers();
-        servers
-            .publish(&farm.servers, farm.emergency.as_ref(), farm.abuse.as_ref())
+        let table = region.servers();
+        table
+            .publish(&servers.servers, servers.emergency.as_ref(), servers.abuse.as_ref())
             .map_err(|error| error.to_string())?;
         for (server, length) in &launch.shunned {
-            servers.shun_for(Target::Server(*server), *length, settings.blacklist, clock::now());
+            table.shun_for(Target::Server(*server), *length, settings.blacklist, clock::now());
         }
         let workers = worker_count(&settings);
         region.workers().set_count(workers);
@@ -247,41 +255,41 @@ fn settle(
         Ok(made) => made,
         Err(reason) => {
             drop(listener);
-            promise.failed(&reason, &messages);
+            notifier.failed(&reason, &messages);
             if core_wanted {
                 std::process::abort();
             }
             return ExitCode::FAILURE;
         }
     };
-    let estate = Estate {
+    let state = MasterState {
         region: &region,
         launch,
         settings,
-        directory,
+        names,
         listener: Some(listener),
         log,
         messages,
         room,
         resolver,
         pidfile,
-        promise: Some(promise),
+        notifier: Some(notifier),
         descriptor_limit,
         workers,
     };
-    match Master::new(estate, signals).run() {
+    match Master::new(state, signals).run() {
         Role::Ended(status) => status,
         Role::Worker(inheritance) => fork::exit_now(worker::run(*inheritance)),
-        Role::Clerk(clerk) => {
-            clerk.serve();
+        Role::ResolverProcess(process) => {
+            process.serve();
             fork::exit_now(0)
         }
     }
 }
 
 /// Starts the process that looks up names, if one may be needed later. It stays outside the jail.
-fn hire_clerk(launch: &Launch, farm: &Farm) -> io::Result<Option<Spawned>> {
-    if farm.unresolved.is_empty() && launch.config.is_none() {
+fn start_resolver(launch: &Launch, servers: &ResolvedServers) -> io::Result<Option<Spawned>> {
+    if servers.unresolved.is_empty() && launch.config.is_none() {
         return Ok(None);
     }
     resolver::spawn().map(Some)

@@ -76,9 +76,16 @@ pub fn leave_terminal() -> io::Result<()> {
     Ok(())
 }
 
+/// Closes every descriptor but the standard streams: those that whoever started this program had open. To be called
+/// before this program opens anything. A kernel older than 5.9 leaves them open, which is what most daemons do.
+pub fn close_inherited() {
+    // SAFETY: nothing of this process owns a descriptor yet, see above.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+}
+
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
+pub enum ExitStatus {
     /// By itself, with this status.
     Exited(i32),
     /// By a signal.
@@ -88,32 +95,32 @@ pub enum Ending {
 }
 
 /// What it did, as in "worker 1 ...": `exited with status 3`, `was killed by SIGSEGV (core dumped)`.
-impl fmt::Display for Ending {
+impl fmt::Display for ExitStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Ending::Exited(status) => write!(f, "exited with status {status}"),
-            Ending::Killed(signal) => write!(f, "was killed by {signal}"),
-            Ending::Dumped(signal) => write!(f, "was killed by {signal} (core dumped)"),
+            ExitStatus::Exited(status) => write!(f, "exited with status {status}"),
+            ExitStatus::Killed(signal) => write!(f, "was killed by {signal}"),
+            ExitStatus::Dumped(signal) => write!(f, "was killed by {signal} (core dumped)"),
         }
     }
 }
 
 /// The next child that has ended and was not waited for yet, if there is one. Does not wait.
-pub fn reap() -> Option<(i32, Ending)> {
+pub fn reap() -> Option<(i32, ExitStatus)> {
     wait_for(None, Some(WaitPidFlag::WNOHANG))
 }
 
 /// Waits until this child ends. None: there is no such child.
-pub fn wait(child: i32) -> Option<Ending> {
-    wait_for(Some(Pid::from_raw(child)), None).map(|(_, ending)| ending)
+pub fn wait(child: i32) -> Option<ExitStatus> {
+    wait_for(Some(Pid::from_raw(child)), None).map(|(_, status)| status)
 }
 
-fn wait_for(child: Option<Pid>, flags: Option<WaitPidFlag>) -> Option<(i32, Ending)> {
+fn wait_for(child: Option<Pid>, flags: Option<WaitPidFlag>) -> Option<(i32, ExitStatus)> {
     loop {
         return match waitpid(child, flags) {
-            Ok(WaitStatus::Exited(pid, status)) => Some((pid.as_raw(), Ending::Exited(status))),
-            Ok(WaitStatus::Signaled(pid, signal, false)) => Some((pid.as_raw(), Ending::Killed(signal))),
-            Ok(WaitStatus::Signaled(pid, signal, true)) => Some((pid.as_raw(), Ending::Dumped(signal))),
+            Ok(WaitStatus::Exited(pid, status)) => Some((pid.as_raw(), ExitStatus::Exited(status))),
+            Ok(WaitStatus::Signaled(pid, signal, false)) => Some((pid.as_raw(), ExitStatus::Killed(signal))),
+            Ok(WaitStatus::Signaled(pid, signal, true)) => Some((pid.as_raw(), ExitStatus::Dumped(signal))),
             Ok(WaitStatus::StillAlive) => None,
             Ok(_) | Err(Errno::EINTR) => continue,
             Err(_) => None,
@@ -129,9 +136,9 @@ mod tests {
 
     #[test]
     fn endings_read_as_sentences() {
-        assert_eq!(Ending::Exited(71).to_string(), "exited with status 71");
-        assert_eq!(Ending::Killed(Signal::SIGKILL).to_string(), "was killed by SIGKILL");
-        assert_eq!(Ending::Dumped(Signal::SIGSEGV).to_string(), "was killed by SIGSEGV (core dumped)");
+        assert_eq!(ExitStatus::Exited(71).to_string(), "exited with status 71");
+        assert_eq!(ExitStatus::Killed(Signal::SIGKILL).to_string(), "was killed by SIGKILL");
+        assert_eq!(ExitStatus::Dumped(Signal::SIGSEGV).to_string(), "was killed by SIGSEGV (core dumped)");
     }
 
     #[test]
@@ -139,7 +146,7 @@ mod tests {
         #[expect(clippy::zombie_processes, reason = "waiting is what is tested")]
         let child = std::process::Command::new("sh").args(["-c", "exit 3"]).spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        assert_eq!(wait(pid), Some(Ending::Exited(3)));
+        assert_eq!(wait(pid), Some(ExitStatus::Exited(3)));
         assert_eq!(wait(pid), None);
     }
 

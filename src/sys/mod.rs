@@ -14,4 +14,5 @@ pub mod reason;
 pub mod resolve;
 pub mod signal;
 pub mod socket;
+pub mod textfile;
 pub mod wait;

@@ -13,12 +13,12 @@ use std::str::FromStr;
 use crate::model::address::ServerSpec;
 use crate::model::apply::{Action, MAX_DEBUG};
 use crate::model::command::{Command, Notice};
-use crate::model::config::{At, Loader, Reader, Warning};
+use crate::model::config::{self, At, Loader, Reader, Warning};
 use crate::model::ids::{MAX_CLIENTS, MAX_CONNECTIONS, MAX_SERVERS, MAX_WORKERS};
 use crate::model::number::{self, LARGEST};
 use crate::model::settings::{Launch, Settings};
 use crate::model::time::Seconds;
-use crate::process::startup;
+use crate::process::{complain, startup};
 use crate::sys::reason::words;
 use crate::tools::options::{self, Arguments, Effect, Given, Kind, USAGE};
 
@@ -35,10 +35,10 @@ pub fn main() -> ExitCode {
     if asked_for(Effect::Version) {
         return answer(concat!("pen ", env!("CARGO_PKG_VERSION"), "\n"));
     }
-    let request = Request::read(&arguments, &|path| std::fs::read_to_string(path));
+    let request = Request::read(&arguments, &|path| std::fs::read(path).and_then(config::decode));
     answer(&request.replies);
     for notice in &request.notices {
-        eprintln!("pen: {notice}");
+        complain(notice);
     }
     if request.launch.check {
         return startup::check(&request.launch, &request.settings, request.problems);
@@ -49,7 +49,7 @@ pub fn main() -> ExitCode {
             wrong_usage(problems)
         }
         problems => {
-            complain(problems);
+            complain_of(problems);
             ExitCode::FAILURE
         }
     }
@@ -63,15 +63,15 @@ fn answer(text: &str) -> ExitCode {
     }
 }
 
-fn complain(problems: &[String]) {
+fn complain_of(problems: &[String]) {
     for problem in problems {
-        eprintln!("pen: {problem}");
+        complain(problem);
     }
 }
 
 fn wrong_usage(problems: &[String]) -> ExitCode {
-    complain(problems);
-    eprintln!("{USAGE}");
+    complain_of(problems);
+    let _ = writeln!(io::stderr(), "{USAGE}");
     ExitCode::FAILURE
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use crate::model::settings::LogDestination;
 use crate::model::time::{Moment, Seconds};
 use crate::net::channel::LogChange;
-use crate::process::master::{Estate, Master, Stage};
+use crate::process::master::{Master, MasterState, Stage};
 use crate::report::{log, status};
 use crate::shared::region::Phase;
 use crate::sys::clock;
@@ -16,12 +16,12 @@ use crate::sys::signal::Signal;
 pub(super) const STOP_TIME: Seconds = Seconds(2);
 
 impl Master<'_> {
-    pub(super) fn obey(&mut self, signal: Signal, count: u32, now: Moment) {
+    pub(super) fn on_signal(&mut self, signal: Signal, count: u32, now: Moment) {
         match signal {
             Signal::SIGCHLD => self.reap(now),
-            Signal::SIGHUP if matches!(self.stage, Stage::Starting { .. }) => self.hang_up = true,
-            Signal::SIGHUP => self.hung_up(now),
-            Signal::SIGUSR1 => self.tell_statistics(now),
+            Signal::SIGHUP if matches!(self.stage, Stage::Starting { .. }) => self.hangup_pending = true,
+            Signal::SIGHUP => self.on_hangup(now),
+            Signal::SIGUSR1 => self.report_statistics(now),
             Signal::SIGTERM | Signal::SIGINT => self.stop(now),
             Signal::SIGQUIT if self.stage == Stage::Serving && count == 1 => self.drain(),
             Signal::SIGQUIT => self.stop(now),
@@ -34,8 +34,8 @@ impl Master<'_> {
     fn stop(&mut self, now: Moment) {
         if !matches!(self.stage, Stage::Stopping { .. }) {
             self.stage = Stage::Stopping { until: now.plus(STOP_TIME) };
-            self.estate.region.set_phase(Phase::Stopping);
-            self.crew.signal_all(Signal::SIGTERM);
+            self.state.region.set_phase(Phase::Stopping);
+            self.supervisor.signal_all(Signal::SIGTERM);
         }
     }
 
@@ -43,25 +43,23 @@ impl Master<'_> {
     fn drain(&mut self) {
         self.stage = Stage::Draining;
         self.reload = None;
-        self.estate.region.set_phase(Phase::Draining);
+        self.state.region.set_phase(Phase::Draining);
         // As long as one process has the listener, clients are queued on it.
-        self.estate.listener = None;
-        self.crew.signal_all(Signal::SIGQUIT);
-        self.estate
-            .messages
-            .note(format_args!("no new connections; pen ends with the last one that is open"));
+        self.state.listener = None;
+        self.supervisor.signal_all(Signal::SIGQUIT);
+        self.state.messages.note(format_args!("no new connections; pen ends with the last one that is open"));
     }
 
     /// USR2: a core file for whoever looks for a fault. The workers end with their master.
     fn abort(&mut self) -> ! {
-        self.estate.messages.error(format_args!("aborting, as USR2 asks for"));
-        self.estate.pidfile = None;
-        self.estate.listener = None;
+        self.state.messages.error(format_args!("aborting, as USR2 asks for"));
+        self.state.pidfile = None;
+        self.state.listener = None;
         std::process::abort();
     }
 
     /// HUP: log files are opened anew, the configuration file is read again.
-    pub(super) fn hung_up(&mut self, now: Moment) {
+    pub(super) fn on_hangup(&mut self, now: Moment) {
         if matches!(self.stage, Stage::Stopping { .. }) {
             return;
         }
@@ -72,29 +70,29 @@ impl Master<'_> {
     }
 
     fn reopen_log(&mut self) {
-        let Some(destination @ LogDestination::File(_)) = &self.estate.settings.log else {
+        let Some(destination @ LogDestination::File(_)) = &self.state.settings.log else {
             return;
         };
         match log::open(destination) {
             Ok(sink) => {
-                self.estate.log = Some(sink);
-                self.order(true, false);
+                self.state.log = Some(sink);
+                self.send_settings(true, false);
             }
-            Err(error) => self.estate.messages.error(format_args!("{error}; the old one is kept")),
+            Err(error) => self.state.messages.error(format_args!("{error}; the old one is kept")),
         }
     }
 
     /// Gives the workers the settings in force, and what belongs to them.
-    pub(super) fn order(&mut self, new_log: bool, new_listener: bool) {
-        let log = self.estate.log.as_ref();
-        let listener = self.estate.listener.as_ref().map(AsFd::as_fd);
+    pub(super) fn send_settings(&mut self, new_log: bool, new_listener: bool) {
+        let log = self.state.log.as_ref();
+        let listener = self.state.listener.as_ref().map(AsFd::as_fd);
         let change = if new_log { LogChange::Replace(log) } else { LogChange::Keep };
         let new_listener = listener.filter(|_| new_listener);
-        self.crew.order(&self.estate.settings, change, new_listener, (log, listener));
+        self.supervisor.send_settings(&self.state.settings, change, new_listener, (log, listener));
     }
 
-    fn tell_statistics(&mut self, now: Moment) {
-        let Estate { region, settings, messages, .. } = &self.estate;
+    fn report_statistics(&mut self, now: Moment) {
+        let MasterState { region, settings, messages, .. } = &self.state;
         match &settings.web_stats {
             Some(path) => {
                 let page = status::html(region, settings, now, clock::wall());
@@ -112,6 +110,6 @@ impl Master<'_> {
                 }
             }
         }
-        self.crew.signal_all(Signal::SIGUSR1);
+        self.supervisor.signal_all(Signal::SIGUSR1);
     }
 }

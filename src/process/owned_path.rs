@@ -9,13 +9,13 @@ use std::process;
 /// A file that goes when this value is dropped: by the process that owns it, and if it still is the same file. In
 /// every other process (a child that drops what it inherited) dropping does nothing.
 #[derive(Debug)]
-pub struct Trace {
+pub struct OwnedPath {
     path: PathBuf,
     identity: (u64, u64),
     owner: Option<u32>,
 }
 
-impl Trace {
+impl OwnedPath {
     /// The file that is there now, owned by this process.
     ///
     /// # Errors
@@ -23,7 +23,7 @@ impl Trace {
     /// There is none.
     pub fn of(path: &Path) -> io::Result<Self> {
         let identity = identity(&fs::symlink_metadata(path)?);
-        Ok(Trace { path: path.to_path_buf(), identity, owner: Some(process::id()) })
+        Ok(OwnedPath { path: path.to_path_buf(), identity, owner: Some(process::id()) })
     }
 
     /// From now on the file belongs to this process, which a child of the former owner calls.
@@ -32,12 +32,12 @@ impl Trace {
     }
 
     /// This process leaves the file to the one that adopted it.
-    pub fn leave(&mut self) {
+    pub fn disown(&mut self) {
         self.owner = None;
     }
 }
 
-impl Drop for Trace {
+impl Drop for OwnedPath {
     fn drop(&mut self) {
         if self.owner != Some(process::id()) {
             return;
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     fn fresh(name: &str) -> PathBuf {
-        let path = std::env::temp_dir().join(format!("pen-trace-{}-{name}", process::id()));
+        let path = std::env::temp_dir().join(format!("pen-owned-path-{}-{name}", process::id()));
         fs::write(&path, "x").unwrap();
         path
     }
@@ -68,21 +68,21 @@ mod tests {
     #[test]
     fn the_file_goes_with_its_owner() {
         let path = fresh("goes");
-        drop(Trace::of(&path).unwrap());
+        drop(OwnedPath::of(&path).unwrap());
         assert!(!path.exists());
     }
 
     #[test]
     fn a_file_that_was_left_or_belongs_to_another_process_stays() {
         let path = fresh("stays");
-        let mut left = Trace::of(&path).unwrap();
-        left.leave();
+        let mut left = OwnedPath::of(&path).unwrap();
+        left.disown();
         drop(left);
-        let mut foreign = Trace::of(&path).unwrap();
+        let mut foreign = OwnedPath::of(&path).unwrap();
         foreign.owner = Some(1);
         drop(foreign);
         assert!(path.exists());
-        let mut adopted = Trace::of(&path).unwrap();
+        let mut adopted = OwnedPath::of(&path).unwrap();
         adopted.owner = Some(1);
         adopted.adopt();
         drop(adopted);
@@ -92,11 +92,11 @@ mod tests {
     #[test]
     fn another_file_of_the_same_name_stays() {
         let path = fresh("replaced");
-        let trace = Trace::of(&path).unwrap();
+        let owned_path = OwnedPath::of(&path).unwrap();
         // Made before the old one goes, so it cannot be given the same inode.
         let other = fresh("replacement");
         fs::rename(&other, &path).unwrap();
-        drop(trace);
+        drop(owned_path);
         assert!(path.exists());
         fs::remove_file(&path).unwrap();
     }
