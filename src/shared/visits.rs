@@ -316,6 +316,7 @@ mod tests {
     use crate::policy::blacklist::Record;
     use crate::shared::region::Geometry;
     use crate::shared::servers::Definition;
+    use proptest::prelude::*;
 
     const WORKER: WorkerId = WorkerId(0);
     const OTHER: WorkerId = WorkerId(1);
@@ -624,5 +625,130 @@ mod tests {
         let region = region(&[unix.clone()]);
         let visit = come(&region, &terms(), 1, NOW);
         assert_eq!(Some(visit.reservation.unwrap().address), unix.address);
+    }
+
+    /// What can happen, to random visits, at random times.
+    #[derive(Debug, Clone)]
+    enum Event {
+        Come { worker: u32, client: u8 },
+        Answer(usize),
+        Fail(usize),
+        Vanish(usize),
+        Kill(u32),
+        Order { server: u32, seconds: u32 },
+        List(Vec<u16>),
+        Wait { milliseconds: u64 },
+        Terms { blacklist: u32, timeout: u32, roundrobin: bool },
+    }
+
+    fn any_event() -> impl Strategy<Value = Event> {
+        let list = Just(vec![80u16, 81, 82]).prop_shuffle();
+        prop_oneof![
+            6 => (0u32..3, 0u8..6).prop_map(|(worker, client)| Event::Come { worker, client }),
+            3 => any::<usize>().prop_map(Event::Answer),
+            4 => any::<usize>().prop_map(Event::Fail),
+            2 => any::<usize>().prop_map(Event::Vanish),
+            1 => (0u32..3).prop_map(Event::Kill),
+            1 => (0u32..3, 0u32..40).prop_map(|(server, seconds)| Event::Order { server, seconds }),
+            1 => (list, 1usize..4).prop_map(|(mut list, length)| {
+                list.truncate(length);
+                Event::List(list)
+            }),
+            3 => (0u64..20_000).prop_map(|milliseconds| Event::Wait { milliseconds }),
+            1 => (0u32..20, 1u32..20, any::<bool>()).prop_map(|(blacklist, timeout, roundrobin)| {
+                Event::Terms { blacklist, timeout, roundrobin }
+            }),
+        ]
+    }
+
+    /// A visit under way: its worker, its client, whether the server has answered.
+    struct UnderWay(WorkerId, u8, ClientRef, Reservation, bool);
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        /// From any state: the ledger says what there is, no limit is exceeded, and a server that answers again gets
+        /// its share of the clients again.
+        #[test]
+        fn whatever_happened_counts_are_exact_and_every_server_is_used_again(
+            events in prop::collection::vec(any_event(), 0..120), uptime in 0u32..60,
+        ) {
+            let defined = |ports: &[u16]| -> Vec<Definition> {
+                ports.iter().map(|port| Definition { soft: 2, hard: 3, ..definition(*port) }).collect()
+            };
+            let (region, mut terms) = (region(&defined(&[80, 81, 82])), terms());
+            region.workers().set_count(3);
+            let mut now = Moment(0).plus(Seconds(uptime));
+            let mut list = vec![80, 81, 82];
+            let mut visits: Vec<UnderWay> = Vec::new();
+            for event in events {
+                let pick = |at: usize, visits: &mut Vec<UnderWay>| {
+                    if visits.is_empty() { None } else { Some(visits.swap_remove(at % visits.len())) }
+                };
+                match event {
+                    Event::Come { worker, client } => {
+                        let worker = WorkerId(worker);
+                        let visit = begin(&region, worker, &terms, address(client), Verdicts::ALL, now);
+                        let under_way = |it| UnderWay(worker, client, visit.client, it, false);
+                        visits.extend(visit.reservation.map(under_way));
+                    }
+                    Event::Answer(at) => {
+                        if let Some(UnderWay(worker, client, record, place, _)) = pick(at, &mut visits) {
+                            established(&region, worker, &terms, record, &place, now);
+                            visits.push(UnderWay(worker, client, record, place, true));
+                        }
+                    }
+                    Event::Fail(at) => match pick(at, &mut visits) {
+                        Some(UnderWay(worker, client, record, place, false)) => {
+                            let who = (address(client), record);
+                            let next = fail(&region, worker, &terms, who, Verdicts::ALL, place, true, now);
+                            visits.extend(next.map(|it| UnderWay(worker, client, record, it, false)));
+                        }
+                        other => visits.extend(other),
+                    },
+                    Event::Vanish(at) => {
+                        if let Some(UnderWay(worker, _, _, place, _)) = pick(at, &mut visits) {
+                            give_back(&region, worker, place);
+                        }
+                    }
+                    Event::Kill(worker) => {
+                        region.reclaim(WorkerId(worker));
+                        visits.retain(|visit| visit.0 != WorkerId(worker));
+                    }
+                    Event::Order { server: number, seconds } => {
+                        region.servers().shun_for(server(number), Seconds(seconds), terms.blacklist, now);
+                    }
+                    Event::List(ports) => {
+                        region.servers().publish(&defined(&ports), None, None).unwrap();
+                        list = ports;
+                    }
+                    Event::Wait { milliseconds } => now = Moment(now.0 + milliseconds * 1000),
+                    Event::Terms { blacklist, timeout, roundrobin } => {
+                        let rules = Rules { roundrobin, ..terms.rules };
+                        let (blacklist, timeout) = (Seconds(blacklist), Seconds(timeout));
+                        terms = Terms { rules, blacklist, timeout, ..terms };
+                    }
+                }
+                for (number, port) in (0..).zip(&list) {
+                    let is_here = |it: &&UnderWay| it.3.address == definition(*port).address.unwrap();
+                    let there_are = visits.iter().filter(is_here).count() as u32;
+                    prop_assert_eq!(region.ledger().load(server(number)), there_are);
+                    prop_assert!(there_are <= 3);
+                }
+            }
+            for UnderWay(worker, _, _, place, _) in visits {
+                give_back(&region, worker, place);
+            }
+            // No order and no blacklist time was longer.
+            now = now.plus(Seconds(60));
+            terms.rules.roundrobin = true;
+            let mut used: Vec<Target> = list.iter().map(|_| served(&region, &terms, 1, now)).collect();
+            used.sort_by_key(|target| target.row());
+            prop_assert_eq!(used, (0..list.len() as u32).map(server).collect::<Vec<_>>());
+            for number in 0..list.len() as u32 {
+                prop_assert_eq!(region.servers().record(server(number)), Record::default());
+                prop_assert_eq!(region.ledger().load(server(number)), 0);
+            }
+        }
     }
 }
