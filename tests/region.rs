@@ -295,7 +295,7 @@ impl Crew<'_> {
                     ForkResult::Parent { child } => *pid = Some(child),
                     ForkResult::Child => run_child(self.region, worker, self.forks),
                 }
-                self.region.workers().enlist(worker, pid.map_or(0, Pid::as_raw), clock::now());
+                self.region.workers().register(worker, pid.map_or(0, Pid::as_raw), clock::now());
             }
         }
     }

@@ -21,7 +21,7 @@ use crate::model::settings::Settings;
 use crate::model::time::{Moment, Seconds};
 use crate::policy::acl::Verdicts;
 use crate::policy::blacklist::{self, Standing};
-use crate::policy::selection::{self, Choice, Farm, Rules, ServerView, Trail, Visitor};
+use crate::policy::selection::{self, Choice, FailoverState, Rules, ServerTable, ServerView, Visitor};
 use crate::shared::clients::ClientRef;
 use crate::shared::region::Region;
 use crate::shared::servers::{RawAddress, ServerKey};
@@ -67,7 +67,7 @@ pub struct Reservation {
     /// Where it is.
     pub address: SocketAddress,
     /// What [`fail`] needs to find the next one.
-    pub trail: Trail,
+    pub failover: FailoverState,
     /// Which server that is, wherever in the list it stands by now.
     key: ServerKey,
     /// The client's remembered server when it came.
@@ -99,18 +99,18 @@ pub fn begin(
     verdicts: Verdicts,
     now: Moment,
 ) -> Visit {
-    let desk = Desk { region, worker, terms, now };
-    region.workers().note(worker);
+    let context = VisitContext { region, worker, terms, now };
+    region.workers().mark_used(worker);
     let guard = region.lock(worker);
     let (record, remembered) = region.clients().visit(&guard, client, terms.tracking, now);
     let visitor = Visitor { address: client, remembered, verdicts };
     let before = region.servers().cursor();
     let mut cursor = before;
-    let choice = selection::choose(&terms.rules, &desk, &visitor, &mut cursor);
+    let choice = selection::choose(&terms.rules, &context, &visitor, &mut cursor);
     if cursor != before {
         region.servers().set_cursor(cursor);
     }
-    let place = choice.and_then(|choice| desk.take(choice));
+    let place = choice.and_then(|choice| context.take(choice));
     let provisional = match place.as_ref().and_then(|place| remembered_as(place.choice.target, place.key)) {
         // With -r every connection goes elsewhere: nothing is gained before a server has answered.
         Some(key) if remembered.is_none() && !terms.rules.forgetful && !terms.rules.roundrobin => {
@@ -142,7 +142,7 @@ pub fn fail(
 ) -> Option<Reservation> {
     let (address, record) = client;
     let servers = region.servers();
-    let desk = Desk { region, worker, terms, now };
+    let context = VisitContext { region, worker, terms, now };
     let wall = clock::wall();
     let guard = region.lock(worker);
     let remembered = match servers.resolve(failed.remembered) {
@@ -159,8 +159,8 @@ pub fn fail(
         }
     }
     region.ledger().give(worker, failed.key.row());
-    let place =
-        selection::choose_next(&terms.rules, &desk, &visitor, &failed.trail).and_then(|next| desk.take(next));
+    let place = selection::choose_next(&terms.rules, &context, &visitor, &failed.failover)
+        .and_then(|next| context.take(next));
     let provisional = if failed.provisional {
         let next = place.as_ref().and_then(|place| remembered_as(place.choice.target, place.key));
         let moved = next.map_or(ServerKey::NONE, ServerKey::unconfirmed);
@@ -243,7 +243,7 @@ fn remembered_as(target: Target, key: ServerKey) -> Option<ServerKey> {
 }
 
 /// What a choice is made from, by the holder of the lock.
-struct Desk<'a> {
+struct VisitContext<'a> {
     region: &'a Region,
     worker: WorkerId,
     terms: &'a Terms,
@@ -251,16 +251,16 @@ struct Desk<'a> {
 }
 
 /// A place taken; what else a [`Reservation`] needs is added without the lock.
-struct Place {
+struct Reserved {
     choice: Choice,
     address: RawAddress,
     key: ServerKey,
     probe: Option<Moment>,
 }
 
-impl Desk<'_> {
+impl VisitContext<'_> {
     /// Takes a place on the chosen target. None only if the choice was not one to make.
-    fn take(&self, choice: Choice) -> Option<Place> {
+    fn take(&self, choice: Choice) -> Option<Reserved> {
         let key = self.region.servers().key(choice.target);
         let row = self.region.servers().row_of(key)?;
         let address = row.usable_address()?;
@@ -272,11 +272,11 @@ impl Desk<'_> {
         if let Some(until) = probe {
             row.probe(self.worker, until);
         }
-        Some(Place { choice, address, key, probe })
+        Some(Reserved { choice, address, key, probe })
     }
 }
 
-impl Farm for Desk<'_> {
+impl ServerTable for VisitContext<'_> {
     fn servers(&self) -> u32 {
         self.region.servers().count()
     }
@@ -293,12 +293,12 @@ impl Farm for Desk<'_> {
     }
 }
 
-impl Place {
+impl Reserved {
     fn reservation(self, client: ClientRef, remembered: ServerKey, provisional: bool) -> Reservation {
         Reservation {
             target: self.choice.target,
             address: self.address.into(),
-            trail: self.choice.trail,
+            failover: self.choice.failover,
             key: self.key,
             remembered,
             client,
@@ -534,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_follow_a_server_to_its_new_place() {
+    fn limits_follow_a_server_to_its_new_position() {
         let [a, b] = [80, 81].map(|port| Definition { soft: 2, ..definition(port) });
         let (region, terms) = (region(&[a.clone(), b.clone()]), terms());
         let on_a: Vec<Visit> = (0..4)
@@ -560,7 +560,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_and_bytes_follow_a_server_to_its_new_place() {
+    fn clients_and_bytes_follow_a_server_to_its_new_position() {
         let (region, terms) = (region(&[definition(80), definition(81)]), terms());
         let visit = come(&region, &terms, 1, NOW);
         let place = visit.reservation.unwrap();
