@@ -163,6 +163,11 @@ impl<'a> Servers<'a> {
         abuse: Option<&Definition>,
     ) -> Result<(), Busy> {
         let list = self.list(servers, emergency, abuse);
+        let (mut keeps_row, mut keeps_position) = (vec![false; ROWS], vec![false; Target::ROWS]);
+        for Assignment { row, target, .. } in &list {
+            keeps_row[row.0 as usize] = true;
+            keeps_position[target.row()] = true;
+        }
         let count = servers.len().min(MAX_SERVERS as usize) as u32;
         let header = self.header();
         let _guard = self.region.lock_within(Region::LOCK_TIMEOUT)?;
@@ -170,14 +175,19 @@ impl<'a> Servers<'a> {
         header.edition.store(edition | 1, Relaxed);
         fence(Release);
 
-        for row in self.rows_ever().filter_map(|row| self.row(row)) {
-            if let Some(position) = row.position().and_then(|target| self.position(target)) {
+        // Those that leave; the others are written over, so that a reader without the lock never misses one.
+        for row in self.rows_ever().filter(|row| !keeps_row[row.0 as usize]) {
+            if let Some(server) = self.row(row) {
+                server.set_position(None);
+            }
+        }
+        let before = (0..self.count()).map(|number| Target::Server(ServerId(number)));
+        for target in before.chain([Target::Emergency, Target::Abuse]) {
+            if let Some(position) = self.position(target).filter(|_| !keeps_position[target.row()]) {
                 position.store(0, Relaxed);
             }
-            row.set_position(None);
         }
         for Assignment { target, definition, row, address, is_new } in &list {
-            // First, as starting totals anew needs the sums over all rows that may be in use.
             header.frontier.fetch_max(row.0 + 1, Relaxed);
             let (Some(position), Some(server)) = (self.position(*target), self.row(*row)) else {
                 continue;
