@@ -91,7 +91,7 @@ impl List {
                         continue; // no client AND mask can be equal to it
                     }
                     if mask.leading_ones() + mask.trailing_zeros() == u32::BITS {
-                        v4.push(Span { start: address, end: address | !mask, verdict });
+                        v4.push(EntryRange { start: address, end: address | !mask, verdict });
                     } else {
                         gapped.push((address, mask, verdict));
                     }
@@ -100,7 +100,7 @@ impl List {
                     let address = u128::from(address);
                     let host = u128::MAX.checked_shr(prefix.into()).unwrap_or(0);
                     if address & host == 0 {
-                        v6.push(Span { start: address, end: address | host, verdict });
+                        v6.push(EntryRange { start: address, end: address | host, verdict });
                     }
                 }
                 Network::Country(_) => {}
@@ -127,7 +127,7 @@ impl List {
 
 /// The addresses that one entry matches, both ends included.
 #[derive(Debug, Clone, Copy)]
-struct Span<A> {
+struct EntryRange<A> {
     start: A,
     end: A,
     verdict: Verdict,
@@ -139,21 +139,21 @@ struct Span<A> {
 struct Ranges<A>(Vec<(A, Option<Verdict>)>);
 
 impl<A: Address> Ranges<A> {
-    fn of(mut spans: Vec<Span<A>>) -> Self {
-        spans.sort_unstable_by_key(|span| span.start);
-        // The answer can change only where a span starts or just after one ends.
-        let ends = spans.iter().filter_map(|span| span.end.next());
-        let mut starts: Vec<A> = spans.iter().map(|span| span.start).chain(ends).collect();
+    fn of(mut entries: Vec<EntryRange<A>>) -> Self {
+        entries.sort_unstable_by_key(|entry| entry.start);
+        // The answer can change only where a entry starts or just after one ends.
+        let ends = entries.iter().filter_map(|entry| entry.end.next());
+        let mut starts: Vec<A> = entries.iter().map(|entry| entry.start).chain(ends).collect();
         starts.sort_unstable();
         starts.dedup();
 
         let mut ranges: Vec<(A, Option<Verdict>)> = Vec::new();
-        let mut coming = spans.into_iter().peekable();
-        // The spans begun so far, first entry on top. Those that have ended are thrown out when they come up.
+        let mut coming = entries.into_iter().peekable();
+        // The entries begun so far, first entry on top. Those that have ended are thrown out when they come up.
         let mut begun = BinaryHeap::new();
         for start in starts {
-            while let Some(span) = coming.next_if(|span| span.start == start) {
-                begun.push(Reverse((span.verdict, span.end)));
+            while let Some(entry) = coming.next_if(|entry| entry.start == start) {
+                begun.push(Reverse((entry.verdict, entry.end)));
             }
             while begun.peek().is_some_and(|Reverse((_, end))| *end < start) {
                 begun.pop();

@@ -82,7 +82,7 @@ impl ServerView {
 }
 
 /// The servers, seen one at a time: a choice looks at no more of them than it needs.
-pub trait Farm {
+pub trait ServerTable {
     /// How many regular servers there are.
     fn servers(&self) -> u32;
     /// One of them, or the emergency or abuse server; none where there is no such.
@@ -104,9 +104,9 @@ pub struct Visitor {
 
 /// How far a connection's search has come. Small and plain, kept with the connection while it connects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Trail(Stage);
+pub struct FailoverState(Stage);
 
-const _: () = assert!(size_of::<Trail>() <= 16); // kept once for every pending connection
+const _: () = assert!(size_of::<FailoverState>() <= 16); // kept once for every pending connection
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -116,38 +116,48 @@ enum Stage {
     LastResort,
 }
 
-/// A choice: try `target`; if that fails, [`choose_next`] with `trail`.
+/// A choice: try `target`; if that fails, [`choose_next`] with `failover`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Choice {
     /// Where to connect.
     pub target: Target,
     /// What [`choose_next`] needs to know.
-    pub trail: Trail,
+    pub failover: FailoverState,
 }
 
 /// Where does this visit go first? None: it is closed. `cursor` is where round robin stopped last (at first:
 /// server 0, so that server 1 is the first to be used), and is moved when round robin decides, even if that
 /// server then refuses. The answer has passed every check of an attempt (usable, not shunned, limits, access
 /// list): the caller reserves and connects. See pen(1), DESCRIPTION.
-pub fn choose(rules: &Rules, farm: &impl Farm, visitor: &Visitor, cursor: &mut ServerId) -> Option<Choice> {
+pub fn choose(
+    rules: &Rules,
+    table: &impl ServerTable,
+    visitor: &Visitor,
+    cursor: &mut ServerId,
+) -> Option<Choice> {
     if !visitor.verdicts.permits(rules.client_acl) {
-        return last_resort(rules, farm, visitor, Target::Abuse);
+        return last_resort(rules, table, visitor, Target::Abuse);
     }
-    match first_choice(rules, farm, visitor, cursor) {
-        Some(first) => regular(rules, farm, visitor, first, first)
-            .or_else(|| fail_over(rules, farm, visitor, first, first)),
+    match first_choice(rules, table, visitor, cursor) {
+        Some(first) => regular(rules, table, visitor, first, first)
+            .or_else(|| fail_over(rules, table, visitor, first, first)),
         None if rules.stubborn => None,
-        None => last_resort(rules, farm, visitor, Target::Emergency),
+        None => last_resort(rules, table, visitor, Target::Emergency),
     }
 }
 
-/// Where does the visit go after the target of `trail` has failed? Each server is tried at most once a visit.
+/// Where does the visit go after the target of `failover` has failed? Each server is tried at most once a visit.
 ///
 /// Servers may have come and gone since: those gone are not tried, and those that came are, as far as they
 /// follow the one that failed.
-pub fn choose_next(rules: &Rules, farm: &impl Farm, visitor: &Visitor, trail: &Trail) -> Option<Choice> {
-    match trail.0 {
-        Stage::Regular { first, last } => fail_over(rules, farm, visitor, first, last),
+pub fn choose_next(
+    rules: &Rules,
+    table: &impl ServerTable,
+    visitor: &Visitor,
+    failover: &FailoverState,
+) -> Option<Choice> {
+    match failover.0 {
+        Stage::Regular { first, last } => fail_over(rules, table, visitor, first, last),
         Stage::LastResort => None,
     }
 }
@@ -155,52 +165,52 @@ pub fn choose_next(rules: &Rules, farm: &impl Farm, visitor: &Visitor, trail: &T
 /// The server that the rules name, before anybody asks whether it takes the client.
 fn first_choice(
     rules: &Rules,
-    farm: &impl Farm,
+    table: &impl ServerTable,
     visitor: &Visitor,
     cursor: &mut ServerId,
 ) -> Option<ServerId> {
     let stays = !rules.roundrobin && !rules.forgetful;
-    let last = visitor.remembered.filter(|last| stays && last.0 < farm.servers());
+    let last = visitor.remembered.filter(|last| stays && last.0 < table.servers());
     if last.is_some() {
         last
     } else if rules.prio {
-        lowest_prio(farm)
+        lowest_prio(table)
     } else if rules.weight {
-        lightest(farm)
+        lightest(table)
     } else if rules.hash || rules.forgetful {
-        by_hash(rules, farm, visitor.address)
+        by_hash(rules, table, visitor.address)
     } else {
-        let next = round_robin(farm, *cursor)?;
+        let next = round_robin(table, *cursor)?;
         *cursor = next;
         Some(next)
     }
 }
 
-fn lowest_prio(farm: &impl Farm) -> Option<ServerId> {
-    let best = available(farm, 0..farm.servers()).min_by_key(|(_, view)| view.prio);
+fn lowest_prio(table: &impl ServerTable) -> Option<ServerId> {
+    let best = available(table, 0..table.servers()).min_by_key(|(_, view)| view.prio);
     best.map(|(server, _)| server)
 }
 
 /// The available server with the fewest connections for its weight; the first of equals. Weights of 0 on every
 /// server, available or not, would shut everybody out: then all count the same.
-fn lightest(farm: &impl Farm) -> Option<ServerId> {
-    let all = 0..farm.servers();
-    let weighs = |server| farm.view(Target::Server(ServerId(server))).is_some_and(|view| view.weight != 0);
+fn lightest(table: &impl ServerTable) -> Option<ServerId> {
+    let all = 0..table.servers();
+    let weighs = |server| table.view(Target::Server(ServerId(server))).is_some_and(|view| view.weight != 0);
     let weighted = all.clone().any(weighs);
     let cost = |(server, view): (ServerId, ServerView)| {
         let weight = if weighted { view.weight } else { 1 };
-        let load = u64::from(farm.load(Target::Server(server)));
+        let load = u64::from(table.load(Target::Server(server)));
         // Whole numbers: which servers tie, and so where the next connection goes, is part of what -W means.
         (server, 256 * load / u64::from(weight))
     };
-    let candidates = available(farm, all).filter(|(_, view)| !weighted || view.weight != 0);
+    let candidates = available(table, all).filter(|(_, view)| !weighted || view.weight != 0);
     candidates.map(cost).min_by_key(|(_, cost)| *cost).map(|(server, _)| server)
 }
 
 /// Any server, whatever its state, so that the same client comes to the same one as long as their number is the
 /// same.
-fn by_hash(rules: &Rules, farm: &impl Farm, client: ClientAddress) -> Option<ServerId> {
-    let server = client_number(client, rules.roundrobin).checked_rem(farm.servers().into())?;
+fn by_hash(rules: &Rules, table: &impl ServerTable, client: ClientAddress) -> Option<ServerId> {
+    let server = client_number(client, rules.roundrobin).checked_rem(table.servers().into())?;
     u32::try_from(server).ok().map(ServerId)
 }
 
@@ -234,23 +244,23 @@ fn fnv_1a<'a>(bytes: impl Iterator<Item = &'a u8>) -> u64 {
 }
 
 /// The next available server after `cursor`, wrapping, the cursor's own last.
-fn round_robin(farm: &impl Farm, cursor: ServerId) -> Option<ServerId> {
-    let after = cursor.0.saturating_add(1).min(farm.servers());
-    available(farm, (after..farm.servers()).chain(0..after)).next().map(|(server, _)| server)
+fn round_robin(table: &impl ServerTable, cursor: ServerId) -> Option<ServerId> {
+    let after = cursor.0.saturating_add(1).min(table.servers());
+    available(table, (after..table.servers()).chain(0..after)).next().map(|(server, _)| server)
 }
 
 fn available(
-    farm: &impl Farm,
+    table: &impl ServerTable,
     servers: impl Iterator<Item = u32>,
 ) -> impl Iterator<Item = (ServerId, ServerView)> {
-    let seen = servers.map(ServerId).filter_map(|server| Some((server, farm.view(Target::Server(server))?)));
+    let seen = servers.map(ServerId).filter_map(|server| Some((server, table.view(Target::Server(server))?)));
     seen.filter(|(_, view)| view.available())
 }
 
 /// The next regular server in index order that takes the client, else the emergency server.
 fn fail_over(
     rules: &Rules,
-    farm: &impl Farm,
+    table: &impl ServerTable,
     visitor: &Visitor,
     first: ServerId,
     last: ServerId,
@@ -258,38 +268,39 @@ fn fail_over(
     if rules.stubborn {
         return None;
     }
-    let servers = farm.servers();
+    let servers = table.servers();
     // Until the search wraps, all that follow the last one and then those before the first; after that, those
     // between the two.
     let (ahead, wrapped) =
         if first <= last { (servers, first.0.min(servers)) } else { (first.0.min(servers), 0) };
     let mut untried = (last.0.saturating_add(1)..ahead).chain(0..wrapped).map(ServerId);
     untried
-        .find_map(|server| regular(rules, farm, visitor, first, server))
-        .or_else(|| last_resort(rules, farm, visitor, Target::Emergency))
+        .find_map(|server| regular(rules, table, visitor, first, server))
+        .or_else(|| last_resort(rules, table, visitor, Target::Emergency))
 }
 
 /// An attempt on a regular server, if it takes the client.
 fn regular(
     rules: &Rules,
-    farm: &impl Farm,
+    table: &impl ServerTable,
     visitor: &Visitor,
     first: ServerId,
     last: ServerId,
 ) -> Option<Choice> {
     let target = Target::Server(last);
-    let trail = Trail(Stage::Regular { first, last });
-    takes(rules, farm, visitor, target).then_some(Choice { target, trail })
+    let failover = FailoverState(Stage::Regular { first, last });
+    takes(rules, table, visitor, target).then_some(Choice { target, failover })
 }
 
 /// An attempt on the emergency or the abuse server, if there is one and it takes the client.
-fn last_resort(rules: &Rules, farm: &impl Farm, visitor: &Visitor, target: Target) -> Option<Choice> {
-    takes(rules, farm, visitor, target).then_some(Choice { target, trail: Trail(Stage::LastResort) })
+fn last_resort(rules: &Rules, table: &impl ServerTable, visitor: &Visitor, target: Target) -> Option<Choice> {
+    takes(rules, table, visitor, target)
+        .then_some(Choice { target, failover: FailoverState(Stage::LastResort) })
 }
 
 /// The checks of an attempt. The emergency and the abuse server have no access list, and know no clients.
-fn takes(rules: &Rules, farm: &impl Farm, visitor: &Visitor, target: Target) -> bool {
-    let Some(view) = farm.view(target) else {
+fn takes(rules: &Rules, table: &impl ServerTable, visitor: &Visitor, target: Target) -> bool {
+    let Some(view) = table.view(target) else {
         return false;
     };
     let (permitted, known) = match target {
@@ -299,7 +310,7 @@ fn takes(rules: &Rules, farm: &impl Farm, visitor: &Visitor, target: Target) -> 
         }
         Target::Emergency | Target::Abuse => (true, false),
     };
-    let room = || view.soft == 0 || limits::admits(farm.load(target), view.soft, view.hard, known);
+    let room = || view.soft == 0 || limits::admits(table.load(target), view.soft, view.hard, known);
     view.available() && permitted && room()
 }
 

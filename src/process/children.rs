@@ -73,7 +73,7 @@ impl<'a> Master<'a> {
             fork::exit_now(0);
         };
         // Here and not in the master: a quick worker would be ready before the master has come to it.
-        region.workers().enlist(forked.id, fork::own_pid(), clock::now());
+        region.workers().register(forked.id, fork::own_pid(), clock::now());
         let (listener, listen_address) = listener.into_parts();
         Role::Worker(Box::new(Inheritance {
             id: forked.id,

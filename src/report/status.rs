@@ -15,7 +15,7 @@ use crate::model::settings::Settings;
 use crate::model::time::{Moment, WallTime};
 use crate::shared::clients::ClientView;
 use crate::shared::region::Region;
-use crate::shared::slots::Entry;
+use crate::shared::slots::ConnectionView;
 use crate::shared::workers::WorkerView;
 use crate::sys::clock;
 
@@ -249,7 +249,7 @@ impl ClientRow {
 }
 
 impl ConnectionRow {
-    fn of(number: ConnId, entry: &Entry) -> ConnectionRow {
+    fn of(number: ConnId, entry: &ConnectionView) -> ConnectionRow {
         ConnectionRow {
             number,
             down_fd: entry.down_fd,
@@ -419,7 +419,7 @@ mod tests {
         let now = Moment(100_000_000);
         let (worker, server) = (WorkerId(0), Target::Server(ServerId(0)));
         region.workers().set_count(2);
-        region.workers().enlist(worker, 4711, now);
+        region.workers().register(worker, 4711, now);
         region.workers().set_ready(worker);
         region
             .servers()

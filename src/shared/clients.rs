@@ -24,7 +24,7 @@ use crate::shared::lock::Guard;
 use crate::shared::region::{CLIENTS, Region};
 use crate::shared::servers::ServerKey;
 
-pub(super) use index::{Head, Roots, grow, repair};
+pub(super) use index::{Bucket, ClientTableHeader, grow, repair};
 pub(super) use slot::ClientSlot;
 
 /// A client's slot and which use of the slot is meant: slots are reused.
@@ -71,8 +71,8 @@ impl<'a> Clients<'a> {
         Clients { region }
     }
 
-    fn roots(&self) -> &'a Roots {
-        &self.region.header().roots
+    fn header(&self) -> &'a ClientTableHeader {
+        &self.region.header().client_table
     }
 
     fn slot(&self, id: ClientId) -> Option<&'a ClientSlot> {
@@ -86,12 +86,12 @@ impl<'a> Clients<'a> {
 
     /// Slots in use.
     pub fn used(&self) -> u32 {
-        self.roots().used.load(Relaxed).min(self.capacity())
+        self.header().used.load(Relaxed).min(self.capacity())
     }
 
     /// How many clients were thrown out to make room, though their tracking time was not up.
     pub fn evictions(&self) -> u64 {
-        self.roots().evictions.load(Relaxed)
+        self.header().evictions.load(Relaxed)
     }
 
     /// One slot, if in use.
@@ -195,7 +195,7 @@ impl<'a> Clients<'a> {
     }
 
     fn frontier(&self) -> u32 {
-        self.roots().frontier.load(Relaxed).min(self.capacity())
+        self.header().frontier.load(Relaxed).min(self.capacity())
     }
 
     /// Do index, LRU list, list of free slots and counts say what the slots say? For tests and diagnosis: O(slots).
@@ -211,7 +211,7 @@ impl<'a> Clients<'a> {
 mod tests {
     use super::*;
     use crate::model::ids::{AclId, WorkerId};
-    use crate::shared::region::{Geometry, HEADS};
+    use crate::shared::region::{BUCKETS, Geometry};
     use crate::shared::servers::Definition;
     use proptest::prelude::*;
 
@@ -363,7 +363,7 @@ mod tests {
     fn a_time_that_cannot_be_is_repaired_like_a_bad_link() {
         let region = region(4);
         visit(&region, 2, Seconds(10), Moment(5));
-        region.clients().roots().last.store(u64::MAX, Relaxed);
+        region.clients().header().last.store(u64::MAX, Relaxed);
         let (client, _) = visit(&region, 4, Seconds(10), Moment(6));
         assert_eq!(region.clients().view(client.id).unwrap().last_used, Moment(6));
         assert_eq!(region.repairs(), 1);
@@ -505,7 +505,7 @@ mod tests {
             for number in 0..20 {
                 visit(&region, number, Seconds(5), Moment(u64::from(number) * 1000 + 1));
             }
-            let roots = &region.header().roots;
+            let header = &region.header().client_table;
             for (at, field, value) in scribbles {
                 match at {
                     0..16 => {
@@ -515,12 +515,12 @@ mod tests {
                         small.get(field).iter().for_each(|field| field.store(value as u32, Relaxed));
                         large.get(field.wrapping_sub(6)).iter().for_each(|field| field.store(value, Relaxed));
                     }
-                    16..18 => region.row(&HEADS, field).unwrap().0.store(value as u32, Relaxed),
+                    16..18 => region.row(&BUCKETS, field).unwrap().0.store(value as u32, Relaxed),
                     _ => {
-                        let small = [&roots.newest, &roots.oldest, &roots.free, &roots.frontier, &roots.used];
+                        let small = [&header.newest, &header.oldest, &header.free, &header.frontier, &header.used];
                         small.get(field % 6).iter().for_each(|field| field.store(value as u32, Relaxed));
                         if field % 6 == 5 {
-                            roots.last.store(value, Relaxed);
+                            header.last.store(value, Relaxed);
                         }
                     }
                 }

@@ -77,7 +77,7 @@ impl<'a> Ledger<'a> {
         (0..self.region.workers().rows()).filter_map(move |row| ledger.cell(row as usize, server))
     }
 
-    /// Connections, open or being made, to the server that is at this place of the list, over all workers. May count
+    /// Connections, open or being made, to the server that is at this position in the list, over all workers. May count
     /// a connection that ends this moment still, never one too few.
     #[inline]
     pub fn load(&self, target: Target) -> u32 {
@@ -90,7 +90,7 @@ impl<'a> Ledger<'a> {
         self.column(server).fold(0, |sum, cell| sum.saturating_add(cell.live.load(Relaxed)))
     }
 
-    /// Everything about the server that is at this place of the list.
+    /// Everything about the server that is at this position in the list.
     pub fn totals(&self, target: Target) -> Totals {
         self.region.servers().at(target).map_or(Totals::default(), |server| self.row_totals(server))
     }
@@ -106,7 +106,7 @@ impl<'a> Ledger<'a> {
         totals
     }
 
-    /// A worker's own connections to the server that is at this place of the list.
+    /// A worker's own connections to the server that is at this position in the list.
     pub fn held(&self, worker: WorkerId, target: Target) -> u32 {
         let cell = self.region.servers().at(target).and_then(|server| self.own(worker, server));
         cell.map_or(0, |cell| cell.live.load(Relaxed))
@@ -161,7 +161,7 @@ impl<'a> Ledger<'a> {
     }
 
     /// Another server is in that row from now on: its totals start at 0. Live connections stay counted.
-    pub(super) fn start_anew(&self, server: RowId) {
+    pub(super) fn reset_totals(&self, server: RowId) {
         let totals = self.row_totals(server);
         if let Some(retired) = self.cell(RETIRED, server) {
             add(&retired.connections, totals.connections.wrapping_neg());
@@ -225,7 +225,7 @@ mod tests {
         let region = region();
         let (ledger, worker) = (region.ledger(), WorkerId(7));
         for (row, target) in [(RowId(1), Target::Emergency), (RowId(2), Target::Abuse)] {
-            region.workers().note(worker);
+            region.workers().mark_used(worker);
             ledger.take(worker, row);
             ledger.reached(worker, row);
             ledger.count(worker, row, 1, 2);

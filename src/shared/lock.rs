@@ -57,7 +57,7 @@ impl std::fmt::Display for Busy {
 
 impl Region {
     /// For how long the master waits for the lock at a time.
-    pub const PATIENCE: Duration = Duration::from_millis(100);
+    pub const LOCK_TIMEOUT: Duration = Duration::from_millis(100);
 
     /// Takes the lock for a worker. The caller must not hold it already.
     ///

@@ -12,7 +12,7 @@
 //! | servers | two a target | the master; failures by workers |
 //! | workers | one a worker | that worker |
 //! | ledger | one a worker, and one for the dead | that worker |
-//! | clients, index heads | `-c` | whoever has the lock |
+//! | clients, buckets | `-c` | whoever has the lock |
 //! | connection slots | `-x` | the owner of the slot |
 #![allow(unsafe_code)]
 
@@ -24,12 +24,12 @@ use siphasher::sip::SipHasher13;
 
 use crate::model::ids::{self, MAX_WORKERS, Target, WorkerId};
 use crate::model::time::{Moment, WallTime};
-use crate::shared::clients::{self, ClientSlot, Clients, Head};
+use crate::shared::clients::{self, Bucket, ClientSlot, Clients};
 use crate::shared::ledger::{self, Ledger, LedgerRow};
 use crate::shared::lock::{Busy, Lock};
-use crate::shared::servers::{self, Board, Place, ServerRow, Servers};
-use crate::shared::slots::{ConnSlot, Gate, Slots};
-use crate::shared::workers::{Roster, WorkerRow, Workers};
+use crate::shared::servers::{self, ListEntry, ServerListHeader, ServerRow, Servers};
+use crate::shared::slots::{ConnSlot, SlotTableHeader, Slots};
+use crate::shared::workers::{WorkerRow, WorkerTableHeader, Workers};
 use crate::sys::clock;
 use crate::sys::memory::SharedMemory;
 
@@ -93,7 +93,7 @@ pub enum RegionError {
 pub(super) unsafe trait Row: Sync {}
 
 // SAFETY: repr(C), one integer atomic.
-unsafe impl Row for Place {}
+unsafe impl Row for ListEntry {}
 // SAFETY: repr(C), integer atomics only.
 unsafe impl Row for ServerRow {}
 // SAFETY: repr(C), integer atomics only.
@@ -101,7 +101,7 @@ unsafe impl Row for WorkerRow {}
 // SAFETY: repr(C), an array of cells that are repr(C), integer atomics only.
 unsafe impl Row for LedgerRow {}
 // SAFETY: repr(C), one integer atomic.
-unsafe impl Row for Head {}
+unsafe impl Row for Bucket {}
 // SAFETY: repr(C), integer atomics only.
 unsafe impl Row for ClientSlot {}
 // SAFETY: repr(C), integer atomics only.
@@ -132,13 +132,13 @@ impl<T> Table<T> {
 }
 
 const HEADER: Table<Header> = Table::after(0, 1);
-pub(super) const PLACES: Table<Place> = Table::after(HEADER.end(), Target::ROWS);
-pub(super) const SERVERS: Table<ServerRow> = Table::after(PLACES.end(), servers::ROWS);
+pub(super) const SERVER_LIST: Table<ListEntry> = Table::after(HEADER.end(), Target::ROWS);
+pub(super) const SERVERS: Table<ServerRow> = Table::after(SERVER_LIST.end(), servers::ROWS);
 pub(super) const WORKERS: Table<WorkerRow> = Table::after(SERVERS.end(), MAX_WORKERS as usize);
 pub(super) const LEDGER: Table<LedgerRow> = Table::after(WORKERS.end(), ledger::ROWS);
 pub(super) const CONNECTIONS: Table<ConnSlot> = Table::after(LEDGER.end(), Region::MAX_CONNECTIONS as usize);
-pub(super) const HEADS: Table<Head> = Table::after(CONNECTIONS.end(), Region::MAX_CLIENTS as usize);
-pub(super) const CLIENTS: Table<ClientSlot> = Table::after(HEADS.end(), Region::MAX_CLIENTS as usize);
+pub(super) const BUCKETS: Table<Bucket> = Table::after(CONNECTIONS.end(), Region::MAX_CLIENTS as usize);
+pub(super) const CLIENTS: Table<ClientSlot> = Table::after(BUCKETS.end(), Region::MAX_CLIENTS as usize);
 const LENGTH: usize = CLIENTS.end().next_multiple_of(4096);
 
 /// `penshare`, read as a little-endian number.
@@ -160,11 +160,11 @@ pub(super) struct Header {
     started_wall: AtomicU64,
     phase: AtomicU32,
     _reserved: AtomicU32,
-    pub(super) roster: Roster,
-    pub(super) board: Board,
+    pub(super) worker_table: WorkerTableHeader,
+    pub(super) server_list: ServerListHeader,
     pub(super) lock: Lock,
-    pub(super) roots: clients::Roots,
-    pub(super) gate: Gate,
+    pub(super) client_table: clients::ClientTableHeader,
+    pub(super) slot_table: SlotTableHeader,
 }
 const _: () = assert!(size_of::<Header>() == 320);
 
@@ -235,7 +235,7 @@ impl Region {
     /// A geometry that is out of range; [`RegionError::Busy`]. Nothing has changed then.
     pub fn grow(&self, geometry: Geometry) -> Result<(), RegionError> {
         check(geometry)?;
-        let guard = self.lock_within(Self::PATIENCE)?;
+        let guard = self.lock_within(Self::LOCK_TIMEOUT)?;
         let old = self.geometry();
         clients::grow(&guard, old.clients.max(geometry.clients), |clients| {
             self.set_geometry(Geometry { clients, connections: old.connections.max(geometry.connections) });
@@ -307,7 +307,7 @@ impl Region {
         self.ledger().retire(worker);
         self.servers().end_probes(worker);
         let freed = self.slots().sweep(worker);
-        self.workers().vacate(worker);
+        self.workers().clear(worker);
         self.forget_holder(worker);
         freed
     }

@@ -1,12 +1,12 @@
-//! The server table: one row a server, and a list that says which of them are in use, at which place.
+//! The server table: one row a server, and a list that says which of them are in use, at which position.
 //!
 //! The master alone writes both. Workers read them under the lock, everybody else through [`Servers::definition`],
 //! which reads again if the master has written meanwhile. Failures are noted by workers.
 //!
-//! A server is its address: when the list changes, a server that is in it still keeps its row, at whatever place, and
-//! so its connections count for it and for nobody else. A row's *identity* goes up when another address moves in, and
-//! whoever remembers a server remembers its identity with it: so nothing that was known of the old server is held for
-//! or against the new one.
+//! A server is its address: when the list changes, a server that is in it still keeps its row, at whatever position,
+//! and so its connections count for it and for nobody else. A row's *identity* goes up when another address moves in,
+//! and whoever remembers a server remembers its identity with it: so nothing that was known of the old server is held
+//! for or against the new one.
 #![forbid(unsafe_code)]
 
 mod assignment;
@@ -18,14 +18,14 @@ use std::sync::atomic::{
     fence,
 };
 
-use assignment::{Occupied, assign};
+use assignment::{RowState, assign};
 
 use crate::model::address::SocketAddress;
 use crate::model::ids::{AclId, MAX_SERVERS, ServerId, Target, WorkerId};
 use crate::model::time::{Moment, Seconds, WallTime};
 use crate::policy::blacklist::{self, Record};
 use crate::shared::lock::Busy;
-use crate::shared::region::{PLACES, Region, SERVERS};
+use crate::shared::region::{Region, SERVER_LIST, SERVERS};
 use crate::sys::clock;
 
 pub(super) use row::{RawAddress, ServerRow};
@@ -38,11 +38,11 @@ pub(super) const ROWS: usize = 2 * Target::ROWS;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RowId(pub(super) u32);
 
-/// One place of the list: row + 1; 0 = none.
+/// One position in the list: row + 1; 0 = none.
 #[repr(C)]
 #[derive(Debug)]
-pub(super) struct Place(AtomicU32);
-const _: () = assert!(size_of::<Place>() == 4);
+pub(super) struct ListEntry(AtomicU32);
+const _: () = assert!(size_of::<ListEntry>() == 4);
 
 /// What the settings say of a server, with its resolved address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +64,7 @@ pub struct Definition {
 /// The server table's part of the header.
 #[repr(C)]
 #[derive(Debug)]
-pub(super) struct Board {
+pub(super) struct ServerListHeader {
     count: AtomicU32,
     /// Rows from here on have never been used.
     frontier: AtomicU32,
@@ -122,31 +122,31 @@ impl<'a> Servers<'a> {
         self.region.row(&SERVERS, row.0 as usize)
     }
 
-    fn place(&self, target: Target) -> Option<&'a AtomicU32> {
-        // Not `target.row()` alone: a number that is out of range must not lead to the emergency server's place.
+    fn position(&self, target: Target) -> Option<&'a AtomicU32> {
+        // Not `target.row()` alone: a number that is out of range must not lead to the emergency server's position.
         match target {
             Target::Server(server) if server.0 >= MAX_SERVERS => None,
-            _ => self.region.row(&PLACES, target.row()).map(|place| &place.0),
+            _ => self.region.row(&SERVER_LIST, target.row()).map(|position| &position.0),
         }
     }
 
-    /// The row of the server at this place of the list.
+    /// The row of the server at this position in the list.
     pub(super) fn at(&self, target: Target) -> Option<RowId> {
-        self.place(target)?.load(Relaxed).checked_sub(1).map(RowId)
+        self.position(target)?.load(Relaxed).checked_sub(1).map(RowId)
     }
 
     fn row_at(&self, target: Target) -> Option<&'a ServerRow> {
         self.row(self.at(target)?)
     }
 
-    fn board(&self) -> &'a Board {
-        &self.region.header().board
+    fn header(&self) -> &'a ServerListHeader {
+        &self.region.header().server_list
     }
 
     /// How many regular servers there are.
     #[inline]
     pub fn count(&self) -> u32 {
-        self.board().count.load(Relaxed).min(MAX_SERVERS)
+        self.header().count.load(Relaxed).min(MAX_SERVERS)
     }
 
     /// Master only: writes the whole list at once, under the lock. A server whose address is in it still (or again)
@@ -155,7 +155,7 @@ impl<'a> Servers<'a> {
     /// are left out.
     ///
     /// # Errors
-    /// [`Busy`] if the lock was not to be had within [`Region::PATIENCE`]: nothing is changed, try again.
+    /// [`Busy`] if the lock was not to be had within [`Region::LOCK_TIMEOUT`]: nothing is changed, try again.
     pub fn publish(
         &self,
         servers: &[Definition],
@@ -163,39 +163,49 @@ impl<'a> Servers<'a> {
         abuse: Option<&Definition>,
     ) -> Result<(), Busy> {
         let list = self.list(servers, emergency, abuse);
+        let (mut keeps_row, mut keeps_position) = (vec![false; ROWS], vec![false; Target::ROWS]);
+        for Assignment { row, target, .. } in &list {
+            keeps_row[row.0 as usize] = true;
+            keeps_position[target.row()] = true;
+        }
         let count = servers.len().min(MAX_SERVERS as usize) as u32;
-        let board = self.board();
-        let _guard = self.region.lock_within(Region::PATIENCE)?;
-        let edition = board.edition.load(Relaxed);
-        board.edition.store(edition | 1, Relaxed);
+        let header = self.header();
+        let _guard = self.region.lock_within(Region::LOCK_TIMEOUT)?;
+        let edition = header.edition.load(Relaxed);
+        header.edition.store(edition | 1, Relaxed);
         fence(Release);
 
-        for row in self.rows_ever().filter_map(|row| self.row(row)) {
-            if let Some(place) = row.place().and_then(|target| self.place(target)) {
-                place.store(0, Relaxed);
+        // Those that leave; the others are written over, so that a reader without the lock never misses one.
+        for row in self.rows_ever().filter(|row| !keeps_row[row.0 as usize]) {
+            if let Some(server) = self.row(row) {
+                server.set_position(None);
             }
-            row.set_place(None);
         }
-        for Entry { target, definition, row, address, is_new } in &list {
-            // First, as starting totals anew needs the sums over all rows that may be in use.
-            board.frontier.fetch_max(row.0 + 1, Relaxed);
-            let (Some(place), Some(server)) = (self.place(*target), self.row(*row)) else {
+        let before = (0..self.count()).map(|number| Target::Server(ServerId(number)));
+        for target in before.chain([Target::Emergency, Target::Abuse]) {
+            if let Some(position) = self.position(target).filter(|_| !keeps_position[target.row()]) {
+                position.store(0, Relaxed);
+            }
+        }
+        for Assignment { target, definition, row, address, is_new } in &list {
+            header.frontier.fetch_max(row.0 + 1, Relaxed);
+            let (Some(position), Some(server)) = (self.position(*target), self.row(*row)) else {
                 continue;
             };
             if let Some(address) = address.as_ref().filter(|_| *is_new) {
                 server.move_in(address);
-                self.region.ledger().start_anew(*row);
+                self.region.ledger().reset_totals(*row);
             }
             server.define(definition, address.is_some());
-            server.set_place(Some(*target));
-            place.store(row.0 + 1, Relaxed);
+            server.set_position(Some(*target));
+            position.store(row.0 + 1, Relaxed);
         }
-        board.count.store(count, Relaxed);
-        if board.cursor.load(Relaxed) >= count {
-            board.cursor.store(0, Relaxed);
+        header.count.store(count, Relaxed);
+        if header.cursor.load(Relaxed) >= count {
+            header.cursor.store(0, Relaxed);
         }
 
-        board.edition.store((edition | 1).wrapping_add(1), Release);
+        header.edition.store((edition | 1).wrapping_add(1), Release);
         Ok(())
     }
 
@@ -205,40 +215,40 @@ impl<'a> Servers<'a> {
         servers: &'d [Definition],
         emergency: Option<&'d Definition>,
         abuse: Option<&'d Definition>,
-    ) -> Vec<Entry<'d>> {
+    ) -> Vec<Assignment<'d>> {
         // Connections to rows that are not listed only become fewer, and the master alone changes all else that is
         // read here: it is still true when the lock is taken.
-        let occupied = |row: RowId| {
+        let state = |row: RowId| {
             let server = self.row(row)?;
-            let (address, place) = (server.address().map(Into::into), server.place().map(Target::row));
-            Some(Occupied { address, place, load: self.region.ledger().row_load(row) })
+            let (address, position) = (server.address().map(Into::into), server.position().map(Target::row));
+            Some(RowState { address, position, load: self.region.ledger().row_load(row) })
         };
-        let rows: Vec<Occupied> = self.rows_ever().filter_map(occupied).collect();
+        let rows: Vec<RowState> = self.rows_ever().filter_map(state).collect();
         let regular = (0..MAX_SERVERS).map(|number| Target::Server(ServerId(number))).zip(servers);
         let special = [emergency.map(|it| (Target::Emergency, it)), abuse.map(|it| (Target::Abuse, it))];
         let defined: Vec<(Target, &Definition)> = regular.chain(special.into_iter().flatten()).collect();
-        let places: Vec<(usize, Option<SocketAddress>)> =
+        let positions: Vec<(usize, Option<SocketAddress>)> =
             defined.iter().map(|(target, definition)| (target.row(), definition.reachable_at())).collect();
-        let assigned = assign(&places, &rows, ROWS);
+        let assigned = assign(&positions, &rows, ROWS);
         let mut list = Vec::with_capacity(defined.len());
-        for (((target, definition), (_, address)), row) in defined.into_iter().zip(places).zip(assigned) {
+        for (((target, definition), (_, address)), row) in defined.into_iter().zip(positions).zip(assigned) {
             let Some(row) = row else { continue };
             let before = rows.get(row.0 as usize).and_then(|row| row.address.as_ref());
             let is_new = before != address.as_ref();
-            list.push(Entry { target, definition, row, address, is_new });
+            list.push(Assignment { target, definition, row, address, is_new });
         }
         list
     }
 
-    /// What is at a place, never a mixture of old and new. None: there is no such server, or the master died while it
-    /// wrote.
+    /// What is at a position, never a mixture of old and new. None: there is no such server, or the master died while
+    /// it wrote.
     pub fn definition(&self, target: Target) -> Option<Definition> {
-        let board = self.board();
+        let header = self.header();
         for _ in 0..10_000 {
-            let before = board.edition.load(Acquire);
+            let before = header.edition.load(Acquire);
             let definition = self.row_at(target).map(ServerRow::definition);
             fence(Acquire);
-            if before & 1 == 0 && board.edition.load(Relaxed) == before {
+            if before & 1 == 0 && header.edition.load(Relaxed) == before {
                 // There is no such thing as an emergency or abuse server that is listed but cannot be reached.
                 return definition.filter(|it| it.address.is_some() || matches!(target, Target::Server(_)));
             }
@@ -271,20 +281,20 @@ impl<'a> Servers<'a> {
 
     /// Where round robin stopped.
     pub fn cursor(&self) -> ServerId {
-        let cursor = self.board().cursor.load(Relaxed);
+        let cursor = self.header().cursor.load(Relaxed);
         ServerId(if cursor < self.count() { cursor } else { 0 })
     }
 
     pub(super) fn set_cursor(&self, cursor: ServerId) {
-        self.board().cursor.store(cursor.0, Relaxed);
+        self.header().cursor.store(cursor.0, Relaxed);
     }
 
     /// All rows that were ever used.
     pub(super) fn rows_ever(&self) -> impl Iterator<Item = RowId> + use<> {
-        (0..self.board().frontier.load(Relaxed).min(ROWS as u32)).map(RowId)
+        (0..self.header().frontier.load(Relaxed).min(ROWS as u32)).map(RowId)
     }
 
-    /// The word by which to remember the server at this place.
+    /// The word by which to remember the server at this position.
     pub(super) fn key(&self, target: Target) -> ServerKey {
         let key = |row| Some(ServerKey::new(row, self.row(row)?.identity()));
         self.at(target).and_then(key).unwrap_or_default()
@@ -298,12 +308,12 @@ impl<'a> Servers<'a> {
 
     /// Where in the list the server stands that was remembered by this word.
     pub(super) fn resolve(&self, key: ServerKey) -> Option<Target> {
-        self.row_of(key)?.place()
+        self.row_of(key)?.position()
     }
 }
 
 /// A server of a list to be.
-struct Entry<'d> {
+struct Assignment<'d> {
     target: Target,
     definition: &'d Definition,
     row: RowId,
@@ -411,7 +421,7 @@ mod tests {
         servers.publish(&[at("127.0.0.1:80"), at("127.0.0.1:81")], None, None).unwrap();
         assert_eq!(servers.resolve(key), Some(second));
         servers.publish(&[at("127.0.0.1:81"), at("127.0.0.1:80")], None, None).unwrap();
-        assert_eq!(servers.resolve(key), Some(FIRST), "at another place");
+        assert_eq!(servers.resolve(key), Some(FIRST), "at another position");
         servers.publish(&[at("127.0.0.1:80"), at("")], None, None).unwrap();
         servers.publish(&[at("127.0.0.1:80"), at("127.0.0.1:81")], None, None).unwrap();
         assert_eq!(servers.resolve(key), Some(second), "its name meant nothing for a while");

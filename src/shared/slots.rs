@@ -17,7 +17,7 @@ use crate::shared::servers::ServerKey;
 
 /// What the owner writes into its slot, and reports read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
+pub struct ConnectionView {
     /// The client's slot in the client table; another client may have that by now.
     pub client: Option<ClientId>,
     /// Where it is connected to, if that server is still listed.
@@ -68,13 +68,13 @@ const _: () = assert!(size_of::<ConnSlot>() == 64);
 /// The connection table's part of the header.
 #[repr(C, align(64))]
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(super) struct SlotTableHeader {
     /// Workers that wait for a slot, a bit each.
     waiting: [AtomicU64; MAX_WORKERS as usize / 64],
     /// Slots from here on have never been used.
     frontier: AtomicU32,
 }
-const _: () = assert!(size_of::<Gate>() == 64);
+const _: () = assert!(size_of::<SlotTableHeader>() == 64);
 
 /// Hands out slots to one worker in O(1) as long as there is room: remembers those it gave back last. When those and
 /// the never used ones have run out it searches, at most once around.
@@ -100,8 +100,8 @@ impl<'a> Slots<'a> {
         Slots { region }
     }
 
-    fn gate(&self) -> &'a Gate {
-        &self.region.header().gate
+    fn header(&self) -> &'a SlotTableHeader {
+        &self.region.header().slot_table
     }
 
     fn slot(&self, number: u32) -> Option<&'a ConnSlot> {
@@ -130,7 +130,7 @@ impl<'a> Slots<'a> {
                 return Some(ConnId(number));
             }
         }
-        let frontier = &self.gate().frontier;
+        let frontier = &self.header().frontier;
         let unused = |at: u32| (at < capacity).then(|| at + 1);
         while let Ok(number) = frontier.fetch_update(Relaxed, Relaxed, unused) {
             if self.try_claim(number, worker, now) {
@@ -166,7 +166,7 @@ impl<'a> Slots<'a> {
         fence(Release);
         slot.started.store(now.0, Relaxed);
         let workers = self.region.workers();
-        workers.note(worker);
+        workers.mark_used(worker);
         workers.slot_taken(worker, true);
         true
     }
@@ -227,7 +227,7 @@ impl<'a> Slots<'a> {
     }
 
     /// A slot in use, with its owner. All of it belongs to one connection, though not to one instant.
-    pub fn entry(&self, conn: ConnId) -> Option<(WorkerId, Entry)> {
+    pub fn entry(&self, conn: ConnId) -> Option<(WorkerId, ConnectionView)> {
         if conn.0 >= self.frontier() {
             return None;
         }
@@ -245,8 +245,8 @@ impl<'a> Slots<'a> {
         None
     }
 
-    fn read(&self, slot: &ConnSlot) -> Entry {
-        Entry {
+    fn read(&self, slot: &ConnSlot) -> ConnectionView {
+        ConnectionView {
             client: slot.client.load(Relaxed).checked_sub(1).map(ClientId),
             server: self.region.servers().resolve(ServerKey(slot.server.load(Relaxed))),
             state: slot.state.load(Relaxed),
@@ -262,7 +262,7 @@ impl<'a> Slots<'a> {
 
     /// Somebody waits for a slot (or for a pending connect to end): said before looking once more.
     pub fn wait(&self, worker: WorkerId, waiting: bool) {
-        let Some(word) = self.gate().waiting.get(worker.0 as usize / 64) else {
+        let Some(word) = self.header().waiting.get(worker.0 as usize / 64) else {
             return;
         };
         let bit = 1 << (worker.0 % 64);
@@ -277,11 +277,11 @@ impl<'a> Slots<'a> {
     /// Does anybody wait? Loads from one cache line that seldom changes. True for every worker that said so before
     /// it looked in vain for what the caller has released since.
     pub fn awaited(&self) -> bool {
-        self.gate().waiting.iter().any(|word| word.load(Relaxed) != 0)
+        self.header().waiting.iter().any(|word| word.load(Relaxed) != 0)
     }
 
     fn frontier(&self) -> u32 {
-        self.gate().frontier.load(Relaxed).min(self.capacity())
+        self.header().frontier.load(Relaxed).min(self.capacity())
     }
 
     /// The worker is dead: frees its slots. Returns how many they were.
@@ -383,7 +383,7 @@ mod tests {
         let slots = region.slots();
         let mut finder = SlotFinder::default();
         let conn = slots.claim(&mut finder, TWO, Moment(77)).unwrap();
-        let blank = Entry {
+        let blank = ConnectionView {
             client: None,
             server: None,
             state: 0,
@@ -399,7 +399,7 @@ mod tests {
         slots.describe(conn, Some(ClientId(0)), Some(Target::Abuse), 1, 5, -1);
         slots.set_state(conn, 2);
         slots.progress(conn, 1, 2, 3, 4);
-        let entry = Entry {
+        let entry = ConnectionView {
             client: Some(ClientId(0)),
             server: Some(Target::Abuse),
             state: 2,

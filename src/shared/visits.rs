@@ -21,7 +21,7 @@ use crate::model::settings::Settings;
 use crate::model::time::{Moment, Seconds};
 use crate::policy::acl::Verdicts;
 use crate::policy::blacklist::{self, Standing};
-use crate::policy::selection::{self, Choice, Farm, Rules, ServerView, Trail, Visitor};
+use crate::policy::selection::{self, Choice, FailoverState, Rules, ServerTable, ServerView, Visitor};
 use crate::shared::clients::ClientRef;
 use crate::shared::region::Region;
 use crate::shared::servers::{RawAddress, ServerKey};
@@ -67,7 +67,7 @@ pub struct Reservation {
     /// Where it is.
     pub address: SocketAddress,
     /// What [`fail`] needs to find the next one.
-    pub trail: Trail,
+    pub failover: FailoverState,
     /// Which server that is, wherever in the list it stands by now.
     key: ServerKey,
     /// The client's remembered server when it came.
@@ -99,18 +99,18 @@ pub fn begin(
     verdicts: Verdicts,
     now: Moment,
 ) -> Visit {
-    let desk = Desk { region, worker, terms, now };
-    region.workers().note(worker);
+    let context = VisitContext { region, worker, terms, now };
+    region.workers().mark_used(worker);
     let guard = region.lock(worker);
     let (record, remembered) = region.clients().visit(&guard, client, terms.tracking, now);
     let visitor = Visitor { address: client, remembered, verdicts };
     let before = region.servers().cursor();
     let mut cursor = before;
-    let choice = selection::choose(&terms.rules, &desk, &visitor, &mut cursor);
+    let choice = selection::choose(&terms.rules, &context, &visitor, &mut cursor);
     if cursor != before {
         region.servers().set_cursor(cursor);
     }
-    let place = choice.and_then(|choice| desk.take(choice));
+    let place = choice.and_then(|choice| context.take(choice));
     let provisional = match place.as_ref().and_then(|place| remembered_as(place.choice.target, place.key)) {
         // With -r every connection goes elsewhere: nothing is gained before a server has answered.
         Some(key) if remembered.is_none() && !terms.rules.forgetful && !terms.rules.roundrobin => {
@@ -142,7 +142,7 @@ pub fn fail(
 ) -> Option<Reservation> {
     let (address, record) = client;
     let servers = region.servers();
-    let desk = Desk { region, worker, terms, now };
+    let context = VisitContext { region, worker, terms, now };
     let wall = clock::wall();
     let guard = region.lock(worker);
     let remembered = match servers.resolve(failed.remembered) {
@@ -159,8 +159,8 @@ pub fn fail(
         }
     }
     region.ledger().give(worker, failed.key.row());
-    let place =
-        selection::choose_next(&terms.rules, &desk, &visitor, &failed.trail).and_then(|next| desk.take(next));
+    let place = selection::choose_next(&terms.rules, &context, &visitor, &failed.failover)
+        .and_then(|next| context.take(next));
     let provisional = if failed.provisional {
         let next = place.as_ref().and_then(|place| remembered_as(place.choice.target, place.key));
         let moved = next.map_or(ServerKey::NONE, ServerKey::unconfirmed);
@@ -243,7 +243,7 @@ fn remembered_as(target: Target, key: ServerKey) -> Option<ServerKey> {
 }
 
 /// What a choice is made from, by the holder of the lock.
-struct Desk<'a> {
+struct VisitContext<'a> {
     region: &'a Region,
     worker: WorkerId,
     terms: &'a Terms,
@@ -251,16 +251,16 @@ struct Desk<'a> {
 }
 
 /// A place taken; what else a [`Reservation`] needs is added without the lock.
-struct Place {
+struct Reserved {
     choice: Choice,
     address: RawAddress,
     key: ServerKey,
     probe: Option<Moment>,
 }
 
-impl Desk<'_> {
+impl VisitContext<'_> {
     /// Takes a place on the chosen target. None only if the choice was not one to make.
-    fn take(&self, choice: Choice) -> Option<Place> {
+    fn take(&self, choice: Choice) -> Option<Reserved> {
         let key = self.region.servers().key(choice.target);
         let row = self.region.servers().row_of(key)?;
         let address = row.usable_address()?;
@@ -272,11 +272,11 @@ impl Desk<'_> {
         if let Some(until) = probe {
             row.probe(self.worker, until);
         }
-        Some(Place { choice, address, key, probe })
+        Some(Reserved { choice, address, key, probe })
     }
 }
 
-impl Farm for Desk<'_> {
+impl ServerTable for VisitContext<'_> {
     fn servers(&self) -> u32 {
         self.region.servers().count()
     }
@@ -293,12 +293,12 @@ impl Farm for Desk<'_> {
     }
 }
 
-impl Place {
+impl Reserved {
     fn reservation(self, client: ClientRef, remembered: ServerKey, provisional: bool) -> Reservation {
         Reservation {
             target: self.choice.target,
             address: self.address.into(),
-            trail: self.choice.trail,
+            failover: self.choice.failover,
             key: self.key,
             remembered,
             client,
@@ -316,6 +316,7 @@ mod tests {
     use crate::policy::blacklist::Record;
     use crate::shared::region::Geometry;
     use crate::shared::servers::Definition;
+    use proptest::prelude::*;
 
     const WORKER: WorkerId = WorkerId(0);
     const OTHER: WorkerId = WorkerId(1);
@@ -533,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_follow_a_server_to_its_new_place() {
+    fn limits_follow_a_server_to_its_new_position() {
         let [a, b] = [80, 81].map(|port| Definition { soft: 2, ..definition(port) });
         let (region, terms) = (region(&[a.clone(), b.clone()]), terms());
         let on_a: Vec<Visit> = (0..4)
@@ -559,7 +560,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_and_bytes_follow_a_server_to_its_new_place() {
+    fn clients_and_bytes_follow_a_server_to_its_new_position() {
         let (region, terms) = (region(&[definition(80), definition(81)]), terms());
         let visit = come(&region, &terms, 1, NOW);
         let place = visit.reservation.unwrap();
@@ -624,5 +625,130 @@ mod tests {
         let region = region(&[unix.clone()]);
         let visit = come(&region, &terms(), 1, NOW);
         assert_eq!(Some(visit.reservation.unwrap().address), unix.address);
+    }
+
+    /// What can happen, to random visits, at random times.
+    #[derive(Debug, Clone)]
+    enum Event {
+        Come { worker: u32, client: u8 },
+        Answer(usize),
+        Fail(usize),
+        Vanish(usize),
+        Kill(u32),
+        Order { server: u32, seconds: u32 },
+        List(Vec<u16>),
+        Wait { milliseconds: u64 },
+        Terms { blacklist: u32, timeout: u32, roundrobin: bool },
+    }
+
+    fn any_event() -> impl Strategy<Value = Event> {
+        let list = Just(vec![80u16, 81, 82]).prop_shuffle();
+        prop_oneof![
+            6 => (0u32..3, 0u8..6).prop_map(|(worker, client)| Event::Come { worker, client }),
+            3 => any::<usize>().prop_map(Event::Answer),
+            4 => any::<usize>().prop_map(Event::Fail),
+            2 => any::<usize>().prop_map(Event::Vanish),
+            1 => (0u32..3).prop_map(Event::Kill),
+            1 => (0u32..3, 0u32..40).prop_map(|(server, seconds)| Event::Order { server, seconds }),
+            1 => (list, 1usize..4).prop_map(|(mut list, length)| {
+                list.truncate(length);
+                Event::List(list)
+            }),
+            3 => (0u64..20_000).prop_map(|milliseconds| Event::Wait { milliseconds }),
+            1 => (0u32..20, 1u32..20, any::<bool>()).prop_map(|(blacklist, timeout, roundrobin)| {
+                Event::Terms { blacklist, timeout, roundrobin }
+            }),
+        ]
+    }
+
+    /// A visit under way: its worker, its client, whether the server has answered.
+    struct UnderWay(WorkerId, u8, ClientRef, Reservation, bool);
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        /// From any state: the ledger says what there is, no limit is exceeded, and a server that answers again gets
+        /// its share of the clients again.
+        #[test]
+        fn whatever_happened_counts_are_exact_and_every_server_is_used_again(
+            events in prop::collection::vec(any_event(), 0..120), uptime in 0u32..60,
+        ) {
+            let defined = |ports: &[u16]| -> Vec<Definition> {
+                ports.iter().map(|port| Definition { soft: 2, hard: 3, ..definition(*port) }).collect()
+            };
+            let (region, mut terms) = (region(&defined(&[80, 81, 82])), terms());
+            region.workers().set_count(3);
+            let mut now = Moment(0).plus(Seconds(uptime));
+            let mut list = vec![80, 81, 82];
+            let mut visits: Vec<UnderWay> = Vec::new();
+            for event in events {
+                let pick = |at: usize, visits: &mut Vec<UnderWay>| {
+                    if visits.is_empty() { None } else { Some(visits.swap_remove(at % visits.len())) }
+                };
+                match event {
+                    Event::Come { worker, client } => {
+                        let worker = WorkerId(worker);
+                        let visit = begin(&region, worker, &terms, address(client), Verdicts::ALL, now);
+                        let under_way = |it| UnderWay(worker, client, visit.client, it, false);
+                        visits.extend(visit.reservation.map(under_way));
+                    }
+                    Event::Answer(at) => {
+                        if let Some(UnderWay(worker, client, record, place, _)) = pick(at, &mut visits) {
+                            established(&region, worker, &terms, record, &place, now);
+                            visits.push(UnderWay(worker, client, record, place, true));
+                        }
+                    }
+                    Event::Fail(at) => match pick(at, &mut visits) {
+                        Some(UnderWay(worker, client, record, place, false)) => {
+                            let who = (address(client), record);
+                            let next = fail(&region, worker, &terms, who, Verdicts::ALL, place, true, now);
+                            visits.extend(next.map(|it| UnderWay(worker, client, record, it, false)));
+                        }
+                        other => visits.extend(other),
+                    },
+                    Event::Vanish(at) => {
+                        if let Some(UnderWay(worker, _, _, place, _)) = pick(at, &mut visits) {
+                            give_back(&region, worker, place);
+                        }
+                    }
+                    Event::Kill(worker) => {
+                        region.reclaim(WorkerId(worker));
+                        visits.retain(|visit| visit.0 != WorkerId(worker));
+                    }
+                    Event::Order { server: number, seconds } => {
+                        region.servers().shun_for(server(number), Seconds(seconds), terms.blacklist, now);
+                    }
+                    Event::List(ports) => {
+                        region.servers().publish(&defined(&ports), None, None).unwrap();
+                        list = ports;
+                    }
+                    Event::Wait { milliseconds } => now = Moment(now.0 + milliseconds * 1000),
+                    Event::Terms { blacklist, timeout, roundrobin } => {
+                        let rules = Rules { roundrobin, ..terms.rules };
+                        let (blacklist, timeout) = (Seconds(blacklist), Seconds(timeout));
+                        terms = Terms { rules, blacklist, timeout, ..terms };
+                    }
+                }
+                for (number, port) in (0..).zip(&list) {
+                    let is_here = |it: &&UnderWay| it.3.address == definition(*port).address.unwrap();
+                    let there_are = visits.iter().filter(is_here).count() as u32;
+                    prop_assert_eq!(region.ledger().load(server(number)), there_are);
+                    prop_assert!(there_are <= 3);
+                }
+            }
+            for UnderWay(worker, _, _, place, _) in visits {
+                give_back(&region, worker, place);
+            }
+            // No order and no blacklist time was longer.
+            now = now.plus(Seconds(60));
+            terms.rules.roundrobin = true;
+            let mut used: Vec<Target> = list.iter().map(|_| served(&region, &terms, 1, now)).collect();
+            used.sort_by_key(|target| target.row());
+            prop_assert_eq!(used, (0..list.len() as u32).map(server).collect::<Vec<_>>());
+            for number in 0..list.len() as u32 {
+                prop_assert_eq!(region.servers().record(server(number)), Record::default());
+                prop_assert_eq!(region.ledger().load(server(number)), 0);
+            }
+        }
     }
 }

@@ -56,7 +56,7 @@ const _: () = assert!(size_of::<WorkerRow>() == 128);
 /// The worker table's part of the header.
 #[repr(C)]
 #[derive(Debug)]
-pub(super) struct Roster {
+pub(super) struct WorkerTableHeader {
     count: AtomicU32,
     /// Rows from here on have never been used, or not since they were reclaimed.
     high: AtomicU32,
@@ -77,22 +77,22 @@ impl<'a> Workers<'a> {
         self.region.row(&WORKERS, worker.0 as usize)
     }
 
-    fn roster(&self) -> &'a Roster {
-        &self.region.header().roster
+    fn header(&self) -> &'a WorkerTableHeader {
+        &self.region.header().worker_table
     }
 
     /// How many rows sums must look at.
     #[inline]
     pub(super) fn rows(&self) -> u32 {
-        let roster = self.roster();
-        roster.count.load(Relaxed).max(roster.high.load(Relaxed)).min(MAX_WORKERS)
+        let header = self.header();
+        header.count.load(Relaxed).max(header.high.load(Relaxed)).min(MAX_WORKERS)
     }
 
     /// Sums must look at this worker's row from now on.
     #[inline]
-    pub(super) fn note(&self, worker: WorkerId) {
+    pub(super) fn mark_used(&self, worker: WorkerId) {
         if worker.0 >= self.rows() && worker.0 < MAX_WORKERS {
-            self.roster().high.fetch_max(worker.0 + 1, Relaxed);
+            self.header().high.fetch_max(worker.0 + 1, Relaxed);
         }
     }
 
@@ -104,24 +104,24 @@ impl<'a> Workers<'a> {
 
     /// How many places there are.
     pub fn count(&self) -> u32 {
-        self.roster().count.load(Relaxed).min(MAX_WORKERS)
+        self.header().count.load(Relaxed).min(MAX_WORKERS)
     }
 
     /// Master only: how many places there are, at most MAX_WORKERS. Rows beyond that still hold connections until
     /// they are reclaimed, and count until then.
     pub fn set_count(&self, count: u32) {
-        let roster = self.roster();
-        roster.high.fetch_max(self.rows(), Relaxed);
-        roster.count.store(count.min(MAX_WORKERS), Relaxed);
+        let header = self.header();
+        header.high.fetch_max(self.rows(), Relaxed);
+        header.count.store(count.min(MAX_WORKERS), Relaxed);
     }
 
     /// Master only: a new process takes a place. Clears `ready`, sets heartbeat and start to now; `restarts` goes up
     /// if the place was used before.
-    pub fn enlist(&self, worker: WorkerId, pid: i32, now: Moment) {
+    pub fn register(&self, worker: WorkerId, pid: i32, now: Moment) {
         let Some(row) = self.row(worker) else {
             return;
         };
-        self.note(worker);
+        self.mark_used(worker);
         if row.filled.swap(1, Relaxed) != 0 {
             row.restarts.store(row.restarts.load(Relaxed).saturating_add(1), Relaxed);
         }
@@ -174,7 +174,7 @@ impl<'a> Workers<'a> {
     /// The worker itself: one more connection accepted and open.
     pub fn opened(&self, worker: WorkerId) {
         if let Some(row) = self.row(worker) {
-            self.note(worker);
+            self.mark_used(worker);
             row.accepted.store(row.accepted.load(Relaxed).wrapping_add(1), Relaxed);
             up(&row.connections);
         }
@@ -193,7 +193,7 @@ impl<'a> Workers<'a> {
             return;
         };
         if begun {
-            self.note(worker);
+            self.mark_used(worker);
             up(&row.pending);
         } else {
             down(&row.pending);
@@ -230,7 +230,7 @@ impl<'a> Workers<'a> {
     }
 
     /// The process is gone: the place is empty.
-    pub(super) fn vacate(&self, worker: WorkerId) {
+    pub(super) fn clear(&self, worker: WorkerId) {
         let Some(row) = self.row(worker) else {
             return;
         };
@@ -238,7 +238,7 @@ impl<'a> Workers<'a> {
             field.store(0, Relaxed);
         }
         row.pid.store(0, Relaxed);
-        let _ = self.roster().high.compare_exchange(worker.0 + 1, worker.0, Relaxed, Relaxed);
+        let _ = self.header().high.compare_exchange(worker.0 + 1, worker.0, Relaxed, Relaxed);
     }
 }
 
@@ -260,7 +260,7 @@ mod tests {
         let region = Region::create(Geometry { clients: 1, connections: 1 }).unwrap();
         let (workers, worker) = (region.workers(), WorkerId(2));
         workers.set_count(3);
-        workers.enlist(worker, 100, Moment(5));
+        workers.register(worker, 100, Moment(5));
         workers.opened(worker);
         workers.opened(worker);
         workers.closed(worker);
@@ -288,7 +288,7 @@ mod tests {
         assert_eq!(workers.view(worker), gone);
         assert_eq!((workers.pending(), workers.connections()), (0, 0));
 
-        workers.enlist(worker, 101, Moment(8));
+        workers.register(worker, 101, Moment(8));
         let second = WorkerView { pid: 101, restarts: 1, heartbeat: Moment(8), started: Moment(8), ..gone };
         assert_eq!(workers.view(worker), second);
     }
@@ -301,7 +301,7 @@ mod tests {
         assert_eq!(workers.count(), MAX_WORKERS);
         workers.closed(WorkerId(0));
         workers.connecting(WorkerId(0), false);
-        workers.enlist(WorkerId(u32::MAX), 1, Moment(1));
+        workers.register(WorkerId(u32::MAX), 1, Moment(1));
         assert_eq!((workers.connections(), workers.pending()), (0, 0));
         assert_eq!(workers.view(WorkerId(u32::MAX)).pid, 0);
     }

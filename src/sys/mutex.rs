@@ -9,6 +9,9 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
 
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_gettime};
+
 /// How the previous holder left the mutex.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Previous {
@@ -36,6 +39,9 @@ impl std::fmt::Debug for RobustMutex {
 
 impl RobustMutex {
     /// A bounded wait tries this often. Long beside the time that a holder needs, short beside what people notice.
+    /// How long a waiter sleeps before it looks for itself whether the mutex is free.
+    const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
     const BETWEEN_TRIES: Duration = Duration::from_micros(200);
 
     /// Makes it ready for use, unlocked: robust, shared between processes, error-checking.
@@ -65,6 +71,9 @@ impl RobustMutex {
 
     /// Takes the mutex, however long that takes.
     ///
+    /// Who waits looks again every [`Self::LOOK_AGAIN`]. The kernel wakes one waiter when the mutex becomes free; if
+    /// that one is killed before it has it, and somebody else takes it meanwhile, nobody wakes the next.
+    ///
     /// # Errors
     /// None as long as nobody writes over the mutex: `ENOTRECOVERABLE` would mean that somebody unlocked it after
     /// [`Previous::Died`] without [`RobustMutex::mark_consistent`], `EDEADLK` that the caller holds it already.
@@ -72,7 +81,22 @@ impl RobustMutex {
     pub fn lock(&self) -> io::Result<Previous> {
         // SAFETY: `init` came first (its caller hands out no reference before); the memory stays mapped while
         // `self` is borrowed.
-        taken(unsafe { libc::pthread_mutex_lock(self.inner.get()) })
+        match unsafe { libc::pthread_mutex_trylock(self.inner.get()) } {
+            libc::EBUSY => self.lock_patiently(),
+            result => taken(result),
+        }
+    }
+
+    #[cold]
+    fn lock_patiently(&self) -> io::Result<Previous> {
+        loop {
+            let until = soon(Self::LOOK_AGAIN);
+            // SAFETY: as for `lock`; `until` lives across the call.
+            match unsafe { lock_until(self.inner.get(), &until) } {
+                libc::ETIMEDOUT => {}
+                result => return taken(result),
+            }
+        }
     }
 
     /// Takes the mutex if that is possible within `wait`, by the monotonic clock. None: it was not.
@@ -111,6 +135,45 @@ impl RobustMutex {
         // SAFETY: as for `lock`; an error-checking mutex refuses everybody but its holder.
         check(unsafe { libc::pthread_mutex_unlock(self.inner.get()) })
     }
+}
+
+/// The clock that [`lock_until`] goes by.
+#[cfg(target_env = "gnu")]
+const CLOCK: ClockId = ClockId::CLOCK_MONOTONIC;
+#[cfg(not(target_env = "gnu"))]
+const CLOCK: ClockId = ClockId::CLOCK_REALTIME;
+
+/// pthread_mutex_clocklock(3) by the monotonic clock: since glibc 2.30, and not in the libc crate.
+///
+/// # Safety
+/// As for pthread_mutex_timedlock(3).
+#[cfg(target_env = "gnu")]
+unsafe fn lock_until(mutex: *mut libc::pthread_mutex_t, until: &libc::timespec) -> libc::c_int {
+    unsafe extern "C" {
+        fn pthread_mutex_clocklock(
+            mutex: *mut libc::pthread_mutex_t,
+            clock: libc::clockid_t,
+            until: *const libc::timespec,
+        ) -> libc::c_int;
+    }
+    // SAFETY: the declaration is that of <pthread.h>; the rest is the caller's promise.
+    unsafe { pthread_mutex_clocklock(mutex, libc::CLOCK_MONOTONIC, until) }
+}
+
+/// Elsewhere by wall time: setting the clock back makes this one wait longer.
+///
+/// # Safety
+/// As for pthread_mutex_timedlock(3).
+#[cfg(not(target_env = "gnu"))]
+unsafe fn lock_until(mutex: *mut libc::pthread_mutex_t, until: &libc::timespec) -> libc::c_int {
+    // SAFETY: the caller's promise.
+    unsafe { libc::pthread_mutex_timedlock(mutex, until) }
+}
+
+/// This long from now, by that clock.
+fn soon(length: Duration) -> libc::timespec {
+    let now = clock_gettime(CLOCK).map_or(Duration::ZERO, Duration::from);
+    *TimeSpec::from(now + length).as_ref()
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

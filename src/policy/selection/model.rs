@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Farm, Rules, ServerView, Visitor};
+use super::{Rules, ServerTable, ServerView, Visitor};
 use crate::model::address::ClientAddress;
 use crate::model::ids::{ServerId, Target};
 use crate::policy::blacklist::Standing;
@@ -32,7 +32,7 @@ impl World {
     }
 }
 
-impl Farm for World {
+impl ServerTable for World {
     fn servers(&self) -> u32 {
         self.servers.len() as u32
     }

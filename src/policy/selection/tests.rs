@@ -59,10 +59,10 @@ fn itinerary(rules: &Rules, world: &World, visitor: &Visitor, cursor: ServerId) 
     let mut cursor = cursor;
     let mut stops = Vec::new();
     let mut choice = choose(rules, world, visitor, &mut cursor);
-    while let Some(Choice { target, trail }) = choice {
+    while let Some(Choice { target, failover }) = choice {
         stops.push(target);
         assert!(stops.len() <= world.servers.len() + 1, "a visit without end: {stops:?}");
-        choice = choose_next(rules, world, visitor, &trail);
+        choice = choose_next(rules, world, visitor, &failover);
     }
     (stops, cursor)
 }
@@ -151,7 +151,7 @@ impl Balancer {
         let mut choice = choose(&self.rules, &self.world, &visitor, &mut self.cursor);
         while let Some(failed) = choice.filter(|choice| self.refusing.contains(&choice.target)) {
             self.at(failed.target).view.standing = Standing::Shunned;
-            choice = choose_next(&self.rules, &self.world, &visitor, &failed.trail);
+            choice = choose_next(&self.rules, &self.world, &visitor, &failed.failover);
         }
         let Some(Choice { target, .. }) = choice else {
             return "-".to_string();
@@ -520,7 +520,7 @@ struct Watched {
     looks: Cell<u32>,
 }
 
-impl Farm for Watched {
+impl ServerTable for Watched {
     fn servers(&self) -> u32 {
         self.world.servers()
     }
@@ -540,13 +540,13 @@ impl Farm for Watched {
 #[test]
 fn among_thousands_of_servers_a_choice_looks_at_two_at_most() {
     let world = World { servers: vec![good(); 4096], ..World::default() };
-    let farm = Watched { world, looks: Cell::new(0) };
+    let table = Watched { world, looks: Cell::new(0) };
     let address = ClientAddress::Inet([127, 0, 0, 1].into(), 1);
     for (flags, remembered) in [("r", None), ("h", None), ("N", None), ("", Some(ServerId(4000)))] {
         let visitor = Visitor { address, remembered, verdicts: Verdicts::ALL };
-        farm.looks.set(0);
-        assert!(choose(&rules(flags), &farm, &visitor, &mut ServerId(4095)).is_some());
-        assert!(farm.looks.get() <= 2, "{flags}: {}", farm.looks.get());
+        table.looks.set(0);
+        assert!(choose(&rules(flags), &table, &visitor, &mut ServerId(4095)).is_some());
+        assert!(table.looks.get() <= 2, "{flags}: {}", table.looks.get());
     }
 }
 
@@ -796,9 +796,9 @@ proptest! {
         let mut stops = BTreeSet::new();
         let mut choice = choose(&rules, &worlds[0], &visitor, &mut cursor);
         for world in worlds.iter().cycle().skip(1).take(40) {
-            let Some(Choice { target, trail }) = choice else { break };
+            let Some(Choice { target, failover }) = choice else { break };
             prop_assert!(stops.insert(target.row()), "{} twice", target);
-            choice = choose_next(&rules, world, &visitor, &trail);
+            choice = choose_next(&rules, world, &visitor, &failover);
             if let Some(Choice { target, .. }) = choice {
                 prop_assert!(world.at(target).is_some());
             }

@@ -11,19 +11,19 @@ use super::slot::{ClientSlot, Key};
 use crate::model::time::{Moment, Seconds};
 use crate::policy::tracking;
 use crate::shared::lock::Guard;
-use crate::shared::region::{CLIENTS, HEADS, Region};
+use crate::shared::region::{BUCKETS, CLIENTS, Region};
 use crate::shared::servers::ServerKey;
 
 /// The first link of a chain of the index.
 #[repr(C)]
 #[derive(Debug)]
-pub(in crate::shared) struct Head(pub(super) AtomicU32);
-const _: () = assert!(size_of::<Head>() == 4);
+pub(in crate::shared) struct Bucket(pub(super) AtomicU32);
+const _: () = assert!(size_of::<Bucket>() == 4);
 
 /// The client table's part of the header.
 #[repr(C, align(64))]
 #[derive(Debug)]
-pub(in crate::shared) struct Roots {
+pub(in crate::shared) struct ClientTableHeader {
     pub(super) newest: AtomicU32,
     pub(super) oldest: AtomicU32,
     pub(super) free: AtomicU32,
@@ -35,7 +35,7 @@ pub(in crate::shared) struct Roots {
     pub(super) last: AtomicU64,
     pub(super) evictions: AtomicU64,
 }
-const _: () = assert!(size_of::<Roots>() == 64);
+const _: () = assert!(size_of::<ClientTableHeader>() == 64);
 
 /// No clock gets that far: a slot that says so is nonsense.
 const END_OF_TIME: u64 = 1 << 62;
@@ -47,7 +47,7 @@ pub(super) struct Corrupt;
 /// The table as the holder of the lock sees it.
 pub(super) struct Index<'g> {
     region: &'g Region,
-    roots: &'g Roots,
+    header: &'g ClientTableHeader,
     capacity: u32,
     buckets: u32,
 }
@@ -60,12 +60,12 @@ impl<'g> Index<'g> {
     /// For [`repair`], which runs with the lock but before there is a guard.
     fn unguarded(region: &'g Region) -> Self {
         let capacity = region.geometry().clients;
-        Index { region, roots: &region.header().roots, capacity, buckets: buckets(capacity) }
+        Index { region, header: &region.header().client_table, capacity, buckets: buckets(capacity) }
     }
 
     /// Bounds every walk, whatever is written there.
     fn used(&self) -> u32 {
-        self.roots.used.load(Relaxed).min(self.capacity)
+        self.header.used.load(Relaxed).min(self.capacity)
     }
 
     pub(super) fn slot(&self, link: u32) -> Result<&'g ClientSlot, Corrupt> {
@@ -75,8 +75,8 @@ impl<'g> Index<'g> {
         self.region.row(&CLIENTS, link as usize - 1).ok_or(Corrupt)
     }
 
-    fn head(&self, bucket: u32) -> Result<&'g AtomicU32, Corrupt> {
-        self.region.row(&HEADS, bucket as usize).map(|head| &head.0).ok_or(Corrupt)
+    fn bucket_at(&self, bucket: u32) -> Result<&'g AtomicU32, Corrupt> {
+        self.region.row(&BUCKETS, bucket as usize).map(|bucket| &bucket.0).ok_or(Corrupt)
     }
 
     fn bucket(&self, key: Key) -> Result<&'g AtomicU32, Corrupt> {
@@ -84,7 +84,7 @@ impl<'g> Index<'g> {
         bytes[..8].copy_from_slice(&key.halves[0].to_le_bytes());
         bytes[8..16].copy_from_slice(&key.halves[1].to_le_bytes());
         bytes[16] = key.kind as u8;
-        self.head(self.region.hasher().hash(&bytes) as u32 & (self.buckets - 1))
+        self.bucket_at(self.region.hasher().hash(&bytes) as u32 & (self.buckets - 1))
     }
 
     pub(super) fn visit(&self, key: Key, tracking: Seconds, now: Moment) -> Result<u32, Corrupt> {
@@ -92,11 +92,11 @@ impl<'g> Index<'g> {
         for _ in 0..2 {
             self.drop_expired(tracking, now)?;
         }
-        let last = self.roots.last.load(Relaxed).saturating_add(1).max(now.0);
+        let last = self.header.last.load(Relaxed).saturating_add(1).max(now.0);
         if last >= END_OF_TIME {
             return Err(Corrupt);
         }
-        self.roots.last.store(last, Relaxed);
+        self.header.last.store(last, Relaxed);
         let link = match self.find(key)? {
             Some(link) => {
                 let slot = self.slot(link)?;
@@ -111,7 +111,7 @@ impl<'g> Index<'g> {
                 let link = self.find_room()?;
                 self.slot(link)?.fill(key, last);
                 self.link_index(link, key)?;
-                self.roots.used.store(self.used() + 1, Relaxed);
+                self.header.used.store(self.used() + 1, Relaxed);
                 link
             }
         };
@@ -139,34 +139,34 @@ impl<'g> Index<'g> {
 
     /// A vacated slot that is on no list.
     fn find_room(&self) -> Result<u32, Corrupt> {
-        let free = self.roots.free.load(Relaxed);
+        let free = self.header.free.load(Relaxed);
         if free != 0 {
             let slot = self.slot(free)?;
             if !slot.is_free() {
                 return Err(Corrupt);
             }
-            self.roots.free.store(slot.chain.load(Relaxed), Relaxed);
+            self.header.free.store(slot.chain.load(Relaxed), Relaxed);
             return Ok(free);
         }
-        let frontier = self.roots.frontier.load(Relaxed);
+        let frontier = self.header.frontier.load(Relaxed);
         if frontier < self.capacity {
             let slot = self.slot(frontier + 1)?;
             if !slot.is_free() {
                 return Err(Corrupt);
             }
             slot.vacate();
-            self.roots.frontier.store(frontier + 1, Relaxed);
+            self.header.frontier.store(frontier + 1, Relaxed);
             return Ok(frontier + 1);
         }
-        let oldest = self.roots.oldest.load(Relaxed);
+        let oldest = self.header.oldest.load(Relaxed);
         self.remove(oldest)?;
-        self.roots.evictions.store(self.roots.evictions.load(Relaxed).saturating_add(1), Relaxed);
+        self.header.evictions.store(self.header.evictions.load(Relaxed).saturating_add(1), Relaxed);
         Ok(oldest)
     }
 
     /// Frees the least recently used slot if its client's tracking time is up.
     fn drop_expired(&self, tracking: Seconds, now: Moment) -> Result<(), Corrupt> {
-        let oldest = self.roots.oldest.load(Relaxed);
+        let oldest = self.header.oldest.load(Relaxed);
         if tracking == Seconds(0) || oldest == 0 {
             return Ok(());
         }
@@ -184,13 +184,13 @@ impl<'g> Index<'g> {
         self.unlink_lru(link)?;
         self.unlink_index(link, key)?;
         slot.vacate();
-        self.roots.used.store(self.used().saturating_sub(1), Relaxed);
+        self.header.used.store(self.used().saturating_sub(1), Relaxed);
         Ok(())
     }
 
     fn push_free(&self, link: u32) -> Result<(), Corrupt> {
-        self.slot(link)?.chain.store(self.roots.free.load(Relaxed), Relaxed);
-        self.roots.free.store(link, Relaxed);
+        self.slot(link)?.chain.store(self.header.free.load(Relaxed), Relaxed);
+        self.header.free.store(link, Relaxed);
         Ok(())
     }
 
@@ -216,16 +216,16 @@ impl<'g> Index<'g> {
     }
 
     fn link_newest(&self, link: u32) -> Result<(), Corrupt> {
-        let second = self.roots.newest.load(Relaxed);
+        let second = self.header.newest.load(Relaxed);
         let slot = self.slot(link)?;
         slot.newer.store(0, Relaxed);
         slot.older.store(second, Relaxed);
         match second {
-            0 => &self.roots.oldest,
+            0 => &self.header.oldest,
             second => &self.slot(second)?.newer,
         }
         .store(link, Relaxed);
-        self.roots.newest.store(link, Relaxed);
+        self.header.newest.store(link, Relaxed);
         Ok(())
     }
 
@@ -233,11 +233,11 @@ impl<'g> Index<'g> {
         let slot = self.slot(link)?;
         let (newer, older) = (slot.newer.load(Relaxed), slot.older.load(Relaxed));
         let to_older = match newer {
-            0 => &self.roots.newest,
+            0 => &self.header.newest,
             newer => &self.slot(newer)?.older,
         };
         let to_newer = match older {
-            0 => &self.roots.oldest,
+            0 => &self.header.oldest,
             older => &self.slot(older)?.newer,
         };
         if to_older.load(Relaxed) != link || to_newer.load(Relaxed) != link {
@@ -248,10 +248,10 @@ impl<'g> Index<'g> {
         Ok(())
     }
 
-    fn clear_heads(&self) {
+    fn clear_buckets(&self) {
         for bucket in 0..self.buckets {
-            if let Ok(head) = self.head(bucket) {
-                head.store(0, Relaxed);
+            if let Ok(first) = self.bucket_at(bucket) {
+                first.store(0, Relaxed);
             }
         }
     }
@@ -259,9 +259,9 @@ impl<'g> Index<'g> {
     /// See [`super::Clients::audit`].
     pub(super) fn audit(&self) -> Result<(), Inconsistent> {
         let broken = |Corrupt| Inconsistent("a link leads nowhere");
-        let roots = self.roots;
-        let used = roots.used.load(Relaxed);
-        let (mut link, mut newer, mut last) = (roots.newest.load(Relaxed), 0, u64::MAX);
+        let header = self.header;
+        let used = header.used.load(Relaxed);
+        let (mut link, mut newer, mut last) = (header.newest.load(Relaxed), 0, u64::MAX);
         for _ in 0..used {
             let slot = self.slot(link).map_err(broken)?;
             let key =
@@ -277,17 +277,17 @@ impl<'g> Index<'g> {
             }
             (newer, last, link) = (link, slot.last.load(Relaxed), slot.older.load(Relaxed));
         }
-        if link != 0 || roots.oldest.load(Relaxed) != newer {
+        if link != 0 || header.oldest.load(Relaxed) != newer {
             return Err(Inconsistent("the LRU list does not end with its oldest"));
         }
-        let frontier = roots.frontier.load(Relaxed).min(self.capacity);
+        let frontier = header.frontier.load(Relaxed).min(self.capacity);
         let slots = (1..=frontier).filter_map(|link| self.slot(link).ok());
         if slots.filter(|slot| !slot.is_free()).count() != used as usize {
             return Err(Inconsistent("a slot in use is not in the LRU list"));
         }
         let mut indexed = 0;
         for bucket in 0..self.buckets {
-            let mut link = self.head(bucket).map_err(broken)?.load(Relaxed);
+            let mut link = self.bucket_at(bucket).map_err(broken)?.load(Relaxed);
             while link != 0 && indexed <= used {
                 indexed += 1;
                 link = self.slot(link).map_err(broken)?.chain.load(Relaxed);
@@ -296,7 +296,7 @@ impl<'g> Index<'g> {
         if indexed != used {
             return Err(Inconsistent("the index has more than the slots in use"));
         }
-        let mut link = roots.free.load(Relaxed);
+        let mut link = header.free.load(Relaxed);
         for _ in used..frontier {
             let slot = self.slot(link).map_err(broken)?;
             if !slot.is_free() {
@@ -318,13 +318,13 @@ fn buckets(capacity: u32) -> u32 {
 pub(in crate::shared) fn repair(region: &Region) {
     // Nothing in here may panic: the process would end, and the next one would come here again.
     let index = Index::unguarded(region);
-    let roots = index.roots;
-    let frontier = roots.frontier.load(Relaxed).min(index.capacity);
-    roots.frontier.store(frontier, Relaxed);
-    for root in [&roots.newest, &roots.oldest, &roots.free, &roots.used] {
+    let header = index.header;
+    let frontier = header.frontier.load(Relaxed).min(index.capacity);
+    header.frontier.store(frontier, Relaxed);
+    for root in [&header.newest, &header.oldest, &header.free, &header.used] {
         root.store(0, Relaxed);
     }
-    index.clear_heads();
+    index.clear_buckets();
 
     let free = |link| {
         if let Ok(slot) = index.slot(link) {
@@ -338,7 +338,7 @@ pub(in crate::shared) fn repair(region: &Region) {
         if last < END_OF_TIME { found.push((last, link)) } else { free(link) }
     }
     found.sort_unstable_by(|one, other| other.cmp(one));
-    roots.last.store(found.first().map_or(0, |newest| newest.0), Relaxed);
+    header.last.store(found.first().map_or(0, |newest| newest.0), Relaxed);
 
     let (mut newer, mut limit) = (0, END_OF_TIME);
     for (last, link) in found {
@@ -351,16 +351,16 @@ pub(in crate::shared) fn repair(region: &Region) {
             continue;
         };
         let _ = index.link_index(link, key);
-        roots.used.store(index.used() + 1, Relaxed);
+        header.used.store(index.used() + 1, Relaxed);
         slot.last.store(last, Relaxed);
         limit = last;
         slot.newer.store(newer, Relaxed);
         slot.older.store(0, Relaxed);
         match index.slot(newer) {
             Ok(before) => before.older.store(link, Relaxed),
-            Err(Corrupt) => roots.newest.store(link, Relaxed),
+            Err(Corrupt) => header.newest.store(link, Relaxed),
         }
-        roots.oldest.store(link, Relaxed);
+        header.oldest.store(link, Relaxed);
         newer = link;
         if region.servers().row_of(ServerKey(slot.server.load(Relaxed))).is_none() {
             slot.server.store(ServerKey::NONE.0, Relaxed);
@@ -376,10 +376,10 @@ pub(in crate::shared) fn grow(guard: &Guard<'_>, capacity: u32, write: impl FnOn
         write(capacity);
         return;
     }
-    old.clear_heads();
+    old.clear_buckets();
     write(capacity);
     let index = Index::new(guard);
-    for link in 1..=index.roots.frontier.load(Relaxed).min(capacity) {
+    for link in 1..=index.header.frontier.load(Relaxed).min(capacity) {
         if let Ok(slot) = index.slot(link)
             && let Some(key) = slot.key(slot.tag.load(Relaxed))
         {

@@ -32,7 +32,7 @@ pub(in crate::shared) struct ServerRow {
     /// Which of its servers this is: 0 until an address moves in, then from 1 to [`IDENTITIES`].
     pub(super) identity: AtomicU32,
     /// Where in the list it stands: [`Target::row`] + 1; 0 = nowhere.
-    place: AtomicU32,
+    position: AtomicU32,
     /// [`Record`]: microseconds, 0 = none.
     failed: AtomicU64,
     probing_until: AtomicU64,
@@ -81,12 +81,12 @@ impl From<RawAddress> for SocketAddress {
 
 impl ServerRow {
     /// Where in the list it stands.
-    pub(super) fn place(&self) -> Option<Target> {
-        Target::from_row(self.place.load(Relaxed).checked_sub(1)? as usize)
+    pub(super) fn position(&self) -> Option<Target> {
+        Target::from_row(self.position.load(Relaxed).checked_sub(1)? as usize)
     }
 
-    pub(super) fn set_place(&self, place: Option<Target>) {
-        self.place.store(place.map_or(0, |place| place.row() as u32 + 1), Relaxed);
+    pub(super) fn set_position(&self, position: Option<Target>) {
+        self.position.store(position.map_or(0, |position| position.row() as u32 + 1), Relaxed);
     }
 
     /// What the settings say of the server that is here, which has an address now or not.
