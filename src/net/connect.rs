@@ -7,6 +7,7 @@ use crate::model::address::{ClientAddress, SocketAddress};
 use crate::model::ids::ConnId;
 use crate::policy::acl::Verdicts;
 use crate::shared::clients::ClientRef;
+use crate::shared::slots::Shortage;
 use crate::shared::visits::{self, Reservation};
 use crate::sys::poller::Readiness;
 use crate::sys::reason::words;
@@ -65,7 +66,7 @@ impl Worker<'_> {
             return self.close(key, Ending::Closed);
         }
         if established {
-            self.establish(key, None);
+            self.establish(key, None, None);
         }
     }
 
@@ -127,6 +128,11 @@ impl Worker<'_> {
         if shun && blacklist.0 > 0 {
             self.messages
                 .note(format_args!("server {target} ({address}): {error}; left alone for {blacklist} s"));
+        } else if !shun && self.region.slots().tell_now(Shortage::Ports, self.now) {
+            self.messages.note(format_args!(
+                "cannot connect to server {target} ({address}): {error}: all local ports are in use; \
+                 widen net.ipv4.ip_local_port_range or add servers"
+            ));
         } else {
             self.messages.debug(1, format_args!("server {target} ({address}): {error}"));
         }
@@ -142,9 +148,14 @@ impl Worker<'_> {
         if readiness.broken() {
             let error =
                 socket::take_error(server.as_fd()).unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
-            self.connect_failed(key, &error);
+            // Refused is what a connect can be. Reset it can only be when it was made: no failure of connecting.
+            if error.kind() == io::ErrorKind::ConnectionReset {
+                self.establish(key, Some(readiness), Some(&error));
+            } else {
+                self.connect_failed(key, &error);
+            }
         } else if readiness.writable() {
-            self.establish(key, Some(readiness));
+            self.establish(key, Some(readiness), None);
         }
     }
 
@@ -183,12 +194,13 @@ impl Worker<'_> {
             return self.close(key, Ending::Closed);
         }
         if established {
-            self.establish(key, None);
+            self.establish(key, None, None);
         }
     }
 
     /// The server has answered: bytes may flow. `readiness`: what else the poller said, and will not say again.
-    fn establish(&mut self, key: Key, readiness: Option<Readiness>) {
+    /// `reset`: the server has done so since.
+    fn establish(&mut self, key: Key, readiness: Option<Readiness>, reset: Option<&io::Error>) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
@@ -203,13 +215,12 @@ impl Worker<'_> {
         if let Some(readiness) = readiness {
             server.note(readiness);
         }
-        connection.phase = Phase::Relaying {
-            client,
-            server,
-            up: Direction::default(),
-            down: Direction::default(),
-            reservation,
-        };
+        let mut up = Direction::default();
+        if let Some(error) = reset {
+            up.abandon(error, &mut self.buffers);
+            server.suspect();
+        }
+        connection.phase = Phase::Relaying { client, server, up, down: Direction::default(), reservation };
         self.region.slots().set_state(connection.conn, super::connection::state::CONNECTED);
         self.connecting.leave(&mut self.connections, key);
         self.relaying.join(&mut self.connections, key, self.now);

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::model::ids::{ConnId, WorkerId};
 use crate::model::time::Moment;
+use crate::shared::slots::Shortage;
 use crate::sys::reason::words;
 use crate::sys::{socket, wait};
 
@@ -27,7 +28,7 @@ const SHORT: Duration = Duration::from_millis(50);
 /// A worker whose heart has not beaten for longer, in seconds, does not accept either.
 const SILENT: u64 = 2;
 
-/// Between two messages about the same lack, in seconds.
+/// Between two messages about a lack of descriptors, in seconds.
 const TOLD_AGAIN: u64 = 60;
 
 /// Why a worker does not accept.
@@ -57,8 +58,10 @@ pub(super) struct Acceptor {
     /// How many to accept at most when next woken, and the loop turn of the last time.
     batch: u32,
     last_turn: u64,
-    /// When each lack was told last.
-    told: [Option<Moment>; 3],
+    /// When a lack of descriptors was told last.
+    told: Option<Moment>,
+    /// The loop turn in which a client was accepted last.
+    admitted: u64,
 }
 
 impl Acceptor {
@@ -72,7 +75,8 @@ impl Acceptor {
             told_others: false,
             batch: 1,
             last_turn: 0,
-            told: [None; 3],
+            told: None,
+            admitted: 0,
         }
     }
 
@@ -205,8 +209,11 @@ impl Worker<'_> {
                 return self.lack_descriptors();
             }
             let emptying = self.acceptor.emptying;
-            if !emptying && self.too_many_pending() && self.waits(Self::too_many_pending, Pause::Pending) {
-                return;
+            if !emptying && self.too_many_pending() {
+                // Connects that were begun in this very turn have had no chance to be done: the next one will tell.
+                if self.acceptor.admitted == self.turn || self.waits(Self::too_many_pending, Pause::Pending) {
+                    return;
+                }
             }
             let Some(conn) = self.claim() else { return };
             let Some(listener) = &self.acceptor.listener else {
@@ -214,6 +221,7 @@ impl Worker<'_> {
             };
             match socket::accept(listener.as_fd()) {
                 Ok((client, address)) => {
+                    self.acceptor.admitted = self.turn;
                     self.admit(client, address, conn);
                     if self.acceptor.pause.is_some() {
                         return;
@@ -243,7 +251,7 @@ impl Worker<'_> {
 
     /// Accepting pauses for want of descriptors, this worker's or the system's.
     pub(super) fn lack_descriptors(&mut self) {
-        self.tell_once(Pause::Descriptors);
+        self.tell(Pause::Descriptors);
         self.pause(Pause::Descriptors);
     }
 
@@ -272,44 +280,41 @@ impl Worker<'_> {
     ///
     /// Who ends a lack looks at the flag after that: looking once more after setting it leaves no gap.
     fn waits(&mut self, mut lacking: impl FnMut(&mut Self) -> bool, reason: Pause) -> bool {
-        let first = !self.region.slots().awaited();
         self.region.slots().wait(self.id, true);
         if !lacking(self) {
             self.region.slots().wait(self.id, false);
             return false;
         }
-        if first {
-            self.tell_once(reason);
-        }
+        self.tell(reason);
         self.pause(reason);
         true
     }
 
-    fn tell_once(&mut self, reason: Pause) {
-        let told = match reason {
-            Pause::Slots => 0,
-            Pause::Pending => 1,
-            Pause::Descriptors => 2,
-            Pause::SteppedBack => return,
-        };
-        if self.acceptor.told[told].is_some_and(|told| self.now.seconds_since(told) < TOLD_AGAIN) {
-            return;
-        }
-        self.acceptor.told[told] = Some(self.now);
+    /// Tells why new clients wait, not more than once a minute.
+    fn tell(&mut self, reason: Pause) {
+        let slots = self.region.slots();
         match reason {
-            Pause::Slots => self.messages.note(format_args!(
+            Pause::Slots if slots.tell_now(Shortage::Slots, self.now) => self.messages.note(format_args!(
                 "all {} connections are in use, new clients wait; raise the number with -x",
-                self.region.slots().capacity()
+                slots.capacity()
             )),
-            Pause::Pending => self.messages.note(format_args!(
+            Pause::Pending if slots.tell_now(Shortage::Connects, self.now) => self.messages.note(format_args!(
                 "{} connects to servers are under way, new clients wait; raise the number with pending_max",
                 self.settings.pending_max
             )),
-            Pause::Descriptors | Pause::SteppedBack => self.messages.note(format_args!(
-                "no descriptors left in worker {} ({} connections), new clients wait; raise the limit (ulimit -n)",
-                self.id,
-                self.connections.len()
-            )),
+            // Descriptors are each worker's own.
+            Pause::Descriptors
+                if self.acceptor.told.is_none_or(|told| self.now.seconds_since(told) >= TOLD_AGAIN) =>
+            {
+                self.acceptor.told = Some(self.now);
+                self.messages.note(format_args!(
+                    "no descriptors left in worker {} ({} connections), new clients wait; raise the limit \
+                     (ulimit -n)",
+                    self.id,
+                    self.connections.len()
+                ));
+            }
+            Pause::Slots | Pause::Pending | Pause::Descriptors | Pause::SteppedBack => {}
         }
     }
 

@@ -71,10 +71,23 @@ const _: () = assert!(size_of::<ConnSlot>() == 64);
 pub(super) struct SlotTableHeader {
     /// Workers that wait for a slot, a bit each.
     waiting: [AtomicU64; MAX_WORKERS as usize / 64],
+    /// When each [`Shortage`] was told of last; 0 = never.
+    told: [AtomicU64; 3],
     /// Slots from here on have never been used.
     frontier: AtomicU32,
 }
 const _: () = assert!(size_of::<SlotTableHeader>() == 64);
+
+/// What new clients may have to wait for, or do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shortage {
+    /// Connection slots: `-x`.
+    Slots,
+    /// Connects under way: `pending_max`.
+    Connects,
+    /// Local ports to connect from.
+    Ports,
+}
 
 /// Hands out slots to one worker in O(1) as long as there is room: remembers those it gave back last. When those and
 /// the never used ones have run out it searches, at most once around.
@@ -272,6 +285,15 @@ impl<'a> Slots<'a> {
         } else {
             word.fetch_and(!bit, Relaxed);
         }
+    }
+
+    /// Is it time to tell of a shortage? True for one worker at most, and for none in the minute after that.
+    pub fn tell_now(&self, shortage: Shortage, now: Moment) -> bool {
+        const AGAIN: u64 = 60;
+        let told = &self.header().told[shortage as usize];
+        let last = told.load(Relaxed);
+        (last == 0 || now.seconds_since(Moment(last)) >= AGAIN)
+            && told.compare_exchange(last, now.0.max(1), Relaxed, Relaxed).is_ok()
     }
 
     /// Does anybody wait? Loads from one cache line that seldom changes. True for every worker that said so before

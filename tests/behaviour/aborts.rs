@@ -145,3 +145,15 @@ fn more_connections_are_for_those_who_wait_too() {
     let second = Held::greeted(second);
     assert!(first.echoes() && second.echoes());
 }
+
+/// WHICH SERVER, Blacklist: a failure after the connection was made does not count.
+#[test]
+fn a_server_that_resets_at_once_is_not_left_alone() {
+    only_ours!("it takes that for a failed connect, now and then");
+    let server = Backend::serving("S", |visit| reset(visit.stream));
+    let pen = Pen::with(&[]).servers([&server]).start();
+    for _ in 0..50 {
+        assert_eq!(read_all(&pen.connect()), (Vec::new(), Ending::Reset));
+    }
+    assert!(!pen.stderr().contains("left alone"), "{}", pen.stderr());
+}
