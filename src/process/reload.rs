@@ -146,7 +146,9 @@ impl Master<'_> {
         let text = match load(path) {
             Ok(text) => text,
             Err(error) => {
-                messages.error(format_args!("cannot read {name}: {}; nothing is changed", words(&error)));
+                let place = if self.state.launch.jail.is_some() { " in the jail" } else { "" };
+                messages
+                    .error(format_args!("cannot read {name}{place}: {}; nothing is changed", words(&error)));
                 return;
             }
         };

@@ -33,7 +33,7 @@ use crate::report::messages::Messages;
 use crate::shared::region::{Geometry, Phase, Region};
 use crate::sys::privileges::{self, User};
 use crate::sys::reason::words;
-use crate::sys::signal::{self, Signal, Signals};
+use crate::sys::signal::{self, Signals};
 use crate::sys::{clock, fork, wait};
 
 pub use crate::process::check::check;
@@ -86,9 +86,6 @@ fn start(launch: Launch, settings: Settings) -> Result<ExitCode, String> {
         // A daemon that kept what a script had open would keep its locks and its pipes, too.
         fork::close_inherited();
     }
-    // A write beyond RLIMIT_FSIZE fails then, like one to a full disk, instead of killing the process.
-    signal::ignore(&[Signal::SIGXFSZ])
-        .map_err(|error| format!("cannot ignore SIGXFSZ: {}", words(&error)))?;
     let prepared = prepare(&launch, &settings).inspect_err(|reason| {
         if !launch.foreground {
             Messages::syslog(settings.debug).error(format_args!("{reason}"));

@@ -9,6 +9,7 @@
 mod support;
 
 mod choosing;
+mod inherited;
 mod jail;
 mod limits;
 mod logs;
