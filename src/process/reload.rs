@@ -22,7 +22,7 @@ use crate::sys::reason::words;
 use crate::sys::{privileges, textfile};
 
 /// Names that have no answer after this do without; they are asked for again later.
-const NAMES_TIME: Seconds = Seconds(30);
+pub(super) const NAMES_TIME: Seconds = Seconds(30);
 
 /// The first wait before an unknown name is asked for again; the waits double from here.
 const SHORTEST_WAIT: Seconds = Seconds(10);
