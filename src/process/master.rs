@@ -221,10 +221,10 @@ impl<'a> Master<'a> {
                 HEARTBEAT_TIMEOUT.as_secs()
             ));
         }
-        if self.supervisor.has_unsent_settings()
-            && let Some(listener) = &self.state.listener
-        {
-            self.supervisor.resend_settings(&self.state.settings, self.state.log.as_ref(), listener.as_fd());
+        if self.supervisor.has_unsent_settings() {
+            // While draining there is no listener, but the log may have been opened anew.
+            let listener = self.state.listener.as_ref().map(AsFd::as_fd);
+            self.supervisor.resend_settings(&self.state.settings, self.state.log.as_ref(), listener);
         }
     }
 

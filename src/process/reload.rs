@@ -22,7 +22,7 @@ use crate::sys::reason::words;
 use crate::sys::{privileges, textfile};
 
 /// Names that have no answer after this do without; they are asked for again later.
-const NAMES_TIME: Seconds = Seconds(30);
+pub(super) const NAMES_TIME: Seconds = Seconds(30);
 
 /// The first wait before an unknown name is asked for again; the waits double from here.
 const SHORTEST_WAIT: Seconds = Seconds(10);
@@ -146,7 +146,9 @@ impl Master<'_> {
         let text = match load(path) {
             Ok(text) => text,
             Err(error) => {
-                messages.error(format_args!("cannot read {name}: {}; nothing is changed", words(&error)));
+                let place = if self.state.launch.jail.is_some() { " in the jail" } else { "" };
+                messages
+                    .error(format_args!("cannot read {name}{place}: {}; nothing is changed", words(&error)));
                 return;
             }
         };

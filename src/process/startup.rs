@@ -16,16 +16,17 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::model::address::SocketAddress;
+use crate::model::address::{Host, SocketAddress};
 use crate::model::ids::Target;
 use crate::model::settings::{Launch, Settings};
+use crate::model::time::Moment;
 use crate::process::background::{self, Detached, StartupNotifier};
 use crate::process::complain;
 use crate::process::listening::Listener;
 use crate::process::master::{Master, MasterState, Role, SIGNALS};
-use crate::process::names::{ResolvedNames, ResolvedServers, questions};
+use crate::process::names::{Answer, Question, ResolvedNames, ResolvedServers, questions};
 use crate::process::pidfile::PidFile;
-use crate::process::reload::unresolved_line;
+use crate::process::reload::{NAMES_TIME, unresolved_line};
 use crate::process::resolver::{self, Spawned};
 use crate::process::worker;
 use crate::report::log;
@@ -33,7 +34,7 @@ use crate::report::messages::Messages;
 use crate::shared::region::{Geometry, Phase, Region};
 use crate::sys::privileges::{self, User};
 use crate::sys::reason::words;
-use crate::sys::signal::{self, Signal, Signals};
+use crate::sys::signal::{self, Signals};
 use crate::sys::{clock, fork, wait};
 
 pub use crate::process::check::check;
@@ -86,9 +87,6 @@ fn start(launch: Launch, settings: Settings) -> Result<ExitCode, String> {
         // A daemon that kept what a script had open would keep its locks and its pipes, too.
         fork::close_inherited();
     }
-    // A write beyond RLIMIT_FSIZE fails then, like one to a full disk, instead of killing the process.
-    signal::ignore(&[Signal::SIGXFSZ])
-        .map_err(|error| format!("cannot ignore SIGXFSZ: {}", words(&error)))?;
     let prepared = prepare(&launch, &settings).inspect_err(|reason| {
         if !launch.foreground {
             Messages::syslog(settings.debug).error(format_args!("{reason}"));
@@ -131,7 +129,7 @@ fn prepare(launch: &Launch, settings: &Settings) -> Result<Prepared, String> {
         complain(&line);
         warnings.push(line);
     };
-    let names = look_up_all(settings);
+    let names = look_up_in_time(settings, resolver::look_up, clock::now);
     let address = listen_address(settings, &names)?;
     let servers = names.resolve_servers(settings, &address).map_err(|errors| {
         let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
@@ -155,6 +153,30 @@ fn prepare(launch: &Launch, settings: &Settings) -> Result<Prepared, String> {
         warn(too_few_descriptors(descriptor_limit, settings.conn_max));
     }
     Ok(Prepared { names, servers, listener, user, descriptor_limit, warnings })
+}
+
+/// Asks for the names in the settings, one after another. Name servers that do not answer must not hold up a start
+/// for ever: names of servers that are not asked for in time are left to the resolver process.
+fn look_up_in_time(
+    settings: &Settings,
+    look_up: impl Fn(&Question) -> Answer,
+    now: impl Fn() -> Moment,
+) -> ResolvedNames {
+    let end = now().plus(NAMES_TIME);
+    let listen = settings.listen.as_ref().map(|spec| &spec.host);
+    let mut names = ResolvedNames::default();
+    for question in questions(settings) {
+        let late = match &question {
+            Question::Host(name) => !matches!(listen, Some(Host::Name(host)) if host == name) && now() >= end,
+            Question::Service(_) => false,
+        };
+        let answer = match late {
+            true => Answer::Unknown("the name servers are slow".to_string()),
+            false => look_up(&question),
+        };
+        names.learn(question, answer);
+    }
+    names
 }
 
 /// Asks for every name in the settings, one after another.
@@ -303,6 +325,7 @@ fn worker_count(settings: &Settings) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::time::Seconds;
 
     #[test]
     fn the_line_about_descriptors_says_what_fits() {
@@ -317,6 +340,26 @@ mod tests {
         assert!(check_jail(Path::new("/no/such/jail")).unwrap_err().contains("/no/such/jail"));
         assert!(check_jail(Path::new("/dev/null")).unwrap_err().contains("not a directory"));
         check_jail(Path::new("/")).unwrap();
+    }
+
+    #[test]
+    fn slow_name_servers_do_not_hold_up_the_start_for_ever() {
+        let settings = Settings {
+            listen: Some("z.listen:80".parse().unwrap()),
+            servers: (0..100).map(|n| format!("name{n:02}:80").parse().unwrap()).collect(),
+            ..Settings::default()
+        };
+        let time = std::cell::Cell::new(Moment(0));
+        let asked = std::cell::RefCell::new(Vec::new());
+        let slow = |question: &Question| {
+            time.set(time.get().plus(Seconds(10)));
+            asked.borrow_mut().push(question.clone());
+            Answer::Address([127, 0, 0, 1].into())
+        };
+        let names = look_up_in_time(&settings, slow, || time.get());
+        let host = |name: &str| Question::Host(name.to_string());
+        assert_eq!(*asked.borrow(), ["name00", "name01", "name02", "z.listen"].map(host));
+        assert!(names.knows(&host("name02")) && !names.knows(&host("name03")));
     }
 
     #[test]

@@ -248,9 +248,14 @@ impl Supervisor {
     }
 
     /// Sends those workers everything as it is now.
-    pub fn resend_settings(&mut self, settings: &Settings, log: Option<&Sink>, listener: BorrowedFd<'_>) {
+    pub fn resend_settings(
+        &mut self,
+        settings: &Settings,
+        log: Option<&Sink>,
+        listener: Option<BorrowedFd<'_>>,
+    ) {
         for worker in self.slots.iter_mut().filter_map(WorkerSlot::worker).filter(|worker| worker.unsent) {
-            worker.unsent = worker.channel.send(settings, LogChange::Replace(log), Some(listener)).is_err();
+            worker.unsent = worker.channel.send(settings, LogChange::Replace(log), listener).is_err();
         }
     }
 
@@ -492,7 +497,7 @@ mod tests {
         }
         while ends[0].receive().unwrap().is_some() {}
         settings.generation += 1;
-        supervisor.resend_settings(&settings, None, listener.as_fd());
+        supervisor.resend_settings(&settings, None, Some(listener.as_fd()));
         assert!(!supervisor.has_unsent_settings());
         let order = ends[0].receive().unwrap().unwrap();
         assert_eq!(order.settings.generation, settings.generation);

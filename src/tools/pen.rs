@@ -20,10 +20,16 @@ use crate::model::settings::{Launch, Settings};
 use crate::model::time::Seconds;
 use crate::process::{complain, startup};
 use crate::sys::reason::words;
+use crate::sys::signal::{self, Signal};
 use crate::tools::options::{self, Arguments, Effect, Given, Kind, USAGE};
 
 /// Runs pen with the arguments of this process.
 pub fn main() -> ExitCode {
+    // A write beyond RLIMIT_FSIZE fails then, like one to a full disk, instead of killing the process. (SIGPIPE is
+    // ignored already: see std::io.)
+    if let Err(error) = signal::ignore(&[Signal::SIGXFSZ]) {
+        complain(format_args!("cannot ignore SIGXFSZ: {}", words(&error)));
+    }
     let arguments = match options::parse(std::env::args_os().skip(1)) {
         Ok(arguments) => arguments,
         Err(error) => return wrong_usage(&[error.to_string()]),

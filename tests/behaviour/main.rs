@@ -10,6 +10,7 @@ mod support;
 
 mod aborts;
 mod choosing;
+mod inherited;
 mod jail;
 mod limits;
 mod logs;
