@@ -74,14 +74,14 @@ impl Queue {
         }
     }
 
-    /// The first member, if its time of `length` is up.
-    pub fn overdue(&self, table: &Table, length: Seconds, now: Moment) -> Option<Key> {
+    /// The first member, if its time of `length` is up; None: members have for ever.
+    pub fn overdue(&self, table: &Table, length: Option<Seconds>, now: Moment) -> Option<Key> {
         self.first.filter(|_| self.next_deadline(table, length).is_some_and(|deadline| deadline <= now))
     }
 
-    /// When the first member's time of `length` is up.
-    pub fn next_deadline(&self, table: &Table, length: Seconds) -> Option<Moment> {
-        let Moment(nominal) = table.get(self.first?)?.link.since.plus(length);
+    /// When the first member's time of `length` is up; None: members have for ever.
+    pub fn next_deadline(&self, table: &Table, length: Option<Seconds>) -> Option<Moment> {
+        let Moment(nominal) = table.get(self.first?)?.link.since.plus(length?);
         Some(Moment(nominal.saturating_add(self.slack)))
     }
 }
@@ -116,13 +116,13 @@ mod tests {
         let (early, late) = (insert(&mut table), insert(&mut table));
         queue.join(&mut table, early, at(1));
         queue.join(&mut table, late, at(2));
-        assert_eq!(queue.next_deadline(&table, Seconds(5)), Some(at(6)));
-        assert_eq!(queue.overdue(&table, Seconds(5), at(5)), None);
-        assert_eq!(queue.overdue(&table, Seconds(5), at(6)), Some(early));
+        assert_eq!(queue.next_deadline(&table, Some(Seconds(5))), Some(at(6)));
+        assert_eq!(queue.overdue(&table, Some(Seconds(5)), at(5)), None);
+        assert_eq!(queue.overdue(&table, Some(Seconds(5)), at(6)), Some(early));
         queue.leave(&mut table, early);
-        assert_eq!(queue.overdue(&table, Seconds(5), at(6)), None);
+        assert_eq!(queue.overdue(&table, Some(Seconds(5)), at(6)), None);
         // The length is the one of now, not the one of when it joined.
-        assert_eq!(queue.overdue(&table, Seconds(4), at(6)), Some(late));
+        assert_eq!(queue.overdue(&table, Some(Seconds(4)), at(6)), Some(late));
     }
 
     #[test]
@@ -135,10 +135,10 @@ mod tests {
         let touched = Moment(at(1).0 + queue.slack - 1);
         queue.touch(&mut table, one, touched);
         assert_eq!(members(&queue, &table), [one, two]);
-        assert_eq!(queue.overdue(&table, Seconds(1), touched.plus(Seconds(1))), None);
+        assert_eq!(queue.overdue(&table, Some(Seconds(1)), touched.plus(Seconds(1))), None);
         queue.touch(&mut table, one, at(2));
         assert_eq!(members(&queue, &table), [two, one]);
-        assert_eq!(queue.overdue(&table, Seconds(1), Moment(at(2).0 + queue.slack)), Some(two));
+        assert_eq!(queue.overdue(&table, Some(Seconds(1)), Moment(at(2).0 + queue.slack)), Some(two));
     }
 
     #[test]
@@ -149,7 +149,12 @@ mod tests {
         queue.join(&mut table, one, touched);
         for step in 0..500 {
             let now = Moment(touched.0 + 10_000 + step % 99 * 10_000);
-            assert_eq!(queue.overdue(&table, Seconds(1), now), None, "{} after a touch", now.0 - touched.0);
+            assert_eq!(
+                queue.overdue(&table, Some(Seconds(1)), now),
+                None,
+                "{} after a touch",
+                now.0 - touched.0
+            );
             touched = now;
             queue.touch(&mut table, one, now);
         }

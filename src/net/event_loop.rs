@@ -20,6 +20,7 @@ use crate::shared::visits::Terms;
 use crate::sys::clock;
 use crate::sys::poller::{Events, Poller};
 use crate::sys::privileges;
+use crate::sys::reason::words;
 use crate::sys::signal::Signals;
 use crate::sys::socket;
 
@@ -241,40 +242,40 @@ impl<'a> Worker<'a> {
         if !self.unfinished.is_empty() {
             return Duration::ZERO;
         }
-        let deadlines = self.queues().into_iter().filter_map(|(queue, length)| {
-            let deadline = queue.next_deadline(&self.connections, length?)?;
-            Some(Duration::from_micros(deadline.micros_since(self.now)))
-        });
-        deadlines.chain(self.acceptor.patience()).fold(TICK, Duration::min)
+        let deadlines = [
+            self.connecting.next_deadline(&self.connections, Some(self.settings.timeout)),
+            self.relaying.next_deadline(&self.connections, self.idle_timeout()),
+            self.answering.next_deadline(&self.connections, Some(self.answer_timeout())),
+            self.lingering.next_deadline(&self.connections, Some(LINGER)),
+        ];
+        let waits = deadlines.into_iter().flatten().map(|deadline| deadline.micros_since(self.now));
+        waits.map(Duration::from_micros).chain(self.acceptor.patience()).fold(TICK, Duration::min)
     }
 
-    /// The queues, and how long their members may take; None: for ever.
-    fn queues(&self) -> [(&Queue, Option<Seconds>); 4] {
-        let idle = Some(self.settings.idle_timeout).filter(|idle| idle.0 > 0);
-        let timeout = self.settings.timeout;
-        let answer = idle.map_or(timeout, |idle| idle.min(timeout));
-        [
-            (&self.connecting, Some(timeout)),
-            (&self.relaying, idle),
-            (&self.answering, Some(answer)),
-            (&self.lingering, Some(LINGER)),
-        ]
+    /// How long connections may be idle; None: for ever.
+    fn idle_timeout(&self) -> Option<Seconds> {
+        Some(self.settings.idle_timeout).filter(|idle| idle.0 > 0)
     }
 
-    fn overdue(&self, queue: usize) -> Option<Key> {
-        let (queue, length) = self.queues()[queue];
-        queue.overdue(&self.connections, length?, self.now)
+    /// How long a client of `dummy` may take for its request.
+    fn answer_timeout(&self) -> Seconds {
+        self.idle_timeout().map_or(self.settings.timeout, |idle| idle.min(self.settings.timeout))
     }
 
     /// Ends what has taken too long.
     fn end_overdue(&mut self) {
-        while let Some(key) = self.overdue(0) {
+        let (connect, idle, answer) =
+            (Some(self.settings.timeout), self.idle_timeout(), Some(self.answer_timeout()));
+        while let Some(key) = self.connecting.overdue(&self.connections, connect, self.now) {
             self.connect_failed(key, &io::ErrorKind::TimedOut.into());
         }
-        while let Some(key) = self.overdue(1).or_else(|| self.overdue(2)) {
+        while let Some(key) = self.relaying.overdue(&self.connections, idle, self.now) {
             self.close(key, Ending::Closed);
         }
-        while let Some(key) = self.overdue(3) {
+        while let Some(key) = self.answering.overdue(&self.connections, answer, self.now) {
+            self.close(key, Ending::Closed);
+        }
+        while let Some(key) = self.lingering.overdue(&self.connections, Some(LINGER), self.now) {
             self.stop_lingering(key);
         }
     }
@@ -301,7 +302,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Reads what the master sent; false: it is gone.
+    /// Reads what the master sent; false: it is gone, or this worker cannot follow it any more and is better replaced.
     fn take_orders(&mut self) -> bool {
         loop {
             match self.channel.receive() {
@@ -309,7 +310,12 @@ impl<'a> Worker<'a> {
                 Ok(None) => return true,
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return false,
                 Err(error) => {
-                    self.messages.error(format_args!("worker {}: order not understood: {error}", self.id));
+                    self.messages.error(format_args!(
+                        "worker {}: order not understood: {}",
+                        self.id,
+                        words(&error)
+                    ));
+                    return false;
                 }
             }
         }
