@@ -71,7 +71,7 @@ impl RobustMutex {
 
     /// Takes the mutex, however long that takes.
     ///
-    /// Who waits looks again every [`Self::LOOK_AGAIN`]. The kernel wakes one waiter when the mutex becomes free; if
+    /// Who waits looks again every 10 ms. The kernel wakes one waiter when the mutex becomes free; if
     /// that one is killed before it has it, and somebody else takes it meanwhile, nobody wakes the next.
     ///
     /// # Errors
