@@ -185,6 +185,37 @@ fn hup_changes_the_number_of_workers_and_connections() {
     assert!(held.iter().chain([&third, &fourth]).all(Held::echoes));
 }
 
+/// pen(1), CONFIGURATION, keepalive: connections to servers are probed, those that are made after HUP, too.
+#[test]
+fn hup_turns_keepalive_on() {
+    if std::process::Command::new("ss").arg("-V").output().is_err() {
+        eprintln!("not told: there is no ss");
+        return;
+    }
+    let (g, files) = (greeters(1), Scratch::new());
+    let config = files.write("pen.cfg", "no keepalive\n");
+    let pen = Pen::with(&["-F", &config]).servers(&g).with_signals().start();
+    // The timers of pen's sockets to the server.
+    let timers = || {
+        let mut ss = std::process::Command::new("ss");
+        let filter = format!("dport = :{}", g[0].port());
+        let output = ss.args(["-Htno", "state", "established", &filter]).output().unwrap();
+        let lines = String::from_utf8(output.stdout).unwrap();
+        let probed = lines.lines().filter(|line| line.contains("timer:(keepalive")).count();
+        (lines.lines().count(), probed)
+    };
+    let first = pen.hold();
+    wait_until("the connection is there, without keepalive", || timers() == (1, 0));
+    files.write("pen.cfg", "keepalive\n");
+    pen.signal(Signal::SIGHUP);
+    let mut held = vec![first];
+    wait_until("new connections have it", || {
+        held.push(pen.hold());
+        timers().1 > 0
+    });
+    assert!(held.iter().all(Held::echoes));
+}
+
 /// pen(1), SIGNALS: they are for the master; a worker that is sent one by itself goes on working.
 #[test]
 fn a_worker_that_gets_a_signal_by_itself_does_no_harm() {
