@@ -65,11 +65,11 @@ impl Descriptors {
         self.limit.saturating_sub(self.own) / 2
     }
 
-    /// The line that tells that no worker could serve anybody.
+    /// Is there room for at least one connection?
     ///
     /// # Errors
     ///
-    /// That line.
+    /// There is not: the line that tells so.
     pub fn suffice_for_one(self) -> Result<(), String> {
         if self.room() > 0 {
             return Ok(());
