@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use crate::model::settings::{Launch, LogDestination, Settings};
 use crate::process::complain;
 use crate::process::listening::Listener;
-use crate::process::startup::{check_jail, find_user, listen_address, look_up_all};
+use crate::process::startup::{check_jail, find_user, listen_address, look_up_all, provide_descriptors};
 use crate::report::log;
-use crate::sys::privileges;
 use crate::sys::reason::words;
+use crate::sys::{privileges, socket};
 
 /// `--check`: resolves and loads everything, names every problem on stderr, changes nothing. `problems`: what was
 /// found wrong before.
@@ -56,6 +56,13 @@ fn find_problems(launch: &Launch, settings: &Settings, problems: &mut Vec<String
             Err(problem) => problems.push(problem),
         }
     }
+    // A daemon will have standard input, output and error alone; and then there is the listener.
+    let open = if launch.foreground { socket::count_descriptors() } else { 3 };
+    match provide_descriptors(open + 1, launch, settings) {
+        // A start goes on with it.
+        Ok(descriptors) => descriptors.shortage(settings.conn_max).iter().for_each(complain),
+        Err(problem) => problems.push(problem),
+    }
     let user = launch.user.as_deref().map(find_user).transpose();
     let jail = launch.jail.as_deref().map_or(Ok(()), check_jail);
     if let Some(destination @ LogDestination::Network(..)) = &settings.log {
@@ -95,11 +102,13 @@ fn unwritable_files(launch: &Launch, settings: &Settings) -> Vec<String> {
         ("status page", settings.web_stats.as_deref()),
     ];
     let named = files.into_iter().filter_map(|(what, path)| Some((what, path?)));
-    let refused =
-        named.filter_map(|(what, path)| Some((what, path, privileges::check_writable(path).err()?)));
-    refused
-        .map(|(what, path, error)| format!("cannot write the {what} {}: {}", path.display(), words(&error)))
-        .collect()
+    named.filter_map(|(what, path)| unwritable(what, path)).collect()
+}
+
+/// The line that tells that a file cannot be written from here, as this user; none if it can.
+pub(super) fn unwritable(what: &str, path: &Path) -> Option<String> {
+    let error = privileges::check_writable(path).err()?;
+    Some(format!("cannot write the {what} {}: {}", path.display(), words(&error)))
 }
 
 #[cfg(test)]

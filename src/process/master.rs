@@ -19,6 +19,7 @@ use crate::model::settings::{Launch, Settings};
 use crate::model::time::{Moment, Seconds};
 use crate::net::event_loop::Inheritance;
 use crate::process::background::StartupNotifier;
+use crate::process::descriptors::Descriptors;
 use crate::process::listening::Listener;
 use crate::process::names::{Answer, Question, ResolvedNames};
 use crate::process::pidfile::PidFile;
@@ -79,8 +80,8 @@ pub struct MasterState<'a> {
     pub pidfile: Option<PidFile>,
     /// Tells whoever started pen how that went; none once it has been told.
     pub notifier: Option<StartupNotifier>,
-    /// RLIMIT_NOFILE.
-    pub descriptor_limit: u64,
+    /// How many each process may have.
+    pub descriptors: Descriptors,
     /// How many workers.
     pub workers: u32,
 }

@@ -7,6 +7,7 @@ use std::io::Write;
 pub mod background;
 pub mod check;
 mod children;
+mod descriptors;
 pub mod listening;
 pub mod master;
 pub mod names;

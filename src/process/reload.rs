@@ -15,7 +15,6 @@ use crate::model::time::{Moment, Seconds};
 use crate::process::listening::Listener;
 use crate::process::master::{Master, MasterState};
 use crate::process::names::{Question, ResolvedServers, questions};
-use crate::process::startup::descriptors_needed;
 use crate::report::log::{self, Sink};
 use crate::shared::region::{Geometry, RegionError};
 use crate::sys::reason::words;
@@ -263,6 +262,7 @@ impl Master<'_> {
         // From here on nothing fails.
         let generation = state.settings.generation + 1;
         let old_queue = state.settings.listen_queue;
+        let old_conn_max = state.settings.conn_max;
         state.settings = Settings { generation, ..reload.settings.clone() };
         state.messages.set_debug(state.settings.debug);
         let (new_log, new_listener) = (log.is_some(), listener.is_some());
@@ -290,7 +290,7 @@ impl Master<'_> {
         state.workers = workers;
         state.region.workers().set_count(workers);
         self.supervisor.grow(workers, now);
-        self.raise_limits();
+        self.raise_limits(old_conn_max);
         for warning in &reload.warnings {
             self.state.messages.note(format_args!("{warning}"));
         }
@@ -311,28 +311,26 @@ impl Master<'_> {
     }
 
     /// More connections may need more descriptors, in every process.
-    fn raise_limits(&mut self) {
-        let wanted = descriptors_needed(self.state.settings.conn_max);
-        if wanted <= self.state.descriptor_limit {
-            return;
-        }
-        match privileges::raise_descriptor_limit(None, wanted) {
-            Ok(granted) => {
-                self.state.descriptor_limit = granted;
+    fn raise_limits(&mut self, old_conn_max: u32) {
+        let conn_max = self.state.settings.conn_max;
+        match self.state.descriptors.raise(conn_max) {
+            Ok(false) => {}
+            Ok(true) => {
+                let granted = self.state.descriptors.limit();
                 for pid in self.supervisor.pids() {
                     // One that has ended needs none.
                     let _ = privileges::raise_descriptor_limit(Some(pid), granted);
-                }
-                if granted < wanted {
-                    let line =
-                        crate::process::startup::too_few_descriptors(granted, self.state.settings.conn_max);
-                    self.state.messages.error(format_args!("{line}"));
                 }
             }
             Err(error) => self
                 .state
                 .messages
                 .error(format_args!("cannot learn the limit of descriptors: {}", words(&error))),
+        }
+        if conn_max > old_conn_max
+            && let Some(line) = self.state.descriptors.shortage(conn_max)
+        {
+            self.state.messages.error(format_args!("{line}"));
         }
     }
 
@@ -354,12 +352,19 @@ impl Master<'_> {
             .is_ok()
         {
             self.lookups.found = false;
-            let still = servers.unresolved.len();
-            messages.note(format_args!(
-                "names of servers that were unknown are known now; {still} still are not"
-            ));
+            messages.note(format_args!("{}", resolved_line(servers.unresolved.len())));
         }
     }
+}
+
+/// The line that tells that names mean something now; `unknown`: how many still do not.
+fn resolved_line(unknown: usize) -> String {
+    let rest = match unknown {
+        0 => String::new(),
+        1 => "; 1 still is not".to_string(),
+        more => format!("; {more} still are not"),
+    };
+    format!("names of servers that were unknown are known now{rest}")
 }
 
 /// The line that tells of a name.
@@ -383,6 +388,20 @@ mod tests {
             due: Moment(0).plus(SHORTEST_WAIT),
             wait: SHORTEST_WAIT,
         }
+    }
+
+    #[test]
+    fn names_that_are_still_unknown_are_counted_if_there_are_any() {
+        let ends =
+            [0, 1, 2].map(|unknown| resolved_line(unknown).split_off("names of servers that were ".len()));
+        assert_eq!(
+            ends,
+            [
+                "unknown are known now",
+                "unknown are known now; 1 still is not",
+                "unknown are known now; 2 still are not"
+            ]
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! 1. names are looked up, the listener is opened, the user is looked up (all may need root, or the world outside
 //!    the jail)
-//! 2. the limit of descriptors is raised
+//! 2. the limit of descriptors is raised; a start that could not serve a single connection ends here
 //! 3. to the background; from here on whoever started pen waits for the outcome
 //! 4. the process that looks up names from now on is forked, outside the jail
 //! 5. into the jail, then away from root, for good
@@ -21,7 +21,9 @@ use crate::model::ids::Target;
 use crate::model::settings::{Launch, Settings};
 use crate::model::time::Moment;
 use crate::process::background::{self, Detached, StartupNotifier};
+use crate::process::check::unwritable;
 use crate::process::complain;
+use crate::process::descriptors::Descriptors;
 use crate::process::listening::Listener;
 use crate::process::master::{Master, MasterState, Role, SIGNALS};
 use crate::process::names::{Answer, Question, ResolvedNames, ResolvedServers, questions};
@@ -35,26 +37,9 @@ use crate::shared::region::{Geometry, Phase, Region};
 use crate::sys::privileges::{self, User};
 use crate::sys::reason::words;
 use crate::sys::signal::{self, Signals};
-use crate::sys::{clock, fork, wait};
+use crate::sys::{clock, fork, socket, wait};
 
 pub use crate::process::check::check;
-
-/// What a process has open beside two descriptors a connection: pipes for large flows, and a few of its own.
-const SPARE_DESCRIPTORS: u64 = 2 * 64 + 32;
-
-/// How many descriptors a process needs that has all connections.
-pub fn descriptors_needed(conn_max: u32) -> u64 {
-    2 * u64::from(conn_max) + SPARE_DESCRIPTORS
-}
-
-/// The line that tells that they were not granted.
-pub fn too_few_descriptors(granted: u64, conn_max: u32) -> String {
-    let fit = granted.saturating_sub(SPARE_DESCRIPTORS) / 2;
-    format!(
-        "a process may have {granted} descriptors, enough for {fit} connections, not for {conn_max}; \
-         raise the limit (ulimit -n, LimitNOFILE=) or lower the number with -x"
-    )
-}
 
 /// What can be done in the place where pen was started, as whoever started it.
 struct Prepared {
@@ -62,7 +47,7 @@ struct Prepared {
     servers: ResolvedServers,
     listener: Listener,
     user: Option<User>,
-    descriptor_limit: u64,
+    descriptors: Descriptors,
     warnings: Vec<String>,
 }
 
@@ -146,13 +131,17 @@ fn prepare(launch: &Launch, settings: &Settings) -> Result<Prepared, String> {
     if let Some(jail) = &launch.jail {
         check_jail(jail)?;
     }
-    let wanted = descriptors_needed(settings.conn_max);
-    let descriptor_limit = privileges::raise_descriptor_limit(None, wanted)
-        .map_err(|error| format!("cannot learn the limit of descriptors: {}", words(&error)))?;
-    if descriptor_limit < wanted {
-        warn(too_few_descriptors(descriptor_limit, settings.conn_max));
+    let descriptors = provide_descriptors(socket::count_descriptors(), launch, settings)?;
+    if let Some(line) = descriptors.shortage(settings.conn_max) {
+        warn(line);
     }
-    Ok(Prepared { names, servers, listener, user, descriptor_limit, warnings })
+    // Whoever starts a daemon sees no message of it: what can be told before is.
+    if !changes_place(launch)
+        && let Some(line) = unwritable_page(settings)
+    {
+        warn(line);
+    }
+    Ok(Prepared { names, servers, listener, user, descriptors, warnings })
 }
 
 /// Asks for the names in the settings, one after another. Name servers that do not answer must not hold up a start
@@ -189,6 +178,29 @@ pub(super) fn look_up_all(settings: &Settings) -> ResolvedNames {
     names
 }
 
+/// Raises the limit of descriptors. An error if not a single connection could be served.
+pub(super) fn provide_descriptors(
+    open: u64,
+    launch: &Launch,
+    settings: &Settings,
+) -> Result<Descriptors, String> {
+    let descriptors = Descriptors::provide(open, launch, settings)
+        .map_err(|error| format!("cannot learn the limit of descriptors: {}", words(&error)))?;
+    descriptors.suffice_for_one()?;
+    Ok(descriptors)
+}
+
+/// Does it end where, or as somebody for whom, paths and rights are not what they are now?
+fn changes_place(launch: &Launch) -> bool {
+    launch.jail.is_some() || launch.user.is_some()
+}
+
+/// The line that tells that the status page could not be written from here, as this user. That may change while pen
+/// runs, so it is no reason not to start.
+fn unwritable_page(settings: &Settings) -> Option<String> {
+    settings.web_stats.as_deref().and_then(|path| unwritable("status page", path))
+}
+
 /// Where to listen.
 pub(super) fn listen_address(settings: &Settings, names: &ResolvedNames) -> Result<SocketAddress, String> {
     let spec = settings.listen.as_ref();
@@ -222,7 +234,7 @@ fn become_master(
     notifier: StartupNotifier,
     messages: Messages,
 ) -> ExitCode {
-    let Prepared { names, servers, mut listener, user, descriptor_limit, .. } = prepared;
+    let Prepared { names, servers, mut listener, user, descriptors, .. } = prepared;
     listener.adopt();
     let core_wanted = settings.abort_on_error;
     let resolver = match start_resolver(&launch, &servers) {
@@ -249,6 +261,11 @@ fn become_master(
             user.assume().map_err(|error| error.to_string())?;
         }
         privileges::renounce().map_err(|error| error.to_string())?;
+        if changes_place(&launch)
+            && let Some(line) = unwritable_page(&settings)
+        {
+            messages.error(format_args!("{line}"));
+        }
         let log = match &settings.log {
             Some(to) => Some(log::open(&names.log_destination(to)).map_err(|error| error.to_string())?),
             None => None,
@@ -296,7 +313,7 @@ fn become_master(
         resolver,
         pidfile,
         notifier: Some(notifier),
-        descriptor_limit,
+        descriptors,
         workers,
     };
     match Master::new(state, signals).run() {
@@ -326,13 +343,6 @@ fn worker_count(settings: &Settings) -> u32 {
 mod tests {
     use super::*;
     use crate::model::time::Seconds;
-
-    #[test]
-    fn the_line_about_descriptors_says_what_fits() {
-        let granted = descriptors_needed(100);
-        assert!(too_few_descriptors(granted, 500).contains("enough for 100 connections, not for 500"));
-        assert!(too_few_descriptors(10, 500).contains("enough for 0 connections"));
-    }
 
     #[test]
     fn users_and_jails_that_do_not_exist_are_named() {

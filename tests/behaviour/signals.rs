@@ -8,6 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::support::backend::{greeters, webs};
+use crate::support::client::read_line;
 use crate::support::{
     Ending, Held, Pen, SOON, Scratch, classic, free_port, only_ours, processes, wait_until,
 };
@@ -166,11 +167,14 @@ fn a_listener_that_cannot_be_had_leaves_the_old_one() {
 fn hup_changes_the_number_of_workers_and_connections() {
     only_ours!("it has no workers");
     let (g, files) = (greeters(1), Scratch::new());
-    let config = files.write("pen.cfg", "workers 1\nconn_max 2\n");
+    let config = files.write("pen.cfg", "workers 1\n");
     // What the file says goes before what the command line says.
-    let pen = Pen::with(&["-F", &config]).servers(&g).workers(1).start();
+    let pen = Pen::with(&["-F", &config, "-x", "2"]).servers(&g).workers(1).start();
     let held = pen.hold_many(2);
     let third = pen.connect();
+    third.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    assert_eq!(read_line(&third), None, "more connections than -x allows");
+    third.set_read_timeout(Some(SOON)).unwrap();
     files.write("pen.cfg", "workers 3\nconn_max 4\n");
     pen.signal(Signal::SIGHUP);
     wait_until("there are three workers", || pen.workers().len() == 3);
@@ -183,6 +187,37 @@ fn hup_changes_the_number_of_workers_and_connections() {
     wait_until("it is told", || pen.stderr().contains("cannot be fewer"));
     assert_eq!(pen.workers().len(), 3);
     assert!(held.iter().chain([&third, &fourth]).all(Held::echoes));
+}
+
+/// pen(1), CONFIGURATION, keepalive: connections to servers are probed, those that are made after HUP, too.
+#[test]
+fn hup_turns_keepalive_on() {
+    if std::process::Command::new("ss").arg("-V").output().is_err() {
+        eprintln!("not told: there is no ss");
+        return;
+    }
+    let (g, files) = (greeters(1), Scratch::new());
+    let config = files.write("pen.cfg", "no keepalive\n");
+    let pen = Pen::with(&["-F", &config]).servers(&g).with_signals().start();
+    // The timers of pen's sockets to the server.
+    let timers = || {
+        let mut ss = std::process::Command::new("ss");
+        let filter = format!("dport = :{}", g[0].port());
+        let output = ss.args(["-Htno", "state", "established", &filter]).output().unwrap();
+        let lines = String::from_utf8(output.stdout).unwrap();
+        let probed = lines.lines().filter(|line| line.contains("timer:(keepalive")).count();
+        (lines.lines().count(), probed)
+    };
+    let first = pen.hold();
+    wait_until("the connection is there, without keepalive", || timers() == (1, 0));
+    files.write("pen.cfg", "keepalive\n");
+    pen.signal(Signal::SIGHUP);
+    let mut held = vec![first];
+    wait_until("new connections have it", || {
+        held.push(pen.hold());
+        timers().1 > 0
+    });
+    assert!(held.iter().all(Held::echoes));
 }
 
 /// pen(1), SIGNALS: they are for the master; a worker that is sent one by itself goes on working.

@@ -5,10 +5,11 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::support::backend::webs;
+use crate::support::backend::{greeters, webs};
 use crate::support::pen::{Ended, pen_says};
 use crate::support::{
     Backend, Pen, SOON, Scratch, became_true, classic, free_port, needs_root, only_ours, processes,
@@ -448,6 +449,95 @@ fn a_descriptor_limit_that_is_not_granted_is_told() {
         pen.stderr().lines().any(|line| line.contains("descriptor") && line.contains("64"))
     });
     assert!(told.is_some(), "{}", pen.stderr());
+}
+
+/// pen(1), -x: with so few that no worker could serve anybody, pen does not start; with what it says that it needs, it
+/// serves one connection at a time.
+#[test]
+fn a_start_that_could_serve_nobody_fails() {
+    only_ours!("it starts and serves nobody");
+    needs_root!();
+    let g = greeters(1);
+    let limited = |limit: u64, background: bool| {
+        let limit = format!("--nofile={limit}:{limit}");
+        let pen = Pen::with(&["-l", "SCRATCH/log"]).servers(&g).workers(1);
+        let pen = pen.through(&["prlimit", &limit, LIMITED[2], LIMITED[3]]);
+        if background { pen.background() } else { pen }
+    };
+    for background in [false, true] {
+        let ended = limited(12, background).run();
+        assert_eq!(ended.code(), 1, "{ended:?}");
+        let needed = ended.stderr.split("a worker needs ").nth(1).and_then(|rest| rest.split(' ').next());
+        let needed: u64 =
+            needed.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{ended:?}"));
+        assert_eq!(limited(needed - 1, background).run().code(), 1);
+        let pen = limited(needed, background).start();
+        let held = pen.hold();
+        let second = pen.connect();
+        second.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        assert_eq!(client::read_line(&second), None, "there was room for two");
+        assert!(held.echoes());
+    }
+}
+
+/// pen(1), --check: too few descriptors for all connections are told, and no problem; too few for one are.
+#[test]
+fn check_tells_of_too_few_descriptors() {
+    only_ours!("it has no --check");
+    needs_root!();
+    let check = |limit: &str| {
+        let through = ["prlimit", limit, LIMITED[2], LIMITED[3]];
+        Pen::with(&["--check"]).servers(["127.0.0.1:9"]).background().through(&through).run()
+    };
+    let some = check("--nofile=64:64");
+    assert_eq!(some.code(), 0, "{some:?}");
+    assert!(some.stderr.contains("may have 64 descriptors, enough for 25 connections"), "{some:?}");
+    let none = check("--nofile=12:12");
+    assert_eq!(none.code(), 1, "{none:?}");
+    assert!(none.stderr.contains("to serve a single connection"), "{none:?}");
+}
+
+/// pen(1), -w: a page that cannot be written is told at the start, which goes on.
+#[test]
+fn a_status_page_that_cannot_be_written_is_told_at_the_start() {
+    only_ours!("it does not look");
+    let s = webs(1);
+    let options = ["-w", "/no/such/directory/status"];
+    for background in [false, true] {
+        let pen = Pen::with(&options).servers(&s);
+        let pen = if background { pen.background() } else { pen }.start();
+        assert_eq!(pen.visit(), "S0");
+        let told = || pen.stderr().contains("cannot write the status page /no/such/directory/status");
+        assert!(became_true(SOON, told).is_some(), "background: {background}, {}", pen.stderr());
+    }
+}
+
+/// pen(1), --workers: by default one for each CPU that pen may use, not for each that there is.
+#[test]
+fn by_default_there_is_a_worker_for_each_cpu() {
+    only_ours!("it has no workers");
+    let s = webs(1);
+    let cpus = std::thread::available_parallelism().unwrap().get() as u32;
+    // What the builder gives is taken back. It waits until there are as many as are expected.
+    let other = format!("workers {}", cpus + 2);
+    let by_default =
+        |expected| Pen::with(&["-O", &other, "-O", "workers auto"]).servers(&s).workers(expected);
+    assert_eq!(by_default(cpus).start().workers().len(), cpus as usize);
+    let Some(first) = first_cpu() else {
+        return;
+    };
+    if Command::new("taskset").args(["-c", &first, "true"]).output().is_ok_and(|done| done.status.success()) {
+        let pen = by_default(1).through(&["taskset", "-c", &first]).start();
+        assert_eq!(pen.workers().len(), 1);
+    } else {
+        eprintln!("not told: there is no taskset");
+    }
+}
+
+/// The number of the first CPU that this process may use.
+fn first_cpu() -> Option<String> {
+    let cpus = processes::status(std::process::id() as i32, "Cpus_allowed_list");
+    cpus.split([',', '-']).next().map(|first| first.trim().to_owned())
 }
 
 /// A hard limit that even root cannot raise.

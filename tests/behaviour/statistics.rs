@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::backend::{greeters, webs};
 use crate::support::page::{column, tables};
-use crate::support::{Pen, classic, let_pass, only_ours, wait_until};
+use crate::support::{Pen, Scratch, classic, let_pass, only_ours, wait_until};
 
 /// pen(1), SIGNALS: USR1 writes statistics to stderr.
 #[test]
@@ -148,6 +148,26 @@ fn the_page_is_never_half_written() {
     let mut names = pen.scratch.names();
     names.retain(|name| name != "stderr" && name != "stdout");
     assert_eq!(names, ["status"], "something was left behind");
+}
+
+/// pen(1), CONFIGURATION, clients_max: HUP makes room for more clients, and forgets none.
+#[test]
+fn hup_makes_room_for_more_clients() {
+    only_ours!("it has a least size");
+    let s = webs(1);
+    let files = Scratch::new();
+    let config = files.write("pen.cfg", "clients_max 2\n");
+    let pen = Pen::with(&["-c", "3", "-F", &config, "-w", "SCRATCH/status"]).servers(&s).workers(2).start();
+    let clients = |page: &str| column(page, "client", "address").len();
+    pen.visits_from(1..=9);
+    let page = pen.page();
+    assert!(page.contains("Max number of clients: 3") && clients(&page) == 3, "{page}");
+    files.write("pen.cfg", "clients_max 20\n");
+    pen.signal(Signal::SIGHUP);
+    wait_until("there is room", || pen.page().contains("Max number of clients: 20"));
+    assert_eq!(clients(&pen.page()), 3, "a client was forgotten");
+    pen.visits_from(11..=17);
+    wait_until("all are remembered", || clients(&pen.page()) == 10);
 }
 
 /// pen(1), -w: a page that cannot be written is reported, and pen goes on.

@@ -1,0 +1,132 @@
+//! How many descriptors a worker may have, and how many connections that is enough for.
+
+use std::io;
+
+use crate::model::ids::MAX_WORKERS;
+use crate::model::settings::{Launch, Settings};
+use crate::sys::privileges;
+
+/// What a worker opens for itself: the shared region, its signals, the bell, its poller, its line to the master.
+const WORKERS_OWN: u64 = 5;
+
+/// What its event loop keeps free.
+const KEPT_FREE: u64 = 3;
+
+/// What pipes for large flows may take beside all connections. They do without if it is not granted.
+const FOR_PIPES: u64 = 2 * 64;
+
+/// What the master has: a line to each worker, and a few of its own.
+const FOR_THE_MASTER: u64 = MAX_WORKERS as u64 + 32;
+
+/// The limit of each process of pen, and what a worker needs of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Descriptors {
+    limit: u64,
+    own: u64,
+}
+
+impl Descriptors {
+    /// Raises the limit of this process to what the settings need, as far as that is permitted. `open`: how many are
+    /// open when all processes still are one, the listener with them.
+    ///
+    /// # Errors
+    ///
+    /// The limit cannot be learnt.
+    pub fn provide(open: u64, launch: &Launch, settings: &Settings) -> io::Result<Self> {
+        let (log, syslog) = (settings.log.is_some(), !launch.foreground);
+        let own = open + WORKERS_OWN + u64::from(log) + u64::from(syslog) + KEPT_FREE;
+        let mut provided = Descriptors { limit: 0, own };
+        provided.raise(settings.conn_max)?;
+        Ok(provided)
+    }
+
+    /// Raises the limit for that many connections. Says whether it was raised; then it is to be passed on to the
+    /// processes that run.
+    ///
+    /// # Errors
+    ///
+    /// The limit cannot be learnt.
+    pub fn raise(&mut self, conn_max: u32) -> io::Result<bool> {
+        let wanted = (self.own + 2 * u64::from(conn_max) + FOR_PIPES).max(FOR_THE_MASTER);
+        if wanted <= self.limit {
+            return Ok(false);
+        }
+        let before = std::mem::replace(&mut self.limit, privileges::raise_descriptor_limit(None, wanted)?);
+        Ok(self.limit > before)
+    }
+
+    /// The limit in force.
+    pub fn limit(self) -> u64 {
+        self.limit
+    }
+
+    /// How many connections fit into one worker.
+    fn room(self) -> u64 {
+        self.limit.saturating_sub(self.own) / 2
+    }
+
+    /// Is there room for at least one connection?
+    ///
+    /// # Errors
+    ///
+    /// There is not: the line that tells so.
+    pub fn suffice_for_one(self) -> Result<(), String> {
+        if self.room() > 0 {
+            return Ok(());
+        }
+        Err(format!(
+            "a process may have {} descriptors, and a worker needs {} to serve a single connection; \
+             raise the limit (ulimit -n, LimitNOFILE=)",
+            self.limit,
+            self.own + 2
+        ))
+    }
+
+    /// The line that tells that one worker could not serve all connections; none if it could.
+    pub fn shortage(self, conn_max: u32) -> Option<String> {
+        let room = self.room();
+        (room < u64::from(conn_max)).then(|| {
+            format!(
+                "each worker may have {} descriptors, enough for {room} connections ({} for itself, 2 for each), \
+                 not for {conn_max}; raise the limit (ulimit -n, LimitNOFILE=) or lower the number with -x",
+                self.limit, self.own
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_counts_its_own_and_two_a_connection() {
+        let descriptors = Descriptors { limit: 12 + 2 * 100 + 1, own: 12 };
+        assert_eq!(descriptors.shortage(100), None, "pipes have what is left, connections come first");
+        let line = descriptors.shortage(101).unwrap();
+        assert!(line.contains("each worker may have 213 descriptors, enough for 100 connections"), "{line}");
+        assert!(line.contains("(12 for itself, 2 for each), not for 101;"), "{line}");
+    }
+
+    #[test]
+    fn without_room_for_one_connection_there_is_no_point_in_starting() {
+        assert_eq!(Descriptors { limit: 14, own: 12 }.suffice_for_one(), Ok(()));
+        for limit in [0, 12, 13] {
+            let line = Descriptors { limit, own: 12 }.suffice_for_one().unwrap_err();
+            assert!(
+                line.contains(&format!("may have {limit} descriptors")) && line.contains("needs 14"),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_daemon_and_a_log_take_one_each() {
+        let own = |foreground, log: Option<&str>| {
+            let launch = Launch { foreground, ..Launch::default() };
+            let log = log.map(|path| crate::model::settings::LogDestination::File(path.into()));
+            Descriptors::provide(4, &launch, &Settings { log, ..Settings::default() }).unwrap().own
+        };
+        assert_eq!([own(true, None), own(false, None), own(false, Some("log"))], [12, 13, 14]);
+    }
+}
