@@ -51,7 +51,7 @@ const TICK: Duration = Duration::from_secs(1);
 const LINGER: Seconds = Seconds(2);
 
 /// Descriptors that stay free for what is opened now and then: a reopened log, a message from the master.
-const SPARE: u64 = 3;
+pub const SPARE: u64 = 3;
 
 /// All that a worker is born with.
 #[derive(Debug)]

@@ -4,13 +4,11 @@ use std::io;
 
 use crate::model::ids::MAX_WORKERS;
 use crate::model::settings::{Launch, Settings};
+use crate::net::event_loop::SPARE;
 use crate::sys::privileges;
 
 /// What a worker opens for itself: the shared region, its signals, the bell, its poller, its line to the master.
 const WORKERS_OWN: u64 = 5;
-
-/// What its event loop keeps free.
-const KEPT_FREE: u64 = 3;
 
 /// What pipes for large flows may take beside all connections. They do without if it is not granted.
 const FOR_PIPES: u64 = 2 * 64;
@@ -34,7 +32,7 @@ impl Descriptors {
     /// The limit cannot be learnt.
     pub fn provide(open: u64, launch: &Launch, settings: &Settings) -> io::Result<Self> {
         let (log, syslog) = (settings.log.is_some(), !launch.foreground);
-        let own = open + WORKERS_OWN + u64::from(log) + u64::from(syslog) + KEPT_FREE;
+        let own = open + WORKERS_OWN + u64::from(log) + u64::from(syslog) + SPARE;
         let mut provided = Descriptors { limit: 0, own };
         provided.raise(settings.conn_max)?;
         Ok(provided)
