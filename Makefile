@@ -28,7 +28,7 @@ demo:
 # Everything that must be green before a change is taken.
 check:
 	sh contrib/setup.sh check
-	sh contrib/check.sh
+	bash contrib/check.sh
 
 # The cost of the parts, then of the whole beside Debian's pen.
 bench:

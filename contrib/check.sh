@@ -1,7 +1,7 @@
-#!/bin/sh
+#!/bin/bash
 # Everything that must be green before a change is taken. Stops at the first thing that is not. The tests come last,
 # so that their summary is the last thing to be seen.
-set -eu
+set -eu -o pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin
 export PATH
@@ -27,4 +27,10 @@ if command -v shellcheck >/dev/null 2>&1; then
     step shellcheck contrib/*.sh contrib/*.init benches/*.sh .ci/run
 fi
 
-step cargo test --locked
+step cargo test --locked --doc --quiet
+
+summary=$(mktemp)
+trap 'rm -f "$summary"' EXIT
+step cargo test --locked --lib --bins --tests 2>&1 | tee "$summary"
+awk '/^test result:/ { passed += $4; failed += $6; skipped += $8 }
+    END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }' "$summary"
