@@ -5,8 +5,14 @@
 #
 # Needs nginx, wrk, curl and Debian's package pen; builds the release binary. Both balancers do the same work on the
 # same servers, taking turns round by round; the table shows medians and the ratio of ours to the classic's.
-# Everything shares the machine's CPUs, so only CPU time per operation is worth comparing, not throughput.
+# Balancer, load and servers all run on one CPU: what they cost each other by waking up on different ones varies far
+# more than what is measured. So only CPU time per operation is worth comparing, not throughput.
 set -eu
+
+if [ -z "${PEN_ON_ONE_CPU-}" ]; then
+    (cd "$(dirname "$0")/.." && cargo build --release --locked --quiet)
+    PEN_ON_ONE_CPU=yes exec taskset -c 0 bash "$0" "$@"
+fi
 
 rounds=${1:-5}
 seconds=${2:-2}
@@ -27,9 +33,7 @@ need wrk wrk
 need curl curl
 classic=${CLASSIC_PEN:-/usr/bin/pen}
 [ -x "$classic" ] || { echo "compare.sh: $classic is missing: apt-get install pen" >&2; exit 1; }
-(cd "$here" && cargo build --release --locked --quiet)
 ours=$here/target/release/pen
-ticks=$(getconf CLK_TCK)
 
 # A port nobody listens on.
 free_port() {
@@ -48,14 +52,12 @@ await() {
     done
 }
 
-# CPU ticks that a process and its children have used.
+# Nanoseconds of CPU that a process and its children have used.
 cpu() {
-    local total=0 pid fields
+    local total=0 pid ns
     for pid in "$1" $(cat "/proc/$1/task/$1/children" 2>/dev/null); do
-        fields=$(sed 's/.*) //' "/proc/$pid/stat" 2>/dev/null) || continue
-        # shellcheck disable=SC2086
-        set -- "$1" $fields
-        total=$((total + ${13} + ${14}))
+        read -r ns _ <"/proc/$pid/schedstat" || continue
+        total=$((total + ns))
     done
     echo "$total"
 }
@@ -105,7 +107,7 @@ measure() { # mode pid port
         gib-*) done_=$(awk '/requests in/ { v = $5; u = v; sub(/[0-9.]+/, "", u); sub(/[A-Z]+/, "", v);
             print v * (u == "GB" ? 1 : u == "MB" ? 1 / 1024 : 1 / 1048576) }' "$log") ;;
     esac
-    awk -v t=$((after - before)) -v hz="$ticks" -v n="$done_" 'BEGIN { printf("%.3f\n", (n > 0) ? t * 1e6 / hz / n : 0) }'
+    awk -v t=$((after - before)) -v n="$done_" 'BEGIN { printf("%.3f\n", (n > 0) ? t / 1000 / n : 0) }'
 }
 
 median() { sort -n | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'; }
