@@ -1,7 +1,7 @@
 #!/bin/bash
 # CPU time of the balancer's processes per connection, per request and per GiB: pen beside Debian's classic pen.
 #
-#   benches/compare.sh [rounds [seconds]]
+#   benches/compare.sh [rounds [seconds [mode ...]]]
 #
 # Needs nginx, wrk, curl and Debian's package pen; builds the release binary. Both balancers do the same work on the
 # same servers, taking turns round by round; the table shows medians and the ratio of ours to the classic's.
@@ -16,6 +16,7 @@ fi
 
 rounds=${1:-5}
 seconds=${2:-2}
+if [ $# -gt 2 ]; then modes=("${@:3}"); else modes=(connection request-1 request-64 request-1000 gib-1 gib-16); fi
 here=$(cd "$(dirname "$0")/.." && pwd)
 dir=$(mktemp -d)
 pids=()
@@ -113,7 +114,7 @@ measure() { # mode pid port
 median() { sort -n | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'; }
 
 printf '%-14s %14s %14s %8s\n' "CPU us per" pen classic ratio
-for mode in connection request-1 request-64 request-1000 gib-1 gib-16; do
+for mode in "${modes[@]}"; do
     : > "$dir/a"; : > "$dir/b"
     for _ in $(seq "$rounds"); do
         measure $mode $ours_pid "$ours_port" >> "$dir/a"
