@@ -5,6 +5,8 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
+use pen::sys::socket::unacknowledged;
+
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{MsgFlags, send};
@@ -75,8 +77,8 @@ fn an_answer_that_the_server_gives_before_it_has_read_everything_arrives() {
     let server = Backend::serving("S", |visit| {
         let _ = (&visit.stream).read(&mut [0; 1000]);
         let _ = (&visit.stream).write_all(&vec![b'r'; LENGTH]);
-        let_pass(Duration::from_millis(100));
-        // Closing with bytes unread sends a reset.
+        // From here on the answer is pen's to deliver. Closing with bytes unread sends a reset.
+        wait_until("pen has the answer", || unacknowledged(visit.stream.as_fd()) == 0);
     });
     let pen = Pen::with(&[]).servers([&server]).start();
     for _ in 0..5 {
