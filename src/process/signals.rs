@@ -8,9 +8,9 @@ use crate::net::channel::LogChange;
 use crate::process::master::{Master, MasterState, Stage};
 use crate::report::{log, status};
 use crate::shared::region::Phase;
-use crate::sys::clock;
 use crate::sys::reason::words;
 use crate::sys::signal::Signal;
+use crate::sys::{clock, fork};
 
 /// Workers that have not ended this long after TERM are killed.
 pub(super) const STOP_TIME: Seconds = Seconds(2);
@@ -55,7 +55,7 @@ impl Master<'_> {
         self.state.messages.error(format_args!("aborting, as USR2 asks for"));
         self.state.pidfile = None;
         self.state.listener = None;
-        std::process::abort();
+        fork::abort_with_core();
     }
 
     /// HUP: log files are opened anew, the configuration file is read again.

@@ -60,7 +60,7 @@ pub fn run(launch: Launch, settings: Settings) -> ExitCode {
         Err(reason) => {
             complain(&reason);
             if core_wanted {
-                std::process::abort();
+                fork::abort_with_core();
             }
             ExitCode::FAILURE
         }
@@ -296,7 +296,7 @@ fn become_master(
             drop(listener);
             notifier.failed(&reason, &messages);
             if core_wanted {
-                std::process::abort();
+                fork::abort_with_core();
             }
             return ExitCode::FAILURE;
         }

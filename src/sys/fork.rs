@@ -62,6 +62,15 @@ pub fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
+/// Ends this process by SIGABRT, with a core file even if that was only not asked for (`ulimit -S -c 0`).
+pub fn abort_with_core() -> ! {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    // Should it not work there is no core file, and nothing else to be done about it.
+    let _ =
+        getrlimit(Resource::RLIMIT_CORE).and_then(|(_, most)| setrlimit(Resource::RLIMIT_CORE, most, most));
+    std::process::abort();
+}
+
 /// Makes this process the leader of a session without a terminal, with /dev/null for its standard streams.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::ptr::NonNull;
 
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapOptions, MmapRaw};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, getrlimit};
 
@@ -33,6 +33,8 @@ impl SharedMemory {
         let file = File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC)?);
         file.set_len(length as u64)?;
         let map = MmapOptions::new().len(length).map_raw(&file)?;
+        // A core file would hold all of the reserve, touched or not.
+        map.advise(Advice::DontDump)?;
         Ok(SharedMemory { map, file })
     }
 

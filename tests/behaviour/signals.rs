@@ -4,6 +4,7 @@ use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -239,15 +240,24 @@ fn a_worker_that_gets_a_signal_by_itself_does_no_harm() {
     assert!(pen.page().contains("Pen status page"));
 }
 
-/// pen(1), SIGNALS: USR2 aborts pen; nothing of it goes on.
+/// pen(1), SIGNALS: USR2 aborts pen with a core file; nothing of it goes on.
 #[test]
 fn usr2_aborts_pen_and_its_workers() {
-    let g = greeters(1);
-    let mut pen = Pen::with(&[]).servers(&g).workers(3).with_signals().start();
+    let (g, files) = (greeters(1), Scratch::new());
+    let mut pen = Pen::with(&[]).servers(&g).workers(3).directory(files.path()).with_signals().start();
     let held = pen.hold();
     assert!(held.echoes());
     pen.signal(Signal::SIGUSR2);
     let status = pen.wait_for_end().unwrap();
     assert_eq!(status.signal(), Some(Signal::SIGABRT as i32));
     assert_ne!(held.ending(SOON), Ending::Open);
+    // Where core files go to the working directory and are not forbidden for good, there is one: of what pen uses,
+    // not of all that its tables could grow to.
+    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
+    let (_, most) = getrlimit(Resource::RLIMIT_CORE).unwrap();
+    if !classic() && pattern.starts_with("core") && most == RLIM_INFINITY {
+        let core = files.names().into_iter().find(|name| name.starts_with("core")).expect("a core file");
+        let size = std::fs::metadata(files.file(&core)).unwrap().len();
+        assert!(size < 64 << 20, "{size} bytes");
+    }
 }
