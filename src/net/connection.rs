@@ -283,15 +283,10 @@ impl Worker<'_> {
             return;
         };
         let client = match std::mem::replace(&mut connection.phase, Phase::Between) {
-            Phase::Relaying { client, server, mut up, mut down, reservation } => {
-                up.discard(&mut self.buffers);
-                down.discard(&mut self.buffers);
-                let (visitor, bytes) = (connection.visitor, (up.bytes(), down.bytes()));
+            Phase::Relaying { client, server, up, down, reservation } => {
+                let visitor = connection.visitor;
                 self.relaying.leave(&mut self.connections, key);
-                self.region.clients().count(visitor, bytes.0, bytes.1);
-                drop(server);
-                visits::give_back(self.region, self.id, reservation);
-                self.ring_if_awaited();
+                self.leave_server(visitor, server, [up, down], reservation);
                 client
             }
             Phase::Answering { client } => {
@@ -365,17 +360,12 @@ impl Worker<'_> {
                 visits::give_back(self.region, self.id, reservation);
                 self.region.workers().connecting(self.id, false);
             }
-            Phase::Relaying { client, server, mut up, mut down, reservation } => {
+            Phase::Relaying { client, server, up, down, reservation } => {
                 if ending == Ending::Reset {
                     socket::reset_on_close(client.socket().as_fd());
                     socket::reset_on_close(server.socket().as_fd());
                 }
-                up.discard(&mut self.buffers);
-                down.discard(&mut self.buffers);
-                self.region.clients().count(connection.visitor, up.bytes(), down.bytes());
-                // Closed before its place is given back, so that the server never sees one connection too many.
-                drop(server);
-                visits::give_back(self.region, self.id, reservation);
+                self.leave_server(connection.visitor, server, [up, down], reservation);
             }
             Phase::Answering { client } => drop(client),
             Phase::Lingering { client, .. } => {
@@ -386,6 +376,24 @@ impl Worker<'_> {
             Phase::Between => {}
         }
         self.release_slot(connection.conn);
+    }
+
+    /// Closes the server's side and accounts for what has passed; what has not is lost.
+    fn leave_server(
+        &mut self,
+        visitor: ClientRef,
+        server: Endpoint,
+        directions: [Direction; 2],
+        reservation: Reservation,
+    ) {
+        let [up, down] = directions.map(|mut direction| {
+            direction.discard(&mut self.buffers);
+            direction.bytes()
+        });
+        self.region.clients().count(visitor, up, down);
+        // Closed before its place is given back, so that the server never sees one connection too many.
+        drop(server);
+        visits::give_back(self.region, self.id, reservation);
     }
 
     /// The slot of a connection that is over (or never began) is free for another.

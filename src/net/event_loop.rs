@@ -47,6 +47,9 @@ const EVENTS: usize = 256;
 /// The longest sleep: the heartbeat must be seen to beat.
 const TICK: Duration = Duration::from_secs(1);
 
+/// Between two messages about something that this worker lacks, in seconds.
+pub(super) const TOLD_AGAIN: u64 = 60;
+
 /// How long a client whose server is gone may take what was sent to it.
 const LINGER: Seconds = Seconds(2);
 
@@ -292,7 +295,7 @@ impl<'a> Worker<'a> {
 
     fn write_log(&mut self) {
         let lost = self.log.flush();
-        let told = self.log_told.is_some_and(|told| self.now.seconds_since(told) < 60);
+        let told = self.log_told.is_some_and(|told| self.now.seconds_since(told) < TOLD_AGAIN);
         if lost > 0 && !told {
             self.log_told = Some(self.now);
             let all = self.log.lost();

@@ -14,7 +14,7 @@ use crate::shared::slots::Shortage;
 use crate::sys::reason::words;
 use crate::sys::{socket, wait};
 
-use super::event_loop::{Worker, token};
+use super::event_loop::{TOLD_AGAIN, Worker, token};
 
 /// Clients accepted between leaving the kernel's queue of waiters and joining it anew.
 const TURNS: u32 = 16;
@@ -27,9 +27,6 @@ const SHORT: Duration = Duration::from_millis(50);
 
 /// A worker whose heart has not beaten for longer, in seconds, does not accept either.
 const SILENT: u64 = 2;
-
-/// Between two messages about a lack of descriptors, in seconds.
-const TOLD_AGAIN: u64 = 60;
 
 /// Why a worker does not accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

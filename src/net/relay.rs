@@ -665,4 +665,14 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn nothing_that_follows_the_first_write_is_held_back() {
+        let (to, _reader) = connected();
+        let watched = to.try_clone().unwrap();
+        let mut to = Endpoint::server(to.into(), false);
+        assert_eq!(to.send(b"one").unwrap(), 3);
+        assert_eq!(to.send(b"two").unwrap(), 3);
+        assert!(watched.nodelay().unwrap());
+    }
 }

@@ -38,10 +38,10 @@ impl std::fmt::Debug for RobustMutex {
 }
 
 impl RobustMutex {
-    /// A bounded wait tries this often. Long beside the time that a holder needs, short beside what people notice.
     /// How long a waiter sleeps before it looks for itself whether the mutex is free.
     const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
+    /// A bounded wait tries this often. Long beside the time that a holder needs, short beside what people notice.
     const BETWEEN_TRIES: Duration = Duration::from_micros(200);
 
     /// Makes it ready for use, unlocked: robust, shared between processes, error-checking.

@@ -555,3 +555,19 @@ fn term_during_the_start_leaves_nothing() {
         assert_eq!(files.names(), [""; 0]);
     }
 }
+
+/// pen(1), -q: so many connections wait in the system to be accepted.
+#[test]
+fn the_listen_queue_is_as_long_as_it_was_asked_for() {
+    if Command::new("ss").arg("-V").output().is_err() {
+        eprintln!("not told: there is no ss");
+        return;
+    }
+    let s = webs(1);
+    let pen = Pen::with(&["-q", "77"]).servers(&s).start();
+    let filter = format!("sport = :{}", pen.address.port());
+    let output = Command::new("ss").args(["-Hltn", &filter]).output().unwrap();
+    let line = String::from_utf8(output.stdout).unwrap();
+    // State, waiting now, the most that may.
+    assert_eq!(line.split_whitespace().nth(2), Some("77"), "{line}");
+}
