@@ -107,6 +107,20 @@ pub struct ServerSpec {
     pub prio: i32,
     /// The access list that clients of this server must pass.
     pub acl: AclId,
+    /// `drain N`: whom it does not take any more.
+    pub drain: Drain,
+}
+
+/// Whom a server does not take any more. Connections that exist are never touched by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Drain {
+    /// Nobody is refused.
+    #[default]
+    No,
+    /// Clients that do not know it: those whose last server it is still come.
+    New,
+    /// Everybody.
+    All,
 }
 
 impl ServerSpec {
@@ -120,6 +134,7 @@ impl ServerSpec {
             weight: 0,
             prio: 0,
             acl: AclId::default(),
+            drain: Drain::No,
         }
     }
 }
@@ -491,7 +506,7 @@ mod tests {
                 hard: if fields > 1 { hard } else { 0 },
                 weight: if fields > 2 { weight } else { 0 },
                 prio: if fields > 3 { prio } else { 0 },
-                acl: AclId::default(),
+                ..ServerSpec::unset()
             };
             prop_assert_eq!(spec.to_string().parse::<ServerSpec>(), Ok(spec.clone()), "{}", spec);
         }

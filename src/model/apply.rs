@@ -3,7 +3,7 @@
 //! The replies of questions are an interface: scripts read them through penctl(1). See pen(1), COMMANDS.
 
 use super::address::ServerSpec;
-use super::command::{Command, Number, ServerChange, Switch};
+use super::command::{Command, Number, Operation, ServerChange, Switch};
 use super::ids::ServerId;
 use super::settings::{FastClose, Settings};
 use super::time::Seconds;
@@ -27,6 +27,8 @@ pub enum Action {
     Shun(ServerId, Seconds),
     /// Read the commands of this file.
     Include(String),
+    /// Ask the running pen, or have it do this.
+    Operate(Operation),
 }
 
 impl From<String> for Outcome {
@@ -81,6 +83,15 @@ impl Settings {
             Command::FastClose(whose) => self.tcp_fastclose = whose,
             Command::Include(file) => {
                 return Outcome { actions: vec![Action::Include(file)], ..Outcome::default() };
+            }
+            Command::Drain(server, whom) => self.server(server).drain = whom,
+            Command::ShowGeoip => return line(self.geoip.as_ref().map(|path| path.display())).into(),
+            Command::Geoip(file) => {
+                self.geoip = file;
+                return line(self.geoip.as_ref().map(|path| path.display())).into();
+            }
+            Command::Operation(operation) => {
+                return Outcome { actions: vec![Action::Operate(operation)], ..Outcome::default() };
             }
             Command::Constant(reply) => return reply.to_owned().into(),
             Command::Nothing => {}

@@ -9,8 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::address::{AddressError, Host, ListenSpec, Port};
-use super::ids::{AclId, MAX_CLIENTS, MAX_CONNECTIONS, MAX_SERVERS, MAX_WORKERS, ServerId};
+use super::address::{AddressError, ClientAddress, Drain, Host, ListenSpec, Port};
+use super::ids::{AclId, ConnId, MAX_CLIENTS, MAX_CONNECTIONS, MAX_SERVERS, MAX_WORKERS, ServerId};
 use super::number::{self, LARGEST, NumberError};
 use super::settings::{AclEntry, FastClose, LogDestination, LogDestinationError, Network};
 use super::time::Seconds;
@@ -54,10 +54,53 @@ pub enum Command {
     FastClose(FastClose),
     /// `include FILE`.
     Include(String),
+    /// `drain N [all]`, `undrain N`.
+    Drain(ServerId, Drain),
+    /// `geoip`: which file?
+    ShowGeoip,
+    /// `geoip FILE`, `no geoip`.
+    Geoip(Option<PathBuf>),
+    /// For a running pen alone: see [`Operation`].
+    Operation(Operation),
     /// Answered always in the same way, because what it asks for cannot be on.
     Constant(&'static str),
     /// Asks for what is so anyway.
     Nothing,
+}
+
+/// What only a running pen can answer or do. In a file, and with `-O`, there is nobody to ask yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// `check [FILE]`: would it be accepted? Without a file: that of `-F`.
+    Check(Option<PathBuf>),
+    /// `close [N]`: end a connection.
+    Close(ConnId),
+    /// `connection [N]`.
+    Connection(ConnId),
+    /// `control`: where is the control port?
+    Control,
+    /// `diff [FILE]`: what would it change? Without a file: that of `-F`.
+    Diff(Option<PathBuf>),
+    /// `exit`.
+    Exit,
+    /// `explain ADDRESS`: which server would that client get, and why?
+    Explain(ClientAddress),
+    /// `limits`.
+    Limits,
+    /// `pid`.
+    Pid,
+    /// `recent [N]`: clients of the last so many seconds.
+    Recent(Seconds),
+    /// `reload`: what HUP does.
+    Reload,
+    /// `servers`.
+    Servers,
+    /// `socket N`: which connection has this descriptor?
+    Socket(i32),
+    /// `status`.
+    Status,
+    /// `write [FILE]`: the settings as a configuration file. Without a file: that of `-F`.
+    Write(Option<PathBuf>),
 }
 
 /// The settings that are on or off.

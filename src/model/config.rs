@@ -217,6 +217,8 @@ impl<'a> Reader<'a> {
                     Ok(text) => self.lines(&name, &text),
                     Err(fault) => self.faults.push(at(fault)),
                 },
+                // There is no line for these yet.
+                Action::Operate(_) => {}
                 action @ Action::Shun(..) => self.reading.actions.push(action),
             }
         }

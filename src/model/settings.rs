@@ -50,6 +50,8 @@ pub struct Settings {
     pub client_acl: AclId,
     /// The list that users of the control port must pass.
     pub control_acl: AclId,
+    /// `geoip`: the database that says which country an address belongs to.
+    pub geoip: Option<PathBuf>,
 
     /// The regular servers, by number.
     pub servers: Vec<ServerSpec>,
@@ -111,6 +113,7 @@ impl Default for Settings {
             acls: Default::default(),
             client_acl: AclId::default(),
             control_acl: AclId::default(),
+            geoip: None,
             servers: Vec::new(),
             emergency: None,
             abuse: None,
@@ -315,8 +318,14 @@ pub struct Launch {
     pub user: Option<String>,
     /// `-F`.
     pub config: Option<PathBuf>,
+    /// `-C`: where the control port is.
+    pub control: Option<ListenSpec>,
     /// `-X`: the control command `exit` works.
     pub exit_enabled: bool,
+    /// The operand that says where to listen, unless a command did.
+    pub operand: Option<ListenSpec>,
+    /// All arguments, as they were given.
+    pub arguments: Vec<String>,
     /// Servers that the configuration puts on the blacklist (`server N blacklist T`), in the order given; 0 takes one
     /// off again.
     pub shunned: Vec<(ServerId, Seconds)>,

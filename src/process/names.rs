@@ -279,11 +279,10 @@ impl ResolvedNames {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ids::AclId;
     use std::path::PathBuf;
 
     fn server(host: Option<Host>, port: Port) -> ServerSpec {
-        ServerSpec { host, port, soft: 1, hard: 2, weight: 3, prio: 4, acl: AclId::default() }
+        ServerSpec { host, port, soft: 1, hard: 2, weight: 3, prio: 4, ..ServerSpec::unset() }
     }
 
     fn named(name: &str, port: Port) -> ServerSpec {

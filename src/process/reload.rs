@@ -284,7 +284,7 @@ impl Master<'_> {
                     state.region.servers().shun_for(Target::Server(*server), *length, blacklist, now);
                 }
                 // Whoever read the commands has read the file.
-                Action::Include(_) => {}
+                Action::Include(_) | Action::Operate(_) => {}
             }
         }
         state.workers = workers;

@@ -387,15 +387,7 @@ mod tests {
     }
 
     fn spec(host: Host, port: u16) -> ServerSpec {
-        ServerSpec {
-            host: Some(host),
-            port: Port::Number(port),
-            soft: 0,
-            hard: 0,
-            weight: 0,
-            prio: 0,
-            acl: Default::default(),
-        }
+        ServerSpec { host: Some(host), port: Port::Number(port), ..ServerSpec::unset() }
     }
 
     #[test]

@@ -271,7 +271,7 @@ impl Assembly<'_> {
             };
             match self.settings().servers.get_mut(number) {
                 // The list of a place is the file's to say: an operand has no word for it.
-                Some(place) => *place = ServerSpec { acl: place.acl, ..server },
+                Some(place) => *place = ServerSpec { acl: place.acl, drain: place.drain, ..server },
                 None => self.settings().servers.push(server),
             }
         }
@@ -296,7 +296,7 @@ impl Assembly<'_> {
         for action in reading.actions {
             match action {
                 Action::Shun(server, length) => self.launch.shunned.push((server, length)),
-                Action::Include(file) => unreachable!("the reader has included {file}"),
+                Action::Include(_) | Action::Operate(_) => unreachable!("the reader leaves none of these"),
             }
         }
         Request {
@@ -432,8 +432,7 @@ mod tests {
             jail: Some("j".into()),
             user: Some("u".into()),
             config: Some("F".into()),
-            exit_enabled: false,
-            shunned: vec![],
+            ..Launch::default()
         };
         assert_eq!(launch, expected);
     }
