@@ -13,11 +13,13 @@ use pen::model::command::{Command as Setting, CommandError};
 const LETTERS: &str = "ABCDEFGHKLNOPQRSTUWXZabcdefhijlmnopqrstuwx";
 
 /// Every command that pen 0.34.1 or its manual knows, and ours.
-const COMMANDS: &str = "abort_on_error acl ascii blacklist block client_acl clients_max close conn_max connection \
-    control control_acl debug delayed_forward dsr_if dsr_ip dummy epoll exit hash http idle_timeout idlers include \
-    keepalive kqueue listen log mode peek pending_max pid poll prio recent roundrobin select server servers socket \
-    source ssl_ciphers ssl_client_renegotiation_interval ssl_ocsp_response ssl_option ssl_sni_path status stubborn \
-    tarpit_acl tcp_fastclose tcp_nodelay timeout tracking transparent web_stats weight workers write";
+const COMMANDS: &str = "abort_on_error abuse acl ascii blacklist block check client_acl clients_max close \
+    conn_max connection control control_acl debug delayed_forward diff drain dsr_if dsr_ip dummy emergency \
+    epoll exit explain forgetful geoip hash http idle_timeout idlers include keepalive kqueue limits \
+    listen listen_queue log mode multi_accept peek pending_max pid poll prio recent reload roundrobin \
+    select server servers socket source ssl_ciphers ssl_client_renegotiation_interval ssl_ocsp_response \
+    ssl_option ssl_sni_path status stubborn tarpit_acl tcp_fastclose tcp_nodelay timeout tracking \
+    transparent undrain web_stats weight workers write";
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -191,7 +191,7 @@ impl Host {
         let of_a_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
         if text.is_empty() {
             Err(AddressError::Empty)
-        } else if text.contains('/') && !text.contains('\0') {
+        } else if text.contains('/') && !text.contains(char::is_control) {
             Ok(Host::Path(text.into()))
         } else if let Ok(ip) = text.parse::<IpAddr>() {
             Ok(Host::Ip(ip.to_canonical()))

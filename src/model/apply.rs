@@ -79,12 +79,26 @@ impl Settings {
                 return self.workers_line().into();
             }
             Command::Mode => return self.mode().into(),
-            Command::Source(address) => self.source = Some(address),
+            Command::Source(address) => self.source = address,
             Command::FastClose(whose) => self.tcp_fastclose = whose,
             Command::Include(file) => {
                 return Outcome { actions: vec![Action::Include(file)], ..Outcome::default() };
             }
-            Command::Drain(server, whom) => self.server(server).drain = whom,
+            Command::Drain(server, whom) => {
+                if let Some(slot) = self.servers.get_mut(server.0 as usize) {
+                    slot.drain = whom;
+                }
+            }
+            Command::ShowEmergency => return line(self.emergency.as_ref()).into(),
+            Command::Emergency(spec) => {
+                self.emergency = spec;
+                return line(self.emergency.as_ref()).into();
+            }
+            Command::ShowAbuse => return line(self.abuse.as_ref()).into(),
+            Command::Abuse(spec) => {
+                self.abuse = spec;
+                return line(self.abuse.as_ref()).into();
+            }
             Command::ShowGeoip => return line(self.geoip.as_ref().map(|path| path.display())).into(),
             Command::Geoip(file) => {
                 self.geoip = file;
@@ -104,6 +118,7 @@ impl Settings {
             Switch::AbortOnError => &mut self.abort_on_error,
             Switch::Ascii => &mut self.ascii,
             Switch::Dummy => &mut self.dummy,
+            Switch::Forgetful => &mut self.forgetful,
             Switch::Hash => &mut self.hash,
             Switch::Keepalive => &mut self.keepalive,
             Switch::Prio => &mut self.prio,
@@ -136,6 +151,8 @@ impl Settings {
             Number::IdleTimeout => {
                 return format!("Idle timeout: {} seconds\n", set(&mut self.idle_timeout.0));
             }
+            Number::ListenQueue => set(&mut self.listen_queue),
+            Number::MultiAccept => set(&mut self.multi_accept),
             Number::PendingMax => {
                 set(&mut self.pending_max);
                 return String::new();
@@ -206,7 +223,7 @@ impl std::fmt::Display for FastClose {
 
 #[cfg(test)]
 mod tests {
-    use super::super::address::{Host, Port};
+    use super::super::address::{Drain, Host, Port};
     use super::super::settings::LogDestination;
     use super::*;
 
@@ -229,10 +246,15 @@ mod tests {
             ("control_acl", "0\n"),
             ("debug", "0\n"),
             ("idle_timeout", "Idle timeout: 0 seconds\n"),
+            ("abuse", ""),
+            ("emergency", ""),
+            ("geoip", ""),
             ("idlers", "Idlers: 0/0\n"),
             ("listen", ""),
+            ("listen_queue", "500\n"),
             ("log", ""),
             ("mode", "no hash no roundrobin no stubborn no weight no prio\n"),
+            ("multi_accept", "100\n"),
             ("pending_max", ""),
             ("tarpit_acl", "tarpit_acl = -1"),
             ("timeout", "5\n"),
@@ -257,6 +279,9 @@ mod tests {
         assert_eq!(reply(&mut settings, "debug 9"), "3\n");
         assert_eq!(reply(&mut settings, "idle_timeout 9"), "Idle timeout: 9 seconds\n");
         assert_eq!(reply(&mut settings, "idle_timeout -4"), "Idle timeout: 0 seconds\n");
+        assert_eq!(reply(&mut settings, "listen_queue 7"), "50\n");
+        assert_eq!(reply(&mut settings, "multi_accept 0"), "1\n");
+        assert_eq!((settings.listen_queue, settings.multi_accept), (50, 1));
         assert_eq!(reply(&mut settings, "pending_max 12"), "");
         assert_eq!(reply(&mut settings, "workers 2"), "2\n");
         assert_eq!(
@@ -293,6 +318,7 @@ mod tests {
             ("abort_on_error", (|s| s.abort_on_error) as fn(&Settings) -> bool),
             ("ascii", |s| s.ascii),
             ("dummy", |s| s.dummy),
+            ("forgetful", |s| s.forgetful),
             ("keepalive", |s| s.keepalive),
         ] {
             let mut settings = Settings::default();
@@ -315,10 +341,23 @@ mod tests {
         assert_eq!(reply(&mut settings, "no web_stats"), "");
         assert_eq!(reply(&mut settings, "listen 127.0.0.1:8009"), "127.0.0.1:8009\n");
         assert_eq!(reply(&mut settings, "listen"), "127.0.0.1:8009\n");
+        assert_eq!(reply(&mut settings, "geoip /geo"), "/geo\n");
+        assert_eq!(reply(&mut settings, "geoip"), "/geo\n");
+        assert_eq!(reply(&mut settings, "no geoip"), "");
+        for word in ["abuse", "emergency"] {
+            assert_eq!(reply(&mut settings, &format!("{word} [::1]:80:1:0")), "[::1]:80:1\n");
+            assert_eq!(reply(&mut settings, word), "[::1]:80:1\n");
+        }
+        assert_eq!((&settings.abuse, &settings.emergency), (&"[::1]:80:1".parse().ok(), &settings.abuse));
+        assert_eq!(reply(&mut settings, "no abuse"), "");
+        assert!(settings.abuse.is_none() && settings.emergency.is_some() && settings.geoip.is_none());
+        assert_eq!(reply(&mut settings, "no emergency"), "");
         run(&mut settings, "source ::1");
         run(&mut settings, "tcp_fastclose both");
         assert_eq!(settings.source, Some("::1".parse().unwrap()));
         assert_eq!(settings.tcp_fastclose, FastClose::Both);
+        run(&mut settings, "no source");
+        assert_eq!((settings.source, settings.emergency), (None, None));
     }
 
     #[test]
@@ -363,6 +402,18 @@ mod tests {
     }
 
     #[test]
+    fn draining_makes_no_servers() {
+        let mut settings = Settings { servers: vec!["a:1".parse().unwrap()], ..Settings::default() };
+        run(&mut settings, "drain 0");
+        assert_eq!(settings.servers[0].drain, Drain::New);
+        run(&mut settings, "drain 0 all");
+        assert_eq!(settings.servers[0].drain, Drain::All);
+        run(&mut settings, "undrain 0");
+        run(&mut settings, "drain 1");
+        assert_eq!(settings.servers, ["a:1".parse().unwrap()]);
+    }
+
+    #[test]
     fn what_settings_cannot_hold_is_left_to_the_caller() {
         let mut settings = Settings::default();
         let outcome = run(&mut settings, "server 1 blacklist 100 max 2 blacklist 0");
@@ -370,5 +421,6 @@ mod tests {
         assert_eq!(outcome.actions, actions);
         assert_eq!(settings.servers[1].soft, 2);
         assert_eq!(run(&mut settings, "include x").actions, [Action::Include("x".into())]);
+        assert_eq!(run(&mut settings, "pid").actions, [Action::Operate(Operation::Pid)]);
     }
 }

@@ -2,17 +2,22 @@
 //!
 //! Words are separated by spaces and tabs; double quotes hold a word with spaces, `\"` and `\\` being a quote and a
 //! backslash in it; a word that begins with `#` begins a comment. See pen(1), COMMANDS.
-//! Not here: what a command does ([`super::apply`]), lines of a file ([`super::config`]).
+//! Not here: what a command does ([`super::apply`]), lines of a file ([`super::config`]), commands from settings
+//! ([`super::render`]).
 
+use std::borrow::Cow;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::address::{AddressError, ClientAddress, Drain, Host, ListenSpec, Port};
+use super::address::{AddressError, ClientAddress, Drain, Host, ListenSpec, Port, ServerSpec};
 use super::ids::{AclId, ConnId, MAX_CLIENTS, MAX_CONNECTIONS, MAX_SERVERS, MAX_WORKERS, ServerId};
 use super::number::{self, LARGEST, NumberError};
-use super::settings::{AclEntry, FastClose, LogDestination, LogDestinationError, Network};
+use super::settings::{
+    AclEntry, FastClose, FileNameError, LogDestination, LogDestinationError, Network, file_name,
+};
 use super::time::Seconds;
 
 /// What a line asks for. Every value in it has been checked: nothing is left that could fail.
@@ -48,14 +53,23 @@ pub enum Command {
     Workers(Option<u32>),
     /// `mode`.
     Mode,
-    /// `source ADDR`.
-    Source(IpAddr),
+    /// `source ADDR`, `no source`.
+    Source(Option<IpAddr>),
     /// `tcp_fastclose X`.
     FastClose(FastClose),
     /// `include FILE`.
     Include(String),
-    /// `drain N [all]`, `undrain N`.
+    /// `drain N [all]`, `undrain N`. Nothing happens to a server that does not exist: whoever reads commands makes
+    /// sure that it does.
     Drain(ServerId, Drain),
+    /// `emergency`: which server?
+    ShowEmergency,
+    /// `emergency SPEC`, `no emergency`.
+    Emergency(Option<ServerSpec>),
+    /// `abuse`: which server?
+    ShowAbuse,
+    /// `abuse SPEC`, `no abuse`.
+    Abuse(Option<ServerSpec>),
     /// `geoip`: which file?
     ShowGeoip,
     /// `geoip FILE`, `no geoip`.
@@ -103,6 +117,29 @@ pub enum Operation {
     Write(Option<PathBuf>),
 }
 
+impl Operation {
+    /// The word that the command begins with.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Operation::Check(_) => "check",
+            Operation::Close(_) => "close",
+            Operation::Connection(_) => "connection",
+            Operation::Control => "control",
+            Operation::Diff(_) => "diff",
+            Operation::Exit => "exit",
+            Operation::Explain(_) => "explain",
+            Operation::Limits => "limits",
+            Operation::Pid => "pid",
+            Operation::Recent(_) => "recent",
+            Operation::Reload => "reload",
+            Operation::Servers => "servers",
+            Operation::Socket(_) => "socket",
+            Operation::Status => "status",
+            Operation::Write(_) => "write",
+        }
+    }
+}
+
 /// The settings that are on or off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Switch {
@@ -112,6 +149,8 @@ pub enum Switch {
     Ascii,
     /// `dummy`.
     Dummy,
+    /// `forgetful`.
+    Forgetful,
     /// `hash`.
     Hash,
     /// `keepalive`.
@@ -126,10 +165,11 @@ pub enum Switch {
     Weight,
 }
 
-const SWITCHES: [(&str, Switch); 9] = [
+const SWITCHES: [(&str, Switch); 10] = [
     ("abort_on_error", Switch::AbortOnError),
     ("ascii", Switch::Ascii),
     ("dummy", Switch::Dummy),
+    ("forgetful", Switch::Forgetful),
     ("hash", Switch::Hash),
     ("keepalive", Switch::Keepalive),
     ("prio", Switch::Prio),
@@ -151,6 +191,10 @@ pub enum Number {
     Debug,
     /// `idle_timeout`, seconds.
     IdleTimeout,
+    /// `listen_queue`.
+    ListenQueue,
+    /// `multi_accept`.
+    MultiAccept,
     /// `pending_max`.
     PendingMax,
     /// `timeout`, seconds.
@@ -160,12 +204,14 @@ pub enum Number {
 }
 
 /// What each number may be, and whether a smaller one is raised (as the classic did) instead of refused.
-const NUMBERS: [(&str, Number, u32, u32, bool); 8] = [
+const NUMBERS: [(&str, Number, u32, u32, bool); 10] = [
     ("blacklist", Number::Blacklist, 0, LARGEST, false),
     ("clients_max", Number::ClientsMax, 1, MAX_CLIENTS, false),
     ("conn_max", Number::ConnMax, 1, MAX_CONNECTIONS, false),
     ("debug", Number::Debug, 0, LARGEST, false),
     ("idle_timeout", Number::IdleTimeout, 0, LARGEST, true),
+    ("listen_queue", Number::ListenQueue, 50, LARGEST, true),
+    ("multi_accept", Number::MultiAccept, 1, LARGEST, true),
     ("pending_max", Number::PendingMax, 1, LARGEST, true),
     ("timeout", Number::Timeout, 1, LARGEST, false),
     ("tracking", Number::Tracking, 0, LARGEST, false),
@@ -192,9 +238,8 @@ pub enum ServerChange {
     Weight(u32),
 }
 
-/// Commands that ask for what only a running pen has, or that act on it.
-const NEED_A_RUNNING_PEN: [&str; 10] =
-    ["close", "connection", "control", "exit", "pid", "recent", "servers", "socket", "status", "write"];
+/// How far back `recent` looks unless it is told.
+const RECENT: u32 = 300;
 
 /// Commands of capabilities that are not built yet. Their `no` forms are true and do nothing.
 const NOT_AVAILABLE: [&str; 10] = [
@@ -219,6 +264,9 @@ pub enum CommandError {
     /// No such command. The classic went on to the next line, and its wording is kept.
     #[error("do_cmd: ignoring command starting with '{0}'")]
     Unknown(String),
+    /// `no` and something that there is not. In a file it is an unknown command; the classic's control port was silent.
+    #[error("do_cmd: ignoring command starting with 'no {0}'")]
+    UnknownNo(String),
     /// The classic's wording again.
     #[error("do_cmd: ignoring tcp_fastclose without argument")]
     FastCloseAlone,
@@ -230,9 +278,6 @@ pub enum CommandError {
         /// What should follow.
         what: &'static str,
     },
-    /// There is nothing to ask or to act on yet.
-    #[error("{0} needs a running pen")]
-    NeedsRunningPen(String),
     /// A capability that pen does not have.
     #[error("{0} is not available in this version")]
     NotAvailable(String),
@@ -246,6 +291,14 @@ pub enum CommandError {
         what: &'static str,
         /// Why.
         reason: AddressError,
+    },
+    /// Not the name of a file.
+    #[error("{what}: {reason}")]
+    FileName {
+        /// The command.
+        what: &'static str,
+        /// Why.
+        reason: FileNameError,
     },
     /// Not a destination for the log.
     #[error("log: {0}")]
@@ -266,6 +319,14 @@ pub enum CommandError {
     /// Not a network.
     #[error("acl needs an IP address, address/length or address and mask, not {0:?}")]
     Network(String),
+    /// Not a country.
+    #[error("a country is two letters, not {0:?}")]
+    Country(String),
+    /// Not a client.
+    #[error(
+        "explain needs the IP address of a client, with its port or without, or the word unix, not {0:?}"
+    )]
+    Client(String),
     /// A quote too few.
     #[error("no closing quote after {0:?}")]
     Unclosed(String),
@@ -274,7 +335,7 @@ pub enum CommandError {
 impl CommandError {
     /// The classic said so and went on. So a file with such a line is read, and only `--check` counts it as wrong.
     pub fn is_ignorable(&self) -> bool {
-        matches!(self, CommandError::Unknown(_) | CommandError::FastCloseAlone)
+        matches!(self, CommandError::Unknown(_) | CommandError::UnknownNo(_) | CommandError::FastCloseAlone)
     }
 }
 
@@ -345,6 +406,35 @@ impl Words {
         self.next().ok_or_else(|| CommandError::Missing { command: command.to_owned(), what })
     }
 
+    /// The name of a file, if there is a word left.
+    fn file(&mut self, command: &'static str) -> Result<Option<PathBuf>, CommandError> {
+        let Some(given) = self.next() else { return Ok(None) };
+        match file_name(&given) {
+            Ok(file) => Ok(Some(file)),
+            Err(FileNameError::Empty) => {
+                Err(CommandError::Missing { command: command.to_owned(), what: "the name of a file" })
+            }
+            Err(reason) => Err(CommandError::FileName { what: command, reason }),
+        }
+    }
+
+    /// A number, or `absent` if there is no word left.
+    fn number(
+        &mut self,
+        command: &str,
+        range: RangeInclusive<u32>,
+        absent: u32,
+    ) -> Result<u32, CommandError> {
+        let given = self.next().map(|given| number::unsigned(command, &given, range));
+        Ok(given.transpose()?.unwrap_or(absent))
+    }
+
+    /// The number of a server.
+    fn server(&mut self, command: &str) -> Result<ServerId, CommandError> {
+        let given = self.need(command, "a number")?;
+        Ok(ServerId(number::unsigned(command, &given, 0..=MAX_SERVERS - 1)?))
+    }
+
     /// All words that are left mean nothing, and need not be told of one by one.
     fn skip(&mut self) {
         self.rest = Vec::new().into_iter();
@@ -366,7 +456,14 @@ fn positive(word: String, words: &mut Words) -> Result<Command, CommandError> {
         }
         return Ok(Command::Number(number, Some(value.0)));
     }
+    if let Some(operation) = operation(&word, words)? {
+        return Ok(Command::Operation(operation));
+    }
     match word.as_str() {
+        "abuse" => match words.next() {
+            Some(given) => Ok(Command::Abuse(Some(address("abuse", &given)?))),
+            None => Ok(Command::ShowAbuse),
+        },
         "acl" => acl(words),
         "client_acl" => {
             Ok(Command::ClientAcl(words.next().map(|given| list("client_acl", &given)).transpose()?))
@@ -374,6 +471,15 @@ fn positive(word: String, words: &mut Words) -> Result<Command, CommandError> {
         "control_acl" => {
             Ok(Command::ControlAcl(words.next().map(|given| list("control_acl", &given)).transpose()?))
         }
+        "drain" => drain(words),
+        "emergency" => match words.next() {
+            Some(given) => Ok(Command::Emergency(Some(address("emergency", &given)?))),
+            None => Ok(Command::ShowEmergency),
+        },
+        "geoip" => match words.file("geoip")? {
+            Some(file) => Ok(Command::Geoip(Some(file))),
+            None => Ok(Command::ShowGeoip),
+        },
         "idlers" => nothing_but("idlers", "0", "Idlers: 0/0\n", words),
         "include" => Ok(Command::Include(words.need("include", "the name of a file")?)),
         "listen" => Ok(Command::Listen(words.next().map(|given| address("listen", &given)).transpose()?)),
@@ -385,16 +491,17 @@ fn positive(word: String, words: &mut Words) -> Result<Command, CommandError> {
         "server" => server(words),
         "source" => {
             let given = words.need("source", "an address")?;
-            given.parse().map(Command::Source).map_err(|_| CommandError::Source(given))
+            match given.parse() {
+                Ok(address) => Ok(Command::Source(Some(address))),
+                Err(_) => Err(CommandError::Source(given)),
+            }
         }
         "tarpit_acl" => nothing_but("tarpit_acl", "-1", "tarpit_acl = -1", words),
         "tcp_fastclose" => fast_close(words),
         "tcp_nodelay" => Ok(Command::Nothing),
-        "web_stats" => match words.next() {
-            Some(given) if given.is_empty() => {
-                Err(CommandError::Missing { command: "web_stats".into(), what: "the name of a file" })
-            }
-            Some(given) => Ok(Command::WebStats(Some(given.into()))),
+        "undrain" => Ok(Command::Drain(words.server("undrain")?, Drain::No)),
+        "web_stats" => match words.file("web_stats")? {
+            Some(file) => Ok(Command::WebStats(Some(file))),
             None => Ok(Command::ShowWebStats),
         },
         "workers" => match words.next().as_deref() {
@@ -403,7 +510,6 @@ fn positive(word: String, words: &mut Words) -> Result<Command, CommandError> {
             Some(given) => Ok(Command::Workers(Some(number::unsigned("workers", given, 1..=MAX_WORKERS)?))),
         },
         _ if OBSOLETE.contains(&word.as_str()) => Ok(obsolete(word, words)),
-        _ if NEED_A_RUNNING_PEN.contains(&word.as_str()) => Err(CommandError::NeedsRunningPen(word)),
         _ if NOT_AVAILABLE.contains(&word.as_str()) => Err(CommandError::NotAvailable(word)),
         _ => Err(CommandError::Unknown(word)),
     }
@@ -414,8 +520,12 @@ fn negative(word: String, words: &mut Words) -> Result<Command, CommandError> {
         return Ok(Command::Switch(*switch, false));
     }
     match word.as_str() {
+        "abuse" => Ok(Command::Abuse(None)),
         "acl" => Ok(Command::AclClear(list("acl", &words.need("no acl", "the number of a list")?)?)),
+        "emergency" => Ok(Command::Emergency(None)),
+        "geoip" => Ok(Command::Geoip(None)),
         "log" => Ok(Command::Log(None)),
+        "source" => Ok(Command::Source(None)),
         "web_stats" => Ok(Command::WebStats(None)),
         "http" | "peek" | "transparent" => Ok(Command::Nothing),
         "tcp_nodelay" => {
@@ -423,7 +533,54 @@ fn negative(word: String, words: &mut Words) -> Result<Command, CommandError> {
             Ok(Command::Nothing)
         }
         _ if OBSOLETE.contains(&word.as_str()) => Ok(obsolete(format!("no {word}"), words)),
-        _ => Err(CommandError::Unknown(format!("no {word}"))),
+        _ => Err(CommandError::UnknownNo(word)),
+    }
+}
+
+/// What only a running pen can answer or do, if the word is one of those.
+fn operation(word: &str, words: &mut Words) -> Result<Option<Operation>, CommandError> {
+    Ok(Some(match word {
+        "check" => Operation::Check(words.file("check")?),
+        "close" => Operation::Close(ConnId(words.number("close", 0..=u32::MAX, 0)?)),
+        "connection" => Operation::Connection(ConnId(words.number("connection", 0..=u32::MAX, 0)?)),
+        "control" => Operation::Control,
+        "diff" => Operation::Diff(words.file("diff")?),
+        "exit" => Operation::Exit,
+        "explain" => Operation::Explain(client(words.need("explain", "the address of a client")?)?),
+        "limits" => Operation::Limits,
+        "pid" => Operation::Pid,
+        "recent" => Operation::Recent(Seconds(words.number("recent", 0..=LARGEST, RECENT)?)),
+        "reload" => Operation::Reload,
+        "servers" => Operation::Servers,
+        "socket" => {
+            let given = words.need("socket", "the number of a descriptor")?;
+            Operation::Socket(number::unsigned("socket", &given, 0..=LARGEST)? as i32)
+        }
+        "status" => Operation::Status,
+        "write" => Operation::Write(words.file("write")?),
+        _ => return Ok(None),
+    }))
+}
+
+/// `1.2.3.4`, `::1`, `[::1]`, each with a port or without (`1.2.3.4:5`, `[::1]:5`), or `unix`.
+fn client(given: String) -> Result<ClientAddress, CommandError> {
+    if given == "unix" {
+        return Ok(ClientAddress::Unix);
+    }
+    let bare = given.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&given);
+    match (given.parse::<SocketAddr>(), bare.parse::<IpAddr>()) {
+        (Ok(peer), _) => Ok(peer.into()),
+        (_, Ok(ip)) => Ok(SocketAddr::new(ip, 0).into()),
+        _ => Err(CommandError::Client(given)),
+    }
+}
+
+fn drain(words: &mut Words) -> Result<Command, CommandError> {
+    let server = words.server("drain")?;
+    match words.next() {
+        None => Ok(Command::Drain(server, Drain::New)),
+        Some(whom) if whom == "all" => Ok(Command::Drain(server, Drain::All)),
+        Some(given) => Err(CommandError::Choice { what: "what follows drain N", choices: "all", given }),
     }
 }
 
@@ -473,8 +630,7 @@ fn fast_close(words: &mut Words) -> Result<Command, CommandError> {
 }
 
 fn server(words: &mut Words) -> Result<Command, CommandError> {
-    let given = words.need("server", "a number")?;
-    let server = ServerId(number::unsigned("server", &given, 0..=MAX_SERVERS - 1)?);
+    let server = words.server("server")?;
     let mut changes = Vec::new();
     while let Some(key) = words.next() {
         let value = words.need(&format!("server {server} {key}"), "a value")?;
@@ -509,7 +665,12 @@ fn acl(words: &mut Words) -> Result<Command, CommandError> {
     };
     let given = words.need("acl", "an address")?;
     if given == "country" {
-        return Err(CommandError::NotAvailable(format!("acl {number} … country")));
+        let letters = words.need("country", "two letters")?;
+        if letters.len() != 2 || !letters.bytes().all(|byte| byte.is_ascii_alphabetic()) {
+            return Err(CommandError::Country(letters));
+        }
+        let network = Network::Country(letters.to_ascii_uppercase());
+        return Ok(Command::AclAdd(number, AclEntry { permit, network }));
     }
     let (address, length) = given.split_once('/').map_or((given.as_str(), None), |(a, l)| (a, Some(l)));
     let (network, exact) = match address.parse() {
@@ -550,9 +711,21 @@ fn v6_mask(length: u32) -> Ipv6Addr {
     u128::MAX.checked_shl(128 - length).unwrap_or(0).into()
 }
 
+/// What separates words.
+fn blank(c: char) -> bool {
+    matches!(c, ' ' | '\t' | '\r' | '\n')
+}
+
+/// The text as one word of a command: in quotes if it would not be read as one otherwise.
+pub fn quoted(text: &str) -> Cow<'_, str> {
+    match text.is_empty() || text.starts_with(['"', '#']) || text.contains(blank) {
+        true => Cow::Owned(format!("\"{}\"", text.replace('\\', r"\\").replace('"', r#"\""#))),
+        false => Cow::Borrowed(text),
+    }
+}
+
 /// The words of a line, without its comment.
 fn split(line: &str) -> Result<Vec<String>, CommandError> {
-    let blank = |c: char| matches!(c, ' ' | '\t' | '\r' | '\n');
     let mut words = Vec::new();
     let mut rest = line.trim_start_matches(blank);
     while !rest.is_empty() && !rest.starts_with('#') {
@@ -690,6 +863,7 @@ mod tests {
             assert_eq!(command(&format!("acl 1 permit {text}")), entry(true, network.clone()), "{text}");
             assert_eq!(command(&format!("acl 1 deny {text}")), entry(false, network), "{text}");
         }
+        assert_eq!(command("acl 1 permit country se"), entry(true, Network::Country("SE".into())));
         assert_eq!(command("no acl 9"), Command::AclClear(acl(9)));
     }
 
@@ -730,7 +904,11 @@ mod tests {
         );
         assert!(refused("acl 1 permit www").ends_with(r#"not "www""#));
         assert!(refused("acl 1 permit 1.2.3.4 24").ends_with(r#"not "1.2.3.4 24""#));
-        assert_eq!(refused("acl 1 deny country SE"), "acl 1 … country is not available in this version");
+        for country in ["S", "SWE", "S1", "\u{e5}", "country"] {
+            let message = format!("a country is two letters, not {country:?}");
+            assert_eq!(refused(&format!("acl 1 deny country {country}")), message);
+        }
+        assert_eq!(refused("acl 1 deny country"), "country needs two letters");
         assert_eq!(refused("client_acl 10"), r#"client_acl must be a number from 0 to 9, not "10""#);
         assert_eq!(command("client_acl 9"), Command::ClientAcl(Some(acl(9))));
         assert_eq!(command("control_acl"), Command::ControlAcl(None));
@@ -780,6 +958,73 @@ mod tests {
     }
 
     #[test]
+    fn servers_are_drained_and_put_back_to_work() {
+        assert_eq!(command("drain 3"), Command::Drain(ServerId(3), Drain::New));
+        assert_eq!(command("drain 3 all"), Command::Drain(ServerId(3), Drain::All));
+        assert_eq!(command("undrain 3"), Command::Drain(ServerId(3), Drain::No));
+        assert_eq!(refused("drain"), "drain needs a number");
+        assert_eq!(refused("drain 1 al"), r#"what follows drain N must be all, not "al""#);
+        assert_eq!(refused("undrain 4096"), r#"undrain must be a number from 0 to 4095, not "4096""#);
+    }
+
+    #[test]
+    fn a_running_pen_is_asked_and_told() {
+        use Operation::*;
+        for (line, expected) in [
+            ("check", Check(None)),
+            ("check /a", Check(Some("/a".into()))),
+            ("close", Close(ConnId(0))),
+            ("close 4294967295", Close(ConnId(u32::MAX))),
+            ("connection", Connection(ConnId(0))),
+            ("connection 500", Connection(ConnId(500))),
+            ("control", Control),
+            ("diff", Diff(None)),
+            ("diff a", Diff(Some("a".into()))),
+            ("exit", Exit),
+            ("limits", Limits),
+            ("pid", Pid),
+            ("recent", Recent(Seconds(300))),
+            ("recent 0", Recent(Seconds(0))),
+            ("reload", Reload),
+            ("servers", Servers),
+            ("socket 8", Socket(8)),
+            ("status", Status),
+            ("write", Write(None)),
+            (r#"write "/a b""#, Write(Some("/a b".into()))),
+        ] {
+            assert!(line.starts_with(expected.word()));
+            assert_eq!(command(line), Command::Operation(expected));
+        }
+        for line in
+            ["close x", "close -1", "connection 1x", "connection 4294967296", "recent -1", "socket -1"]
+        {
+            assert!(refused(line).contains("must be a number from 0 to"), "{line}");
+        }
+        assert_eq!(refused("socket"), "socket needs the number of a descriptor");
+    }
+
+    #[test]
+    fn a_client_is_named_by_its_address() {
+        let explained = |text: &str| match command(&format!("explain {text}")) {
+            Command::Operation(Operation::Explain(client)) => client,
+            other => panic!("{other:?}"),
+        };
+        let client = |ip: &str, port| ClientAddress::Inet(ip.parse().unwrap(), port);
+        assert_eq!(explained("unix"), ClientAddress::Unix);
+        assert_eq!(explained("1.2.3.4"), client("1.2.3.4", 0));
+        assert_eq!(explained("1.2.3.4:5"), client("1.2.3.4", 5));
+        assert_eq!(explained("::1"), client("::1", 0));
+        assert_eq!(explained("[::1]"), client("::1", 0));
+        assert_eq!(explained("[::1]:5"), client("::1", 5));
+        assert_eq!(explained("::ffff:1.2.3.4"), client("1.2.3.4", 0));
+        assert_eq!(explained("[::ffff:1.2.3.4]:5"), client("1.2.3.4", 5));
+        assert_eq!(refused("explain"), "explain needs the address of a client");
+        for junk in ["www", "1.2.3.4:x", "1.2.3.4:65536", "1.2.3", "[::1", "::1]", "/run/x", "Unix"] {
+            assert!(refused(&format!("explain {junk}")).ends_with(&format!("not {junk:?}")));
+        }
+    }
+
+    #[test]
     fn the_other_settings_are_read() {
         assert_eq!(command("listen 8001"), Command::Listen(Some("8001".parse().unwrap())));
         assert_eq!(command("listen"), Command::Listen(None));
@@ -792,7 +1037,17 @@ mod tests {
         assert_eq!(command("workers 4"), Command::Workers(Some(4)));
         assert_eq!(command("workers auto"), Command::Workers(None));
         assert_eq!(command("include /x"), Command::Include("/x".into()));
-        assert_eq!(command("source 127.0.0.55"), Command::Source("127.0.0.55".parse().unwrap()));
+        assert_eq!(command("source 127.0.0.55"), Command::Source("127.0.0.55".parse().ok()));
+        assert_eq!(command("no source"), Command::Source(None));
+        assert_eq!(command("geoip"), Command::ShowGeoip);
+        assert_eq!(command(r#"geoip "/a b""#), Command::Geoip(Some("/a b".into())));
+        assert_eq!(command("no geoip"), Command::Geoip(None));
+        assert_eq!(command("emergency"), Command::ShowEmergency);
+        assert_eq!(command("emergency a:1:2"), Command::Emergency("a:1:2".parse().ok()));
+        assert_eq!(command("no emergency"), Command::Emergency(None));
+        assert_eq!(command("abuse"), Command::ShowAbuse);
+        assert_eq!(command("abuse [::1]:80"), Command::Abuse("[::1]:80".parse().ok()));
+        assert_eq!(command("no abuse"), Command::Abuse(None));
         for (word, value) in [
             ("off", FastClose::Off),
             ("up", FastClose::Up),
@@ -810,7 +1065,15 @@ mod tests {
         assert!(refused("listen 0").starts_with("listen: port must be a number from 1 to 65535"));
         assert!(refused("log h:0").starts_with(r#"log: port must be a number from 1 to 65535, not "0""#));
         assert_eq!(refused(r#"log """#), "log: the name of the log is empty");
-        assert_eq!(refused(r#"web_stats """#), "web_stats needs the name of a file");
+        for word in ["web_stats", "geoip", "write"] {
+            assert_eq!(refused(&format!(r#"{word} """#)), format!("{word} needs the name of a file"));
+            let message =
+                format!(r#"{word}: no name of a file can have a control character, as "/a\u{{1b}}" has"#);
+            assert_eq!(refused(&format!("{word} /a\u{1b}")), message);
+        }
+        assert!(refused("log \"/a\nb\"").starts_with("log: no name of a file can have a control character"));
+        assert!(refused("emergency :80").starts_with("emergency: no host before the colon"));
+        assert!(refused("abuse 2001:db8::1:80").starts_with("abuse: cannot tell address and port apart"));
         assert_eq!(refused("workers 0"), r#"workers must be a number from 1 to 256, not "0""#);
         assert_eq!(refused("include"), "include needs the name of a file");
         assert_eq!(refused("source"), "source needs an address");
@@ -827,15 +1090,13 @@ mod tests {
             assert!(error.is_ignorable());
             let word = if word.starts_with("no") { "no foo" } else { word };
             assert_eq!(error.to_string(), format!("do_cmd: ignoring command starting with '{word}'"));
+            assert_eq!(matches!(error, CommandError::UnknownNo(_)), word == "no foo");
         }
         assert!(!Command::parse("no acl").unwrap_err().is_ignorable());
     }
 
     #[test]
     fn what_cannot_be_done_now_is_refused_and_never_ignored() {
-        for word in NEED_A_RUNNING_PEN {
-            assert_eq!(refused(&format!("{word} 1")), format!("{word} needs a running pen"));
-        }
         for word in NOT_AVAILABLE {
             assert_eq!(refused(&format!("{word} x")), format!("{word} is not available in this version"));
         }

@@ -10,12 +10,17 @@ use std::hash::Hash;
 use std::io;
 use std::path::Path;
 
+use super::address::Drain;
 use super::apply::Action;
-use super::command::{Command, CommandError, Notice};
+use super::command::{Command, CommandError, Notice, Parsed};
+use super::ids::ServerId;
 use super::settings::{AclEntry, Settings, SettingsProblem};
 
 /// How deep files can include each other; deeper is taken for a circle under changing names.
 const INCLUDE_DEPTH: usize = 16;
+
+/// How many files can be included at all: a few that each include the next one several times would never end.
+const INCLUDED_FILES: usize = 1000;
 
 /// Reads a file that is included; relative names are relative to wherever pen is.
 pub type Loader<'a> = &'a dyn Fn(&Path) -> io::Result<String>;
@@ -60,6 +65,12 @@ pub enum Fault {
     /// Too many files inside each other.
     #[error("cannot include {0}: files are nested more than {INCLUDE_DEPTH} deep")]
     TooDeep(String),
+    /// Too many files one after the other.
+    #[error("cannot include {0}: {INCLUDED_FILES} files have been included already")]
+    TooMany(String),
+    /// `drain` and `undrain` are for what is there: a slip of the pen must not make a server.
+    #[error("there is no server {0}")]
+    NoServer(ServerId),
     /// The settings as a whole do not work.
     #[error(transparent)]
     Settings(#[from] SettingsProblem),
@@ -95,7 +106,8 @@ pub struct Reading {
     pub replies: String,
     /// What should be told; the same thing is told once.
     pub warnings: Vec<At<Warning>>,
-    /// What must be done besides, in this order. Holds no [`Action::Include`]: that has been done.
+    /// What must be done besides, in this order. Holds no [`Action::Include`], which has been done, and no
+    /// [`Action::Operate`], which has been skipped.
     pub actions: Vec<Action>,
 }
 
@@ -141,16 +153,41 @@ pub fn read(
 ) -> Result<Reading, Rejected> {
     let mut reader = Reader::new(base.clone(), &loader);
     reader.file(file, text);
-    let Reader { mut reading, mut faults, .. } = reader;
-    let problems = reading.settings.problems().into_iter();
-    faults.extend(problems.map(|problem| At { file: file.to_owned(), line: None, what: problem.into() }));
-    if !faults.is_empty() {
-        return Err(Rejected { faults, warnings: reading.warnings });
-    }
+    let mut reading = reader.conclude(file)?;
     if reading.settings.weights_are_missing() {
         reading.warnings.push(At { file: file.to_owned(), line: None, what: Warning::Weightless });
     }
-    reading.settings.generation = base.generation + 1;
+    Ok(reading)
+}
+
+/// Reads one command on top of `base`, for somebody who waits for the answer; `origin` says who. The new settings have
+/// the next generation, also after a question. Lists grow as in [`read`]: an entry that its list ends with already
+/// is not appended again.
+///
+/// What a file would skip is a fault here, to be answered as it deserves: [`CommandError::Unknown`],
+/// [`CommandError::UnknownNo`], [`CommandError::FastCloseAlone`]. (Files that the command includes are read as ever.)
+/// A command for a running pen is the caller's to carry out; it is skipped with a warning here.
+///
+/// # Errors
+/// If anything is wrong; `base` is to be kept then. A running pen's settings have no [`Settings::problems`], since
+/// neither a start nor [`read`] nor this lets any in: the command made whatever problem there is now.
+pub fn read_command(
+    base: &Settings,
+    origin: &str,
+    line: &str,
+    loader: impl Fn(&Path) -> io::Result<String>,
+) -> Result<Reading, Rejected> {
+    let mut reader = Reader::new(base.clone(), &loader);
+    reader.growing_lists(|reader| match Command::parse(line) {
+        Ok(Some(parsed)) => reader.carry_out(origin, None, parsed),
+        Ok(None) => {}
+        Err(error) => reader.fault(origin, None, error),
+    });
+    let mut reading = reader.conclude(origin)?;
+    // Who has been told need not be told again with every command that follows.
+    if reading.settings.weights_are_missing() && !base.weights_are_missing() {
+        reading.warnings.push(At { file: origin.to_owned(), line: None, what: Warning::Weightless });
+    }
     Ok(reading)
 }
 
@@ -164,28 +201,72 @@ pub struct Reader<'a> {
     loader: Loader<'a>,
     /// The files that are being read, each included by the one before it.
     open: Vec<String>,
+    /// How many files have been included.
+    included: usize,
     told: HashSet<Warning>,
+    /// Put off until all servers are there: those of the command line come after the file that drains them.
+    drains: Vec<At<(ServerId, Drain)>>,
 }
 
 impl<'a> Reader<'a> {
     /// Starts from these settings.
     pub fn new(base: Settings, loader: Loader<'a>) -> Self {
         let reading = Reading { settings: base, replies: String::new(), warnings: vec![], actions: vec![] };
-        Reader { reading, faults: vec![], loader, open: vec![], told: HashSet::new() }
+        Reader {
+            reading,
+            faults: vec![],
+            loader,
+            open: vec![],
+            included: 0,
+            told: HashSet::new(),
+            drains: vec![],
+        }
     }
 
     /// Reads all lines of a file.
     pub fn file(&mut self, name: &str, text: &str) {
-        let before = self.reading.settings.acls.clone();
-        self.lines(name, text);
-        for (list, before) in self.reading.settings.acls.iter_mut().zip(&before) {
-            drop_repetition(list, before);
-        }
+        self.growing_lists(|reader| reader.lines(name, text));
     }
 
     /// Reads one command that has no place in a file; `origin` says where it is from.
     pub fn command(&mut self, origin: &str, text: &str) {
         self.line(origin, None, text);
+    }
+
+    /// To be called when all servers are there: carries out what was said about those that may come later.
+    pub fn settle(&mut self) {
+        for At { file, line, what: (server, whom) } in std::mem::take(&mut self.drains) {
+            let servers = &self.reading.settings.servers;
+            match servers.get(server.0 as usize).is_some_and(|slot| slot.host.is_some()) {
+                true => {
+                    self.reading.settings.apply(Command::Drain(server, whom));
+                }
+                false => self.fault(&file, line, Fault::NoServer(server)),
+            }
+        }
+    }
+
+    /// The end: is it good as a whole?
+    fn conclude(mut self, origin: &str) -> Result<Reading, Rejected> {
+        self.settle();
+        for problem in self.reading.settings.problems() {
+            self.fault(origin, None, problem);
+        }
+        let Reader { mut reading, faults, .. } = self;
+        if !faults.is_empty() {
+            return Err(Rejected { faults, warnings: reading.warnings });
+        }
+        reading.settings.generation += 1;
+        Ok(reading)
+    }
+
+    /// Lists grow by what `read` appends, unless they end with that already.
+    fn growing_lists(&mut self, read: impl FnOnce(&mut Self)) {
+        let before = self.reading.settings.acls.clone();
+        read(self);
+        for (list, before) in self.reading.settings.acls.iter_mut().zip(&before) {
+            drop_repetition(list, before);
+        }
     }
 
     fn lines(&mut self, name: &str, text: &str) {
@@ -197,17 +278,20 @@ impl<'a> Reader<'a> {
     }
 
     fn line(&mut self, file: &str, line: Option<usize>, text: &str) {
-        let at = |what| At { file: file.to_owned(), line, what };
-        let parsed = match Command::parse(text) {
-            Ok(Some(parsed)) => parsed,
-            Ok(None) => return,
-            Err(error) if error.is_ignorable() => {
-                return self.warn(file, line, Warning::Skipped(error.to_string()));
-            }
-            Err(error) => return self.faults.push(at(error.into())),
-        };
+        match Command::parse(text) {
+            Ok(Some(parsed)) => self.carry_out(file, line, parsed),
+            Ok(None) => {}
+            Err(error) if error.is_ignorable() => self.warn(file, line, Warning::Skipped(error.to_string())),
+            Err(error) => self.fault(file, line, error),
+        }
+    }
+
+    fn carry_out(&mut self, file: &str, line: Option<usize>, parsed: Parsed) {
         for notice in parsed.notices {
             self.warn(file, line, Warning::Notice(notice));
+        }
+        if let Command::Drain(server, whom) = parsed.command {
+            return self.drains.push(At { file: file.to_owned(), line, what: (server, whom) });
         }
         let outcome = self.reading.settings.apply(parsed.command);
         self.reading.replies += &outcome.reply;
@@ -215,10 +299,13 @@ impl<'a> Reader<'a> {
             match action {
                 Action::Include(name) => match self.load(&name) {
                     Ok(text) => self.lines(&name, &text),
-                    Err(fault) => self.faults.push(at(fault)),
+                    Err(fault) => self.fault(file, line, fault),
                 },
-                // There is no line for these yet.
-                Action::Operate(_) => {}
+                Action::Operate(operation) => {
+                    let word = operation.word();
+                    let message = format!("{word} is for the control port of a running pen; skipped");
+                    self.warn(file, line, Warning::Skipped(message));
+                }
                 action @ Action::Shun(..) => self.reading.actions.push(action),
             }
         }
@@ -231,12 +318,20 @@ impl<'a> Reader<'a> {
         if self.open.len() > INCLUDE_DEPTH {
             return Err(Fault::TooDeep(name.to_owned()));
         }
+        if self.included == INCLUDED_FILES {
+            return Err(Fault::TooMany(name.to_owned()));
+        }
+        self.included += 1;
         (self.loader)(Path::new(name)).map_err(|error| {
             let reason = error.to_string();
             // People know the words, not the number that follows them.
             let words = reason.split_once(" (os error ").map_or(&*reason, |(words, _)| words);
             Fault::Unreadable { file: name.to_owned(), reason: words.to_owned() }
         })
+    }
+
+    fn fault(&mut self, file: &str, line: Option<usize>, what: impl Into<Fault>) {
+        self.faults.push(At { file: file.to_owned(), line, what: what.into() });
     }
 
     fn warn(&mut self, file: &str, line: Option<usize>, what: Warning) {
@@ -315,12 +410,13 @@ mod tests {
 
     #[test]
     fn every_mistake_is_named_with_file_and_line() {
-        let faults = read_text("hash\nserver 0 weight x\n\nno acl\nstubborn\nhttp\npid").unwrap_err();
+        let faults =
+            read_text("hash\nserver 0 weight x\n\nno acl\nstubborn\nhttp\nconnection x").unwrap_err();
         let expected = [
             r#"pen.cfg:2: weight must be a number from 0 to 2147483647, not "x""#,
             "pen.cfg:4: no acl needs the number of a list",
             "pen.cfg:6: http is not available in this version",
-            "pen.cfg:7: pid needs a running pen",
+            "pen.cfg:7: connection must be a number from 0 to 4294967295, not \"x\"",
         ];
         assert_eq!(faults, expected);
     }
@@ -335,6 +431,20 @@ mod tests {
             "pen.cfg:3: do_cmd: ignoring tcp_fastclose without argument",
         ];
         assert_eq!(warnings(&reading), expected);
+    }
+
+    #[test]
+    fn what_needs_a_running_pen_is_skipped_with_a_warning() {
+        let reading = read_text("servers\nclose 3\nservers\nexit\nhash").unwrap();
+        assert!(reading.settings.hash);
+        assert!(reading.warnings.iter().all(|warning| matches!(warning.what, Warning::Skipped(_))));
+        let expected = [
+            "pen.cfg:1: servers is for the control port of a running pen; skipped",
+            "pen.cfg:2: close is for the control port of a running pen; skipped",
+            "pen.cfg:4: exit is for the control port of a running pen; skipped",
+        ];
+        assert_eq!(warnings(&reading), expected);
+        assert_eq!((reading.replies, reading.actions), (String::new(), vec![]));
     }
 
     #[test]
@@ -369,6 +479,19 @@ mod tests {
         let reading = read_text("server 0 blacklist 100\nserver 0 blacklist 0").unwrap();
         let shun = |seconds| Action::Shun(ServerId(0), Seconds(seconds));
         assert_eq!(reading.actions, [shun(100), shun(0)]);
+    }
+
+    #[test]
+    fn only_servers_that_exist_are_drained() {
+        let drains = |text: &str| {
+            let servers = read_text(text).unwrap().settings.servers;
+            servers.iter().map(|server| server.drain).collect::<Vec<_>>()
+        };
+        assert_eq!(drains("drain 0"), [Drain::New]);
+        assert_eq!(drains("drain 0\nundrain 0"), [Drain::No]);
+        assert_eq!(drains("drain 1 all\nserver 1 address b"), [Drain::No, Drain::All]);
+        let faults = read_text("undrain 7\nserver 2 max 1\ndrain 2").unwrap_err();
+        assert_eq!(faults, ["pen.cfg:1: there is no server 7", "pen.cfg:3: there is no server 2"]);
     }
 
     #[test]
@@ -458,6 +581,81 @@ mod tests {
         let faults = read(&base(), "pen.cfg", "include file0", loader).unwrap_err().faults;
         assert!(matches!(faults.as_slice(), [At { what: Fault::TooDeep(_), .. }]));
         assert_eq!(loaded.get(), INCLUDE_DEPTH);
+    }
+
+    #[test]
+    fn files_that_multiply_come_to_an_end() {
+        let loaded = Cell::new(0);
+        let loader = |path: &Path| {
+            loaded.set(loaded.get() + 1);
+            let next = path.to_str().unwrap().parse::<u32>().unwrap() + 1;
+            Ok(format!("include {next}\n").repeat(9))
+        };
+        let faults = read(&base(), "0", "include 1", loader).unwrap_err().faults;
+        assert!(faults.iter().any(|fault| matches!(fault.what, Fault::TooMany(_))));
+        assert_eq!(loaded.get(), INCLUDED_FILES);
+    }
+
+    fn command(base: &Settings, line: &str) -> Result<Reading, Vec<Fault>> {
+        let rejected = |rejected: Rejected| rejected.faults.into_iter().map(|fault| fault.what).collect();
+        read_command(base, "control", line, no_files).map_err(rejected)
+    }
+
+    #[test]
+    fn a_command_changes_the_settings_and_is_answered() {
+        let reading = command(&base(), "blacklist 7").unwrap();
+        assert_eq!(reading.settings, Settings { generation: 8, blacklist: Seconds(7), ..base() });
+        assert_eq!((&*reading.replies, reading.warnings), ("7\n", vec![]));
+        let reading = command(&base(), "server 0 blacklist 9 max 3").unwrap();
+        assert_eq!(reading.settings.servers[0].soft, 3);
+        assert_eq!(reading.actions, [Action::Shun(ServerId(0), Seconds(9))]);
+        for nothing in ["", "# hash", "timeout", "mode"] {
+            assert_eq!(command(&base(), nothing).unwrap().settings, Settings { generation: 8, ..base() });
+        }
+    }
+
+    #[test]
+    fn a_faulty_command_is_told_without_a_place() {
+        let reason = |line: &str| {
+            let faults = command(&base(), line).unwrap_err();
+            faults.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(reason("drain 3"), ["there is no server 3"]);
+        assert_eq!(reason("no acl"), ["no acl needs the number of a list"]);
+        assert_eq!(reason("server 0 port x y"), ["server 0 y needs a value"]);
+        assert!(reason("acl 1 permit country SE")[0].starts_with("access list 1 has a country in it"));
+    }
+
+    #[test]
+    fn what_a_file_would_skip_is_a_fault_of_a_command() {
+        let fault = |line: &str| match command(&base(), line).unwrap_err().as_slice() {
+            [Fault::Command(error)] => error.clone(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(fault("foo bar"), CommandError::Unknown("foo".into()));
+        assert_eq!(fault("no foo"), CommandError::UnknownNo("foo".into()));
+        assert_eq!(fault("tcp_fastclose"), CommandError::FastCloseAlone);
+        let loader = |_: &Path| Ok("foo\nno foo\nhash".to_owned());
+        let reading = read_command(&base(), "control", "include x", loader).unwrap();
+        assert_eq!((reading.settings.hash, reading.warnings.len()), (true, 2));
+    }
+
+    #[test]
+    fn files_that_a_command_includes_do_not_double_lists() {
+        let loader = |_: &Path| Ok("acl 1 permit ::1\nacl 1 deny ::2".to_owned());
+        let include = |base: &Settings| read_command(base, "control", "include x", loader).unwrap().settings;
+        let once = include(&base());
+        assert_eq!(once.acls[1].len(), 2);
+        assert_eq!(include(&once).acls, once.acls);
+        assert_eq!(command(&once, "acl 1 deny ::2").unwrap().settings.acls, once.acls);
+        assert_eq!(command(&once, "acl 1 permit ::1").unwrap().settings.acls[1].len(), 3);
+    }
+
+    #[test]
+    fn missing_weights_are_told_of_once() {
+        let reading = command(&base(), "weight").unwrap();
+        assert_eq!(warnings(&reading), ["control: all servers have weight 0: they count as equal"]);
+        assert_eq!(warnings(&command(&reading.settings, "hash").unwrap()), [""; 0]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What the administrator asked for: one immutable value with a generation number.
 //!
-//! Paths in it come from text and are UTF-8, because the value travels to the workers as text.
+//! Paths in it come from text and are UTF-8, because the value travels to the workers as text, and without control
+//! characters, because it is written down as lines of text ([`super::render`]).
 //! Not here: how a command changes it ([`super::apply`]), how a file does ([`super::config`]).
 
 use std::fmt;
@@ -158,6 +159,11 @@ pub enum SettingsProblem {
         /// The listener.
         socket: PathBuf,
     },
+    /// Nobody can say which country an address belongs to.
+    #[error(
+        "access list {0} has a country in it; name the database of countries with the command geoip FILE"
+    )]
+    NoCountries(AclId),
 }
 
 impl Settings {
@@ -182,6 +188,11 @@ impl Settings {
                 host: host.clone(),
                 socket: socket.to_owned(),
             }));
+        }
+        if self.geoip.is_none() {
+            let lists = (0..).map_while(AclId::new).zip(&self.acls);
+            let with_countries = lists.filter(|(_, entries)| entries.iter().any(AclEntry::is_country));
+            problems.extend(with_countries.map(|(list, _)| SettingsProblem::NoCountries(list)));
         }
         problems
     }
@@ -213,6 +224,31 @@ pub enum FastClose {
     Both,
 }
 
+/// Why a text is not the name of a file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FileNameError {
+    /// Nothing.
+    #[error("the name of the file is empty")]
+    Empty,
+    /// It could not be written into a configuration file.
+    #[error("no name of a file can have a control character, as {0:?} has")]
+    Control(String),
+}
+
+/// The name of a file, as commands and options give it.
+///
+/// # Errors
+/// It is empty, or has control characters.
+pub fn file_name(text: &str) -> Result<PathBuf, FileNameError> {
+    if text.is_empty() {
+        return Err(FileNameError::Empty);
+    }
+    match text.contains(char::is_control) {
+        true => Err(FileNameError::Control(text.to_owned())),
+        false => Ok(text.into()),
+    }
+}
+
 /// Where request lines go: pen(1), `-l`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LogDestination {
@@ -228,6 +264,9 @@ pub enum LogDestinationError {
     /// Nothing.
     #[error("the name of the log is empty")]
     Empty,
+    /// Not a file's name.
+    #[error(transparent)]
+    File(#[from] FileNameError),
     /// The colon makes it a network address; the host is wrong.
     #[error("{0}; a file whose name has a colon must be given from / on")]
     Host(AddressError),
@@ -254,7 +293,7 @@ impl FromStr for LogDestination {
                 let port = number::unsigned("port", port, 1..=65535).map_err(LogDestinationError::Port)?;
                 Ok(LogDestination::Network(host, port as u16))
             }
-            _ => Ok(LogDestination::File(text.into())),
+            _ => Ok(LogDestination::File(file_name(text)?)),
         }
     }
 }
@@ -279,6 +318,12 @@ pub struct AclEntry {
     pub permit: bool,
     /// Who matches.
     pub network: Network,
+}
+
+impl AclEntry {
+    fn is_country(&self) -> bool {
+        matches!(self.network, Network::Country(_))
+    }
 }
 
 /// A set of addresses.
@@ -371,6 +416,19 @@ mod tests {
     }
 
     #[test]
+    fn countries_need_a_database() {
+        let mut settings = settings("80", &["a"]);
+        for list in [3, 3, 7] {
+            settings.acls[list].push(AclEntry { permit: true, network: Network::Country("SE".into()) });
+        }
+        let texts: Vec<_> = settings.problems().iter().map(ToString::to_string).collect();
+        let way_out = "has a country in it; name the database of countries with the command geoip FILE";
+        assert_eq!(texts, [format!("access list 3 {way_out}"), format!("access list 7 {way_out}")]);
+        settings.geoip = Some("/geo".into());
+        assert_eq!(settings.problems(), []);
+    }
+
+    #[test]
     fn weights_are_missed_only_where_they_decide() {
         let mut settings = settings("80", &["a", "b"]);
         assert!(!settings.weights_are_missing());
@@ -392,7 +450,7 @@ mod tests {
         assert_eq!(destination("127.0.0.1:9900"), LogDestination::Network("127.0.0.1".into(), 9900));
         assert_eq!(destination("[::1]:9900"), LogDestination::Network("::1".into(), 9900));
         assert_eq!("::1:9900".parse(), Ok(LogDestination::Network("::1".into(), 9900)));
-        for bad in ["", "host:", "host:0", "host:syslog", ":9", "a/b:9", "ho st:9"] {
+        for bad in ["", "a\nb", "/a\r", "host:", "host:0", "host:syslog", ":9", "a/b:9", "ho st:9"] {
             assert!(bad.parse::<LogDestination>().is_err(), "{bad}");
         }
     }

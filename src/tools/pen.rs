@@ -16,7 +16,7 @@ use crate::model::command::{Command, Notice};
 use crate::model::config::{self, At, Loader, Reader, Warning};
 use crate::model::ids::{MAX_CLIENTS, MAX_CONNECTIONS, MAX_SERVERS, MAX_WORKERS};
 use crate::model::number::{self, LARGEST};
-use crate::model::settings::{Launch, Settings};
+use crate::model::settings::{Launch, Settings, file_name};
 use crate::model::time::Seconds;
 use crate::process::{complain, startup};
 use crate::sys::reason::words;
@@ -191,7 +191,7 @@ impl Assembly<'_> {
             Effect::User => self.launch.user = Some(text(name, value)?.to_owned()),
             // Settings travel to the workers as text.
             Effect::WebStats => {
-                let file = text(name, path(name, value)?.as_os_str())?.into();
+                let file = file_name(text(name, value)?).map_err(|error| format!("{name}: {error}"))?;
                 self.settings().web_stats = Some(file);
             }
             Effect::Workers => self.settings().workers = Some(count(name, value, 1, MAX_WORKERS)?),
@@ -280,6 +280,8 @@ impl Assembly<'_> {
     fn finish(mut self) -> Request {
         // What is missing because it was not understood has been named already.
         if self.problems.is_empty() {
+            self.reader.settle();
+            self.collect_faults();
             let problems = self.settings().problems();
             self.problems.extend(problems.iter().map(ToString::to_string));
         }
@@ -347,6 +349,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
+    use crate::model::address::Drain;
     use crate::model::ids::ServerId;
     use crate::model::settings::LogDestination;
 
@@ -510,6 +513,24 @@ mod tests {
         let check = request("--check -F F L:80 a", &files);
         assert_eq!((check.notices, check.problems), (vec![obsolete.to_owned()], vec![skipped.to_owned()]));
         assert_eq!(request("--check -F G L:80 a", &files).problems.len(), 1);
+    }
+
+    #[test]
+    fn what_needs_a_running_pen_is_skipped_at_the_start() {
+        let request = request("-O servers -F F L:80 a", &[("F", "pid\nhash")]);
+        let skipped =
+            |place, word| format!("{place}: {word} is for the control port of a running pen; skipped");
+        assert_eq!(request.notices, [skipped("-O", "servers"), skipped("F:1", "pid")]);
+        assert_eq!((request.problems, request.settings.hash), (vec![], true));
+        assert_eq!(problems("--check -O servers L:80 a"), [skipped("-O", "servers")]);
+    }
+
+    #[test]
+    fn servers_of_the_command_line_can_be_drained_by_the_file() {
+        let request = request("-F F -O drain_1_all L:80 a b", &[("F", "drain 0")]);
+        let drains: Vec<_> = request.settings.servers.iter().map(|server| server.drain).collect();
+        assert_eq!((request.problems, drains), (vec![], vec![Drain::New, Drain::All]));
+        assert_eq!(problems("-O drain_1 L:80 a"), ["-O: there is no server 1"]);
     }
 
     #[test]
