@@ -8,5 +8,6 @@ pub mod config;
 pub mod ids;
 pub mod logline;
 pub mod number;
+pub mod render;
 pub mod settings;
 pub mod time;
