@@ -7,6 +7,7 @@ DESTDIR =
 bindir = $(DESTDIR)$(PREFIX)/bin
 mandir = $(DESTDIR)$(PREFIX)/share/man/man1
 docdir = $(DESTDIR)$(PREFIX)/share/doc/pen
+compdir = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 
 # Where rustup puts cargo, and where Debian keeps programs for root.
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin
@@ -38,15 +39,20 @@ bench:
 
 # Does not build what is built already, so that it can run as a user who has no compiler.
 install:
-	test -x target/release/pen || $(MAKE) all
-	install -d '$(bindir)' '$(mandir)' '$(docdir)/examples'
+	{ test -x target/release/pen && test -x target/release/penctl; } || $(MAKE) all
+	install -d '$(bindir)' '$(mandir)' '$(docdir)/examples' '$(compdir)'
 	install -m 755 target/release/pen '$(bindir)/pen'
+	install -m 755 target/release/penctl '$(bindir)/penctl'
 	install -m 644 man/pen.1 '$(mandir)/pen.1'
+	install -m 644 man/penctl.1 '$(mandir)/penctl.1'
+	install -m 644 contrib/penctl.bash '$(compdir)/penctl'
 	install -m 644 $(DOCS) '$(docdir)'
 	install -m 644 $(EXAMPLES) '$(docdir)/examples'
+	install -m 755 contrib/penctl.cgi '$(docdir)/examples/penctl.cgi'
 
 uninstall:
 	rm -f '$(bindir)/pen' '$(mandir)/pen.1'
+	rm -f '$(bindir)/penctl' '$(mandir)/penctl.1' '$(compdir)/penctl'
 	rm -rf '$(docdir)'
 
 clean:

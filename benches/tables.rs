@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork};
 
-use pen::model::address::{ClientAddress, SocketAddress};
+use pen::model::address::{ClientAddress, Drain, SocketAddress};
 use pen::model::ids::{AclId, WorkerId};
 use pen::model::settings::Settings;
 use pen::model::time::{Moment, Seconds};
@@ -60,6 +60,7 @@ fn region(clients: u32) -> Region {
             weight: 1,
             prio: 0,
             acl: AclId::default(),
+            drain: Drain::No,
         })
         .collect();
     region.servers().publish(&servers, None, None).unwrap();

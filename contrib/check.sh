@@ -16,7 +16,7 @@ step cargo clippy --all-targets --locked -- -D warnings
 step env RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
 step mandoc -Tlint -Wwarning man/*.[1-8]
 
-for script in contrib/*.sh contrib/*.init benches/*.sh .ci/run; do
+for script in contrib/*.sh contrib/*.init contrib/*.cgi contrib/*.bash benches/*.sh .ci/run; do
     [ -e "$script" ] || continue
     case $(head -n 1 "$script") in
     *bash*) step bash -n "$script" ;;
@@ -24,7 +24,7 @@ for script in contrib/*.sh contrib/*.init benches/*.sh .ci/run; do
     esac
 done
 if command -v shellcheck >/dev/null 2>&1; then
-    step shellcheck contrib/*.sh contrib/*.init benches/*.sh .ci/run
+    step shellcheck contrib/*.sh contrib/*.init contrib/*.cgi contrib/*.bash benches/*.sh .ci/run
 fi
 
 step cargo test --locked --doc --quiet

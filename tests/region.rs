@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
-use pen::model::address::{ClientAddress, SocketAddress};
+use pen::model::address::{ClientAddress, Drain, SocketAddress};
 use pen::model::ids::{AclId, ConnId, ServerId, Target, WorkerId};
 use pen::model::settings::Settings;
 use pen::model::time::{Moment, Seconds};
@@ -184,6 +184,7 @@ fn publish(region: &Region, first: u32) -> Result<(), Busy> {
         weight: 0,
         prio: 0,
         acl: AclId::default(),
+        drain: Drain::No,
     };
     let servers: Vec<Definition> =
         (0..SERVERS).map(|n| server(1000 + ((n + first) % SERVERS) as u16, SOFT, HARD)).collect();

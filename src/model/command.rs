@@ -242,13 +242,12 @@ pub enum ServerChange {
 const RECENT: u32 = 300;
 
 /// Commands of capabilities that are not built yet. Their `no` forms are true and do nothing.
-const NOT_AVAILABLE: [&str; 10] = [
+const NOT_AVAILABLE: [&str; 9] = [
     "dsr_if",
     "dsr_ip",
     "http",
     "peek",
     "ssl_ciphers",
-    "ssl_client_renegotiation_interval",
     "ssl_ocsp_response",
     "ssl_option",
     "ssl_sni_path",
@@ -256,7 +255,8 @@ const NOT_AVAILABLE: [&str; 10] = [
 ];
 
 /// Commands without effect today, with and without `no`.
-const OBSOLETE: [&str; 6] = ["block", "delayed_forward", "epoll", "kqueue", "poll", "select"];
+const OBSOLETE: [&str; 7] =
+    ["block", "delayed_forward", "epoll", "kqueue", "poll", "select", "ssl_client_renegotiation_interval"];
 
 /// Why a line is not a command.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -388,6 +388,46 @@ impl Command {
             words.notices.push(Notice::Extra(extra));
         }
         Ok(Some(Parsed { command, notices: words.notices }))
+    }
+}
+
+impl Command {
+    /// Does it only ask what a setting is?
+    pub fn is_question(&self) -> bool {
+        match self {
+            Command::Number(_, None)
+            | Command::ClientAcl(None)
+            | Command::ControlAcl(None)
+            | Command::Listen(None)
+            | Command::ShowLog
+            | Command::ShowWebStats
+            | Command::ShowWorkers
+            | Command::ShowEmergency
+            | Command::ShowAbuse
+            | Command::ShowGeoip
+            | Command::Mode
+            | Command::Constant(_) => true,
+            Command::Switch(..)
+            | Command::Number(_, Some(_))
+            | Command::AclAdd(..)
+            | Command::AclClear(_)
+            | Command::ClientAcl(Some(_))
+            | Command::ControlAcl(Some(_))
+            | Command::Server(..)
+            | Command::Listen(Some(_))
+            | Command::Log(_)
+            | Command::WebStats(_)
+            | Command::Workers(_)
+            | Command::Source(_)
+            | Command::FastClose(_)
+            | Command::Include(_)
+            | Command::Drain(..)
+            | Command::Emergency(_)
+            | Command::Abuse(_)
+            | Command::Geoip(_)
+            | Command::Operation(_)
+            | Command::Nothing => false,
+        }
     }
 }
 

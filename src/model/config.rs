@@ -109,6 +109,18 @@ pub struct Reading {
     /// What must be done besides, in this order. Holds no [`Action::Include`], which has been done, and no
     /// [`Action::Operate`], which has been skipped.
     pub actions: Vec<Action>,
+    /// The lines with commands, where they have a place: for what turns out to be wrong later.
+    lines: Vec<At<String>>,
+}
+
+impl Reading {
+    /// The last line with this word in it, as `FILE:LINE`.
+    pub fn place_of(&self, word: &str) -> Option<String> {
+        let has = |line: &&At<String>| line.what.split_whitespace().any(|it| it.trim_matches('"') == word);
+        let line = self.lines.iter().rev().find(has);
+        let line = line.or_else(|| self.lines.iter().rev().find(|line| line.what.contains(word)))?;
+        Some(format!("{}:{}", line.file, line.line?))
+    }
 }
 
 /// A file's text. Comments may be in any encoding, as they always could; everything else must be UTF-8.
@@ -211,7 +223,13 @@ pub struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Starts from these settings.
     pub fn new(base: Settings, loader: Loader<'a>) -> Self {
-        let reading = Reading { settings: base, replies: String::new(), warnings: vec![], actions: vec![] };
+        let reading = Reading {
+            settings: base,
+            replies: String::new(),
+            warnings: vec![],
+            actions: vec![],
+            lines: vec![],
+        };
         Reader {
             reading,
             faults: vec![],
@@ -279,7 +297,10 @@ impl<'a> Reader<'a> {
 
     fn line(&mut self, file: &str, line: Option<usize>, text: &str) {
         match Command::parse(text) {
-            Ok(Some(parsed)) => self.carry_out(file, line, parsed),
+            Ok(Some(parsed)) => {
+                self.reading.lines.push(At { file: file.to_owned(), line, what: text.to_owned() });
+                self.carry_out(file, line, parsed);
+            }
             Ok(None) => {}
             Err(error) if error.is_ignorable() => self.warn(file, line, Warning::Skipped(error.to_string())),
             Err(error) => self.fault(file, line, error),

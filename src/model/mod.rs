@@ -9,5 +9,6 @@ pub mod ids;
 pub mod logline;
 pub mod number;
 pub mod render;
+pub mod reply;
 pub mod settings;
 pub mod time;

@@ -33,6 +33,11 @@ impl Moment {
         Moment(self.0.saturating_add(length.micros()))
     }
 
+    /// This moment and so many microseconds more.
+    pub fn plus_micros(self, length: u64) -> Moment {
+        Moment(self.0.saturating_add(length))
+    }
+
     /// Microseconds since `earlier`; 0 if that is not earlier.
     pub fn micros_since(self, earlier: Moment) -> u64 {
         self.0.saturating_sub(earlier.0)

@@ -1,13 +1,15 @@
 //! The private line between the master and one worker: a SOCK_SEQPACKET pair.
 //!
 //! Settings travel as sealed memory, so no message is ever large and the master never blocks. Descriptors (a
-//! reopened log, a new listener) travel with them, so a worker never opens a path.
+//! reopened log, a new listener) travel with them, so a worker never opens a path. A worker says which orders it has
+//! carried out: so the master knows from when on a change is in effect everywhere.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::ids::ConnId;
 use crate::model::settings::Settings;
 use crate::report::log::Sink;
 use crate::sys::message;
@@ -27,22 +29,69 @@ pub struct WorkerEnd {
     fd: OwnedFd,
 }
 
-/// What happens to a worker's log with new settings.
+/// What happens with new settings to something that goes with them.
 #[derive(Debug, PartialEq, Eq)]
-pub enum LogChange<S> {
+pub enum Change<T> {
     /// It stays.
     Keep,
-    /// This from now on; `None`: no log.
-    Replace(Option<S>),
+    /// This from now on; `None`: none.
+    Replace(Option<T>),
 }
 
-/// From the master.
+/// Settings on their way to the workers: written once, however many workers there are.
+#[derive(Debug)]
+pub struct PackedSettings(OwnedFd);
+
+impl PackedSettings {
+    /// Packs them.
+    ///
+    /// # Errors
+    /// No memory, no descriptors.
+    pub fn new(settings: &Settings) -> io::Result<Self> {
+        Ok(PackedSettings(message::sealed(&serde_json::to_vec(settings)?)?))
+    }
+}
+
+/// What goes with settings.
+#[derive(Debug)]
+pub struct Attachments<'a> {
+    /// The log.
+    pub log: Change<&'a Sink>,
+    /// The database of countries.
+    pub countries: Change<BorrowedFd<'a>>,
+    /// A new listening socket that replaces the present one.
+    pub listener: Option<BorrowedFd<'a>>,
+}
+
+/// From the master. Orders are numbered, and carried out in their order.
 #[derive(Debug)]
 pub struct Order {
-    /// New settings.
+    /// Goes back in [`Report::Done`].
+    pub number: u64,
+    /// What to do.
+    pub what: Errand,
+}
+
+/// What a worker is told to do.
+#[derive(Debug)]
+pub enum Errand {
+    /// Use these settings.
+    Use(Box<NewSettings>),
+    /// End this connection, if it still is the slot's so-many-th.
+    Close(ConnId, u32),
+    /// Accept nobody any more, and end with the last connection.
+    Retire,
+}
+
+/// New settings, with what belongs to them.
+#[derive(Debug)]
+pub struct NewSettings {
+    /// The settings.
     pub settings: Settings,
     /// The log under them.
-    pub log: LogChange<Sink>,
+    pub log: Change<Sink>,
+    /// The database of countries under them.
+    pub countries: Change<OwnedFd>,
     /// A new listening socket that replaces the present one.
     pub listener: Option<OwnedFd>,
 }
@@ -54,13 +103,30 @@ pub enum Report {
     Ready,
     /// It cannot start, and why; it exits with [`crate::process::CANNOT_START`].
     Failed(String),
+    /// This order has been carried out, and all before it.
+    Done(u64),
 }
 
-/// Which descriptors come with an order, after the settings.
+/// An order without the descriptors that come with it.
 #[derive(Debug, Serialize, Deserialize)]
 struct Envelope {
-    log: Option<LogKind>,
-    listener: bool,
+    number: u64,
+    what: Contents,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Contents {
+    /// The descriptors are, in this order: settings, log, database, listener.
+    Use {
+        log: Option<LogKind>,
+        countries: Option<bool>,
+        listener: bool,
+    },
+    Close {
+        conn: ConnId,
+        uses: u32,
+    },
+    Retire,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -84,29 +150,56 @@ impl MasterEnd {
     ///
     /// # Errors
     /// `WouldBlock` when the worker has left too many orders unread, `BrokenPipe` when it is gone.
-    pub fn send(
+    pub fn send_settings(
         &self,
-        settings: &Settings,
-        log: LogChange<&Sink>,
-        listener: Option<BorrowedFd<'_>>,
+        number: u64,
+        settings: &PackedSettings,
+        attached: &Attachments<'_>,
     ) -> io::Result<()> {
-        let memory = message::sealed(&serde_json::to_vec(settings)?)?;
-        let mut descriptors = vec![memory.as_fd()];
-        let kind = match &log {
-            LogChange::Keep => None,
-            LogChange::Replace(None) => Some(LogKind::None),
-            LogChange::Replace(Some(Sink::File(fd))) => {
+        let mut descriptors = vec![settings.0.as_fd()];
+        let log = match &attached.log {
+            Change::Keep => None,
+            Change::Replace(None) => Some(LogKind::None),
+            Change::Replace(Some(Sink::File(fd))) => {
                 descriptors.push(fd.as_fd());
                 Some(LogKind::File)
             }
-            LogChange::Replace(Some(Sink::Network(fd))) => {
+            Change::Replace(Some(Sink::Network(fd))) => {
                 descriptors.push(fd.as_fd());
                 Some(LogKind::Network)
             }
         };
-        descriptors.extend(listener);
-        let envelope = Envelope { log: kind, listener: listener.is_some() };
-        message::send(self.fd.as_fd(), &serde_json::to_vec(&envelope)?, &descriptors)
+        let countries = match &attached.countries {
+            Change::Keep => None,
+            Change::Replace(None) => Some(false),
+            Change::Replace(Some(fd)) => {
+                descriptors.push(*fd);
+                Some(true)
+            }
+        };
+        descriptors.extend(attached.listener);
+        let listener = attached.listener.is_some();
+        self.send(&Envelope { number, what: Contents::Use { log, countries, listener } }, &descriptors)
+    }
+
+    /// Has a connection ended: the one that was the slot's `uses`-th.
+    ///
+    /// # Errors
+    /// As for settings.
+    pub fn send_close(&self, number: u64, conn: ConnId, uses: u32) -> io::Result<()> {
+        self.send(&Envelope { number, what: Contents::Close { conn, uses } }, &[])
+    }
+
+    /// Has the worker end with its last connection.
+    ///
+    /// # Errors
+    /// As for settings.
+    pub fn send_retire(&self, number: u64) -> io::Result<()> {
+        self.send(&Envelope { number, what: Contents::Retire }, &[])
+    }
+
+    fn send(&self, envelope: &Envelope, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        message::send(self.fd.as_fd(), &serde_json::to_vec(envelope)?, descriptors)
     }
 
     /// The next report; `None`: nothing now.
@@ -130,18 +223,30 @@ impl WorkerEnd {
         let Some((bytes, descriptors)) = receive(self.fd.as_fd())? else {
             return Ok(None);
         };
-        let envelope: Envelope = serde_json::from_slice(&bytes)?;
+        let Envelope { number, what } = serde_json::from_slice(&bytes)?;
         let mut descriptors = descriptors.into_iter();
         let mut next = || descriptors.next().ok_or(io::ErrorKind::InvalidData);
-        let settings = serde_json::from_slice(&message::unseal(next()?)?)?;
-        let log = match envelope.log {
-            None => LogChange::Keep,
-            Some(LogKind::None) => LogChange::Replace(None),
-            Some(LogKind::File) => LogChange::Replace(Some(Sink::File(next()?))),
-            Some(LogKind::Network) => LogChange::Replace(Some(Sink::Network(next()?))),
+        let what = match what {
+            Contents::Use { log, countries, listener } => {
+                let settings = serde_json::from_slice(&message::unseal(next()?)?)?;
+                let log = match log {
+                    None => Change::Keep,
+                    Some(LogKind::None) => Change::Replace(None),
+                    Some(LogKind::File) => Change::Replace(Some(Sink::File(next()?))),
+                    Some(LogKind::Network) => Change::Replace(Some(Sink::Network(next()?))),
+                };
+                let countries = match countries {
+                    None => Change::Keep,
+                    Some(false) => Change::Replace(None),
+                    Some(true) => Change::Replace(Some(next()?)),
+                };
+                let listener = if listener { Some(next()?) } else { None };
+                Errand::Use(Box::new(NewSettings { settings, log, countries, listener }))
+            }
+            Contents::Close { conn, uses } => Errand::Close(conn, uses),
+            Contents::Retire => Errand::Retire,
         };
-        let listener = if envelope.listener { Some(next()?) } else { None };
-        Ok(Some(Order { settings, log, listener }))
+        Ok(Some(Order { number, what }))
     }
 
     /// Tells the master.
@@ -150,7 +255,7 @@ impl WorkerEnd {
     /// `BrokenPipe` when the master is gone.
     pub fn report(&self, report: &Report) -> io::Result<()> {
         let short = match report {
-            Report::Ready => Report::Ready,
+            Report::Ready | Report::Done(_) => report.clone(),
             // A character of the reason takes at most six bytes as JSON.
             Report::Failed(reason) => Report::Failed(reason.chars().take(LARGEST / 6 - 8).collect()),
         };
@@ -190,24 +295,52 @@ impl AsFd for WorkerEnd {
 mod tests {
     use super::*;
 
+    fn new_settings(worker: &WorkerEnd) -> (u64, NewSettings) {
+        match worker.receive().unwrap().unwrap() {
+            Order { number, what: Errand::Use(new) } => (number, *new),
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn settings_and_descriptors_arrive_as_they_were_sent() {
         let (master, worker) = pair().unwrap();
         let mut settings = Settings { generation: 7, stubborn: true, ..Settings::default() };
         // Far larger than a message may be: they travel beside it.
         settings.web_stats = Some("x".repeat(3 * LARGEST).into());
+        let packed = PackedSettings::new(&settings).unwrap();
         let (log, listener) = message::pair().unwrap();
         let sink = Sink::File(log);
-        master.send(&settings, LogChange::Replace(Some(&sink)), Some(listener.as_fd())).unwrap();
-        let order = worker.receive().unwrap().unwrap();
-        assert_eq!(order.settings, settings);
-        assert!(matches!(order.log, LogChange::Replace(Some(Sink::File(_)))));
-        assert!(order.listener.is_some());
-        master.send(&settings, LogChange::Keep, None).unwrap();
-        let order = worker.receive().unwrap().unwrap();
-        assert!(matches!(order.log, LogChange::Keep));
-        assert!(order.listener.is_none());
+        let all = Attachments {
+            log: Change::Replace(Some(&sink)),
+            countries: Change::Replace(Some(listener.as_fd())),
+            listener: Some(listener.as_fd()),
+        };
+        master.send_settings(3, &packed, &all).unwrap();
+        let (number, new) = new_settings(&worker);
+        assert_eq!((number, &new.settings), (3, &settings));
+        assert!(matches!(new.log, Change::Replace(Some(Sink::File(_)))));
+        assert!(matches!(new.countries, Change::Replace(Some(_))));
+        assert!(new.listener.is_some());
+        let none = Attachments { log: Change::Keep, countries: Change::Replace(None), listener: None };
+        master.send_settings(4, &packed, &none).unwrap();
+        let (number, new) = new_settings(&worker);
+        assert_eq!((number, &new.settings), (4, &settings), "the same memory can be read by many");
+        assert!(matches!((new.log, new.countries), (Change::Keep, Change::Replace(None))));
+        assert!(new.listener.is_none());
         assert!(worker.receive().unwrap().is_none());
+    }
+
+    #[test]
+    fn orders_come_in_their_order_and_are_confirmed() {
+        let (master, worker) = pair().unwrap();
+        master.send_close(1, ConnId(8), 9).unwrap();
+        master.send_retire(2).unwrap();
+        let next = || worker.receive().unwrap().unwrap();
+        assert!(matches!(next(), Order { number: 1, what: Errand::Close(ConnId(8), 9) }));
+        assert!(matches!(next(), Order { number: 2, what: Errand::Retire }));
+        worker.report(&Report::Done(2)).unwrap();
+        assert_eq!(master.receive().unwrap(), Some(Report::Done(2)));
     }
 
     #[test]

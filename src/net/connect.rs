@@ -38,7 +38,8 @@ impl Worker<'_> {
     /// A client has been accepted; its slot is claimed.
     pub(super) fn admit(&mut self, client: OwnedFd, address: ClientAddress, conn: ConnId) {
         self.region.workers().opened(self.id);
-        let verdicts = self.lists.verdicts(&address);
+        let country = |address| self.countries.as_ref()?.country(address);
+        let verdicts = self.lists.verdicts(&address, country);
         let visit = visits::begin(self.region, self.id, &self.terms, address, verdicts, self.now);
         let arrival = Arrival { conn, address, visitor: visit.client, verdicts };
         let client = Endpoint::client(client, address == ClientAddress::Unix);

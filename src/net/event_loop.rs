@@ -8,7 +8,7 @@ use std::time::Duration;
 use slotmap::{Key as _, KeyData, SlotMap};
 
 use crate::model::address::SocketAddress;
-use crate::model::ids::WorkerId;
+use crate::model::ids::{ConnId, WorkerId};
 use crate::model::settings::Settings;
 use crate::model::time::{Moment, Seconds};
 use crate::policy::acl::AccessLists;
@@ -18,6 +18,7 @@ use crate::shared::region::{Phase as Orders, Region};
 use crate::shared::slots::SlotFinder;
 use crate::shared::visits::Terms;
 use crate::sys::clock;
+use crate::sys::geoip;
 use crate::sys::poller::{Events, Poller};
 use crate::sys::privileges;
 use crate::sys::reason::words;
@@ -25,7 +26,7 @@ use crate::sys::signal::Signals;
 use crate::sys::socket;
 
 use super::buffers::RelayBuffers;
-use super::channel::{LogChange, Order, WorkerEnd};
+use super::channel::{Change, Errand, NewSettings, Order, Report, WorkerEnd};
 use super::connection::{Connection, Ending, Key, Side};
 use super::deadlines::Queue;
 use super::listener::Acceptor;
@@ -53,8 +54,9 @@ pub(super) const TOLD_AGAIN: u64 = 60;
 /// How long a client whose server is gone may take what was sent to it.
 const LINGER: Seconds = Seconds(2);
 
-/// Descriptors that stay free for what is opened now and then: a reopened log, a message from the master.
-pub const SPARE: u64 = 3;
+/// Descriptors that stay free for what is opened now and then: a message from the master with settings, log, listener
+/// and database of countries, and such a database that was not there before.
+pub const SPARE: u64 = 5;
 
 /// All that a worker is born with.
 #[derive(Debug)]
@@ -77,6 +79,8 @@ pub struct Inheritance<'a> {
     pub log: Option<Sink>,
     /// Where messages go.
     pub messages: Messages,
+    /// The database of `geoip`.
+    pub countries: Option<geoip::Database>,
 }
 
 /// Why a loop ended.
@@ -98,6 +102,7 @@ pub struct Worker<'a> {
     pub(super) settings: Settings,
     pub(super) terms: Terms,
     pub(super) lists: AccessLists,
+    pub(super) countries: Option<geoip::Database>,
     pub(super) messages: Messages,
     pub(super) log: RequestLog,
     pub(super) poller: Poller,
@@ -158,6 +163,7 @@ impl<'a> Worker<'a> {
             region,
             terms: Terms::from(&settings),
             lists: AccessLists::compile(&settings.acls),
+            countries: inheritance.countries,
             settings,
             messages: inheritance.messages,
             log: RequestLog::new(inheritance.log),
@@ -309,7 +315,15 @@ impl<'a> Worker<'a> {
     fn take_orders(&mut self) -> bool {
         loop {
             match self.channel.receive() {
-                Ok(Some(order)) => self.take_over(order),
+                Ok(Some(Order { number, what })) => {
+                    match what {
+                        Errand::Use(new) => self.take_over(*new),
+                        Errand::Close(conn, uses) => self.close_by_order(conn, uses),
+                        Errand::Retire => self.retire(),
+                    }
+                    // If this does not get through, a later one says so too.
+                    let _ = self.channel.report(&Report::Done(number));
+                }
                 Ok(None) => return true,
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return false,
                 Err(error) => {
@@ -327,20 +341,44 @@ impl<'a> Worker<'a> {
     /// Is this worker to end? Begins to drain when told so.
     fn end(&mut self) -> Option<End> {
         match self.region.phase() {
-            Orders::Serving => None,
+            Orders::Serving if !self.draining => None,
             Orders::Stopping => Some(End::Stopped),
-            Orders::Draining => {
-                if !std::mem::replace(&mut self.draining, true) {
-                    self.stop_accepting();
-                }
+            Orders::Serving | Orders::Draining => {
+                self.drain();
                 self.connections.is_empty().then_some(End::Drained)
             }
         }
     }
 
+    /// Accepts who waits already, then nobody any more.
+    fn drain(&mut self) {
+        if !std::mem::replace(&mut self.draining, true) {
+            self.stop_accepting();
+        }
+    }
+
+    /// There are to be fewer workers: this one ends with its last connection. The others have the listener.
+    fn retire(&mut self) {
+        self.region.workers().set_draining(self.id);
+        if !std::mem::replace(&mut self.draining, true) {
+            self.leave_listener();
+        }
+    }
+
+    /// The administrator wants this connection ended, unless it has been already and the slot is another's.
+    fn close_by_order(&mut self, conn: ConnId, uses: u32) {
+        if self.region.slots().holder(conn) != Some((self.id, uses)) {
+            return;
+        }
+        let found = self.connections.iter().find(|(_, connection)| connection.conn == conn);
+        if let Some((key, _)) = found {
+            self.close(key, Ending::Closed);
+        }
+    }
+
     /// New settings apply from the next connection on, timeouts at once.
-    fn take_over(&mut self, order: Order) {
-        self.settings = order.settings;
+    fn take_over(&mut self, new: NewSettings) {
+        self.settings = new.settings;
         self.terms = Terms::from(&self.settings);
         self.lists = AccessLists::compile(&self.settings.acls);
         // More connections: the master has raised the limit. This asks for it.
@@ -348,10 +386,10 @@ impl<'a> Worker<'a> {
             self.descriptors.limit = limit;
         }
         self.messages.set_debug(self.settings.debug);
-        if let LogChange::Replace(sink) = order.log {
+        if let Change::Replace(sink) = new.log {
             self.log.replace(sink);
         }
-        if let Some(listener) = order.listener.filter(|_| !self.draining) {
+        if let Some(listener) = new.listener.filter(|_| !self.draining) {
             self.replace_listener(listener);
         }
         self.region.workers().set_settings(self.id, self.settings.generation);

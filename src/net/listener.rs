@@ -110,6 +110,16 @@ impl Worker<'_> {
         self.clear_pause();
     }
 
+    /// Never accepts again. Who waits already is the other workers'.
+    pub(super) fn leave_listener(&mut self) {
+        self.clear_pause();
+        if let Some(listener) = self.acceptor.listener.take() {
+            self.poller.remove(listener.as_fd());
+        }
+        // One that was woken for a client does not accept it now: somebody else must look.
+        wait::ring(self.room.as_fd());
+    }
+
     /// Those in the backlog have been promised a connection: closing the socket would reset them. Only a lack of
     /// slots or descriptors ends this early.
     fn accept_queued(&mut self) {

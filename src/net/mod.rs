@@ -5,6 +5,7 @@ pub mod buffers;
 pub mod channel;
 mod connect;
 pub mod connection;
+pub mod control;
 pub mod deadlines;
 pub mod event_loop;
 mod listener;

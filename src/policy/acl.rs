@@ -1,12 +1,15 @@
 //! Access lists, compiled.
 //!
 //! The first entry that matches decides; if none does, the opposite of the last entry's action; an empty list
-//! permits. Entries of the other address family and countries match nobody here, but a last one counts for the
-//! opposite. Clients of a Unix socket always pass. See pen(1), acl.
+//! permits. Entries of the other address family, and countries where the client's is not known, match nobody, but a
+//! last one counts for the opposite. Clients of a Unix socket always pass. See pen(1), acl.
 //!
 //! The lists become sorted ranges of addresses, each with the entry that is first there, so that a list of
-//! thousands costs a client a dozen comparisons. IPv4 masks with gaps are legal but make no ranges: those
-//! entries are asked one by one, as far as they stand before the entry that the ranges found.
+//! thousands costs a client a dozen comparisons; countries likewise become a sorted table with the first entry of
+//! each. IPv4 masks with gaps are legal but make no ranges: those entries are asked one by one, as far as they stand
+//! before the entry that the ranges found.
+//!
+//! Not here: which country a client is in. Whoever asks brings the answer.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -40,21 +43,35 @@ impl Verdicts {
 pub struct AccessLists {
     /// Those that have entries, with their numbers.
     lists: Vec<(usize, List)>,
+    wants_countries: bool,
 }
 
 impl AccessLists {
     /// Compiles the lists. Takes O(n log n) for n entries, and memory for at most 2n ranges.
     pub fn compile(lists: &[Vec<AclEntry>; AclId::COUNT]) -> Self {
         let compile = |(index, entries): (usize, &Vec<AclEntry>)| Some((index, List::compile(entries)?));
-        AccessLists { lists: lists.iter().enumerate().filter_map(compile).collect() }
+        let lists: Vec<(usize, List)> = lists.iter().enumerate().filter_map(compile).collect();
+        let wants_countries = lists.iter().any(|(_, list)| !list.countries.is_empty());
+        AccessLists { lists, wants_countries }
     }
 
-    /// What each list says of this client. Costs nothing when all lists are empty.
-    pub fn verdicts(&self, client: &ClientAddress) -> Verdicts {
+    /// Is there any entry for a country?
+    pub fn wants_countries(&self) -> bool {
+        self.wants_countries
+    }
+
+    /// What each list says of this client. Costs nothing when all lists are empty. `country` finds the two letters,
+    /// in capitals, of the country that an address belongs to; asked at most once, and not without an entry for any.
+    pub fn verdicts(
+        &self,
+        client: &ClientAddress,
+        country: impl FnOnce(IpAddr) -> Option<[u8; 2]>,
+    ) -> Verdicts {
         let ClientAddress::Inet(address, _) = client else {
             return Verdicts::ALL;
         };
-        let refusing = self.lists.iter().filter(|(_, list)| !list.permits(*address));
+        let country = if self.wants_countries { country(*address) } else { None };
+        let refusing = self.lists.iter().filter(|(_, list)| !list.permits(*address, country));
         refusing.fold(Verdicts::ALL, |verdicts, (index, _)| verdicts.refused_by(*index))
     }
 }
@@ -73,6 +90,8 @@ struct List {
     v6: Ranges<u128>,
     /// The IPv4 entries whose masks have gaps, in order: address, mask, verdict.
     gapped: Vec<(u32, u32, Verdict)>,
+    /// Each country that is named, by its letters, with its first entry.
+    countries: Vec<([u8; 2], Verdict)>,
     /// Clients that no entry matches.
     otherwise: bool,
 }
@@ -81,12 +100,12 @@ impl List {
     /// None for an empty list.
     fn compile(entries: &[AclEntry]) -> Option<Self> {
         let otherwise = !entries.last()?.permit;
-        let (mut v4, mut v6, mut gapped) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut v4, mut v6, mut gapped, mut countries) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (place, AclEntry { permit, network }) in (0..).zip(entries) {
             let verdict = Verdict { place, permit: *permit };
-            match *network {
+            match network {
                 Network::V4(address, mask) => {
-                    let (address, mask) = (u32::from(address), u32::from(mask));
+                    let (address, mask) = (u32::from(*address), u32::from(*mask));
                     if address & !mask != 0 {
                         continue; // no client AND mask can be equal to it
                     }
@@ -97,20 +116,36 @@ impl List {
                     }
                 }
                 Network::V6(address, prefix) => {
-                    let address = u128::from(address);
-                    let host = u128::MAX.checked_shr(prefix.into()).unwrap_or(0);
+                    let address = u128::from(*address);
+                    let host = u128::MAX.checked_shr((*prefix).into()).unwrap_or(0);
                     if address & host == 0 {
                         v6.push(EntryRange { start: address, end: address | host, verdict });
                     }
                 }
-                Network::Country(_) => {}
+                Network::Country(letters) => {
+                    countries.extend(letters.as_bytes().try_into().ok().map(|letters| (letters, verdict)));
+                }
             }
         }
-        Some(List { v4: Ranges::of(v4), v6: Ranges::of(v6), gapped, otherwise })
+        countries.sort_unstable();
+        countries.dedup_by_key(|(letters, _)| *letters);
+        Some(List { v4: Ranges::of(v4), v6: Ranges::of(v6), gapped, countries, otherwise })
     }
 
-    fn permits(&self, client: IpAddr) -> bool {
-        let first = match client {
+    fn permits(&self, client: IpAddr, country: Option<[u8; 2]>) -> bool {
+        let by_address = self.first_of_address(client);
+        let by_country = country.and_then(|letters| self.first_of_country(letters));
+        let first = by_address.into_iter().chain(by_country).min();
+        first.map_or(self.otherwise, |verdict| verdict.permit)
+    }
+
+    fn first_of_country(&self, letters: [u8; 2]) -> Option<Verdict> {
+        let found = self.countries.binary_search_by_key(&letters, |(letters, _)| *letters).ok()?;
+        Some(self.countries[found].1)
+    }
+
+    fn first_of_address(&self, client: IpAddr) -> Option<Verdict> {
+        match client {
             IpAddr::V4(address) => {
                 let address = u32::from(address);
                 let found = self.v4.first(address);
@@ -120,8 +155,7 @@ impl List {
                 gapped.map(|(_, _, verdict)| *verdict).or(found)
             }
             IpAddr::V6(address) => self.v6.first(u128::from(address)),
-        };
-        first.map_or(self.otherwise, |verdict| verdict.permit)
+        }
     }
 }
 
@@ -223,18 +257,26 @@ mod tests {
         AclId::new(number).unwrap()
     }
 
+    /// The world of these tests: 127.0.0.3 is in DK, the rest of 127.0.0.0/8 in SE; ::1 too, and nobody knows of others.
+    fn country(address: IpAddr) -> Option<[u8; 2]> {
+        match address {
+            IpAddr::V4(address) if address == Ipv4Addr::new(127, 0, 0, 3) => Some(*b"DK"),
+            _ => address.is_loopback().then_some(*b"SE"),
+        }
+    }
+
     /// Those of the clients that a list of these entries lets in.
     fn admitted<'a>(entries: &[&str], clients: &[&'a str]) -> Vec<&'a str> {
         let lists = only(1, entries.iter().map(|text| entry(text)).collect());
-        let admits = |address: &&&str| lists.verdicts(&client(address)).permits(acl(1));
+        let admits = |address: &&&str| lists.verdicts(&client(address), country).permits(acl(1));
         clients.iter().filter(admits).copied().collect()
     }
 
     #[test]
     fn empty_lists_permit_everybody() {
         let lists = AccessLists::compile(&Default::default());
-        assert_eq!(lists.verdicts(&client("127.0.0.1")), Verdicts::ALL);
-        assert_eq!(lists.verdicts(&client("::1")), Verdicts::ALL);
+        assert_eq!(lists.verdicts(&client("127.0.0.1"), country), Verdicts::ALL);
+        assert_eq!(lists.verdicts(&client("::1"), country), Verdicts::ALL);
     }
 
     #[test]
@@ -301,16 +343,70 @@ mod tests {
     }
 
     #[test]
-    fn a_country_matches_nobody_but_its_action_counts_when_it_is_last() {
-        assert_eq!(admitted(&["permit 127.0.0.2", "deny SE"], &["127.0.0.3"]), ["127.0.0.3"]);
-        assert_eq!(admitted(&["deny 127.0.0.2", "permit SE"], &["127.0.0.3"]), [""; 0]);
+    fn countries_match_the_clients_that_are_there() {
+        let clients = ["127.0.0.2", "127.0.0.3", "::1", "10.0.0.1", "2001:db8::1"];
+        assert_eq!(admitted(&["permit SE"], &clients), ["127.0.0.2", "::1"]);
+        assert_eq!(admitted(&["deny SE"], &clients), ["127.0.0.3", "10.0.0.1", "2001:db8::1"]);
+        assert_eq!(admitted(&["permit SE", "permit DK"], &clients), ["127.0.0.2", "127.0.0.3", "::1"]);
+        assert_eq!(admitted(&["permit NO"], &clients), [""; 0]);
+        assert_eq!(admitted(&["permit SE"], &["::ffff:127.0.0.2"]), ["::ffff:127.0.0.2"]);
+    }
+
+    #[test]
+    fn countries_and_addresses_decide_in_the_order_of_the_list() {
+        let clients = ["127.0.0.2", "127.0.0.3", "127.0.0.4", "::1", "10.0.0.1"];
+        let hole = ["deny 127.0.0.2", "permit SE"];
+        assert_eq!(admitted(&hole, &clients), ["127.0.0.4", "::1"]);
+        let too_late = ["permit SE", "deny 127.0.0.2"];
+        assert_eq!(admitted(&too_late, &clients), ["127.0.0.2", "127.0.0.3", "127.0.0.4", "::1", "10.0.0.1"]);
+        let more = ["permit 10.0.0.1", "deny SE", "permit 127.0.0.0 255.255.255.0"];
+        assert_eq!(admitted(&more, &clients), ["127.0.0.3", "10.0.0.1"]);
+        let gaps = ["deny DK", "permit 0.0.0.1 0.0.0.1", "deny SE"];
+        assert_eq!(admitted(&gaps, &["127.0.0.3", "127.0.0.5", "127.0.0.2"]), ["127.0.0.5"]);
+    }
+
+    #[test]
+    fn the_first_entry_of_a_country_decides() {
+        let clients = ["127.0.0.2", "127.0.0.3"];
+        assert_eq!(admitted(&["permit SE", "deny SE", "permit NO"], &clients), ["127.0.0.2"]);
+        assert_eq!(admitted(&["permit NO", "deny SE", "permit SE", "deny NO"], &clients), ["127.0.0.3"]);
+    }
+
+    #[test]
+    fn a_country_that_matches_nobody_counts_when_it_is_last() {
+        assert_eq!(admitted(&["permit 127.0.0.2", "deny NO"], &["127.0.0.3"]), ["127.0.0.3"]);
+        assert_eq!(admitted(&["deny 127.0.0.2", "permit NO"], &["127.0.0.3"]), [""; 0]);
+    }
+
+    #[test]
+    fn countries_are_asked_for_once_and_only_if_a_list_names_one() {
+        let mut lists: [Vec<AclEntry>; AclId::COUNT] = Default::default();
+        lists[3] = vec![entry("deny 10.0.0.1")];
+        let asked = std::cell::Cell::new(0);
+        let country = |address| {
+            asked.set(asked.get() + 1);
+            country(address)
+        };
+        let addresses = AccessLists::compile(&lists);
+        assert!(!addresses.wants_countries());
+        addresses.verdicts(&client("127.0.0.1"), country);
+        assert_eq!(asked.get(), 0);
+        lists[4] = vec![entry("permit SE")];
+        lists[5] = vec![entry("permit DK"), entry("permit NO")];
+        let countries = AccessLists::compile(&lists);
+        assert!(countries.wants_countries());
+        let verdicts = countries.verdicts(&client("127.0.0.1"), country);
+        assert_eq!([3, 4, 5].map(|list| verdicts.permits(acl(list))), [true, true, false]);
+        assert_eq!(asked.get(), 1);
+        assert_eq!(countries.verdicts(&ClientAddress::Unix, country), Verdicts::ALL);
+        assert_eq!(asked.get(), 1);
     }
 
     #[test]
     fn clients_of_a_unix_socket_always_pass() {
-        let lists = only(0, vec![entry("deny 0.0.0.0 0.0.0.0"), entry("deny ::/0")]);
-        assert_eq!(lists.verdicts(&ClientAddress::Unix), Verdicts::ALL);
-        assert_ne!(lists.verdicts(&client("127.0.0.1")), Verdicts::ALL);
+        let lists = only(0, vec![entry("deny 0.0.0.0 0.0.0.0"), entry("deny ::/0"), entry("deny SE")]);
+        assert_eq!(lists.verdicts(&ClientAddress::Unix, country), Verdicts::ALL);
+        assert_ne!(lists.verdicts(&client("127.0.0.1"), country), Verdicts::ALL);
     }
 
     #[test]
@@ -318,7 +414,7 @@ mod tests {
         let mut lists: [Vec<AclEntry>; AclId::COUNT] = Default::default();
         lists[3] = vec![entry("deny 127.0.0.1")];
         lists[9] = vec![entry("permit 127.0.0.2")];
-        let verdicts = AccessLists::compile(&lists).verdicts(&client("127.0.0.1"));
+        let verdicts = AccessLists::compile(&lists).verdicts(&client("127.0.0.1"), country);
         let refusing: Vec<u32> = (0..10).filter(|number| !verdicts.permits(acl(*number))).collect();
         assert_eq!(refusing, [3, 9]);
     }
@@ -329,14 +425,21 @@ mod tests {
         let entries: Vec<AclEntry> = networks.map(|network| AclEntry { permit: true, network }).collect();
         let list = List::compile(&entries).unwrap();
         assert_eq!(list.v4.0.len(), 20_000);
-        assert!(list.permits(Ipv4Addr::from((9_999 << 9) + 5).into()));
-        assert!(!list.permits(Ipv4Addr::from((9_999 << 9) + 256).into()));
+        assert!(list.permits(Ipv4Addr::from((9_999 << 9) + 5).into(), None));
+        assert!(!list.permits(Ipv4Addr::from((9_999 << 9) + 256).into(), None));
         let hidden = vec![entry("permit 0.0.0.0 0.0.0.0"), entry("deny 10.0.0.0 255.0.0.0")];
         assert_eq!(List::compile(&hidden).unwrap().v4.0.len(), 1);
     }
 
+    #[test]
+    fn thousands_of_entries_for_a_few_countries_become_one_each() {
+        let entries: Vec<AclEntry> =
+            ["permit SE", "deny DK", "deny NO"].iter().cycle().take(9_000).map(|text| entry(text)).collect();
+        assert_eq!(List::compile(&entries).unwrap().countries.len(), 3);
+    }
+
     /// The rule as it is told: entry by entry.
-    fn obvious(entries: &[AclEntry], client: IpAddr) -> bool {
+    fn obvious(entries: &[AclEntry], client: IpAddr, country: Option<[u8; 2]>) -> bool {
         for entry in entries {
             let matches = match (&entry.network, client) {
                 (Network::V4(address, mask), IpAddr::V4(client)) => {
@@ -346,6 +449,9 @@ mod tests {
                     let bit = |a: Ipv6Addr, n: u8| u128::from(a) >> (127 - n) & 1;
                     (0..*prefix).all(|n| bit(client, n) == bit(*address, n))
                         && (*prefix..128).all(|n| bit(*address, n) == 0)
+                }
+                (Network::Country(letters), _) => {
+                    country.is_some_and(|country| letters.as_bytes() == country)
                 }
                 _ => false,
             };
@@ -365,6 +471,10 @@ mod tests {
         prop_oneof![0u128..16, (0u128..16).prop_map(|n| !n), any::<u128>()]
     }
 
+    fn letters() -> impl Strategy<Value = [u8; 2]> {
+        (b'A'..=b'C', b'A'..=b'B').prop_map(|(first, second)| [first, second])
+    }
+
     fn network() -> impl Strategy<Value = Network> {
         let prefix = |length: u32| u32::MAX.checked_shl(32 - length).unwrap_or(0);
         let mask = prop_oneof![
@@ -378,7 +488,7 @@ mod tests {
         prop_oneof![
             8 => (v4(), mask).prop_map(|(a, m)| Network::V4((a & m).into(), m.into())),
             4 => (v6(), length).prop_map(move |(a, l)| Network::V6((a & !host(l)).into(), l)),
-            1 => Just(Network::Country("SE".to_string())),
+            4 => letters().prop_map(|letters| Network::Country(String::from_utf8(letters.to_vec()).unwrap())),
             1 => any::<(u32, u32)>().prop_map(|(a, m)| Network::V4(a.into(), m.into())),
         ]
     }
@@ -390,15 +500,20 @@ mod tests {
             entries in prop::collection::vec((any::<bool>(), network()), 0..20),
             v4s in prop::collection::vec(v4(), 40),
             v6s in prop::collection::vec(v6(), 40),
+            countries in prop::collection::vec(prop::option::of(letters()), 80),
         ) {
             let entries: Vec<AclEntry> =
                 entries.into_iter().map(|(permit, network)| AclEntry { permit, network }).collect();
             let lists = only(5, entries.clone());
             let v4s = v4s.into_iter().map(|n| IpAddr::from(Ipv4Addr::from(n)));
             let v6s = v6s.into_iter().map(|n| Ipv6Addr::from(n).to_canonical());
-            for address in v4s.chain(v6s) {
-                let verdicts = lists.verdicts(&ClientAddress::Inet(address, 1));
-                prop_assert_eq!(verdicts.permits(acl(5)), obvious(&entries, address), "{}", address);
+            for (address, country) in v4s.chain(v6s).zip(countries) {
+                let verdicts = lists.verdicts(&ClientAddress::Inet(address, 1), |asked| {
+                    assert_eq!(asked, address);
+                    country
+                });
+                let expected = obvious(&entries, address, country);
+                prop_assert_eq!(verdicts.permits(acl(5)), expected, "{} in {:?}", address, country);
                 prop_assert!(verdicts.permits(acl(4)));
             }
         }

@@ -33,10 +33,10 @@ pub enum Standing {
 /// A blacklist time of 0 shuns nobody that failed, and makes nobody wait for a probe; a failure in the future,
 /// which only the administrator can note, still keeps the server out until then.
 pub fn standing(record: Record, blacklist: Seconds, now: Moment) -> Standing {
-    let Some(failed) = record.failed else {
+    if record.failed.is_none() {
         return Standing::Good;
-    };
-    let out = is_after(Moment(failed.0.wrapping_add(blacklist.micros())), now);
+    }
+    let out = left(record, blacklist, now) > 0;
     let probed = record.probing_until.is_some_and(|until| now < until);
     match (out, blacklist) {
         (true, _) => Standing::Shunned,
@@ -44,6 +44,12 @@ pub fn standing(record: Record, blacklist: Seconds, now: Moment) -> Standing {
         (false, _) if probed => Standing::Shunned,
         (false, _) => Standing::Due,
     }
+}
+
+/// For how many microseconds more does a failure, or an order, keep a server with this record out? 0: it does not.
+pub fn left(record: Record, blacklist: Seconds, now: Moment) -> u64 {
+    let end = record.failed.map(|failed| Moment(failed.0.wrapping_add(blacklist.micros())));
+    end.filter(|end| is_after(*end, now)).map_or(0, |end| end.0.wrapping_sub(now.0))
 }
 
 /// What is known of a server after a connect to it has failed. That does not shorten what the administrator ordered.
@@ -165,6 +171,7 @@ mod tests {
             let end = now.plus(Seconds(length));
             let back = if blacklist == Seconds(0) { Good } else { Due };
             prop_assert_eq!(standing(record, blacklist, now), Shunned);
+            prop_assert_eq!(left(record, blacklist, now), end.micros_since(now));
             prop_assert_eq!(standing(record, blacklist, Moment(end.0 - 1)), Shunned);
             prop_assert_eq!(standing(record, blacklist, end), back);
         }

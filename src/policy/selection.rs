@@ -5,17 +5,21 @@
 //! | 1 | `client_acl` | a client that it refuses goes to the abuse server or nowhere |
 //! | 2 | tracking | the client's last server, whatever its state; not with `-r` or `-N` |
 //! | 3 | `prio`, else `-W`, else `-h` or `-N`, else round robin | availability, but not the hash |
-//! | 4 | the attempt | usable, not shunned, access list, limits; a refusal means the next in index order |
-//! | 5 | the emergency server | the same, without an access list |
+//! | 4 | the attempt | usable, not shunned, not drained, access list, limits; a refusal means the next in index order |
+//! | 5 | the emergency server | the same, without an access list and never drained |
 //!
-//! Stubborn (`-s`) has only one attempt. See pen(1), DESCRIPTION.
+//! Stubborn (`-s`) has only one attempt. A server that is drained of new clients (`drain N`) is out of step 3 and
+//! refuses in step 4, except those clients that step 2 sends to it; with `-r` and `-N` that is nobody. Its weight
+//! still counts for whether there are weights at all: draining the servers that have one does not give clients to
+//! those that were to have none. See pen(1), DESCRIPTION.
+//!
 //! Pure: the answer depends on the arguments alone. The caller brings the view of the servers, makes the
 //! reservation and writes the round-robin cursor back. Nothing here allocates.
 //! Not here: when a server is shunned (blacklist), what a limit means (limits), what a list says (acl).
 
 use std::net::IpAddr;
 
-use crate::model::address::ClientAddress;
+use crate::model::address::{ClientAddress, Drain};
 use crate::model::ids::{AclId, ServerId, Target};
 use crate::model::settings::Settings;
 use crate::policy::acl::Verdicts;
@@ -41,6 +45,13 @@ pub struct Rules {
     pub client_acl: AclId,
 }
 
+impl Rules {
+    /// Do clients come back to the server that they had last?
+    fn clients_stay(&self) -> bool {
+        !self.roundrobin && !self.forgetful
+    }
+}
+
 impl From<&Settings> for Rules {
     fn from(settings: &Settings) -> Self {
         Rules {
@@ -62,6 +73,8 @@ pub struct ServerView {
     pub usable: bool,
     /// Blacklist.
     pub standing: Standing,
+    /// Whom it does not take any more; without meaning for the emergency and the abuse server.
+    pub drain: Drain,
     /// Most connections for new clients; 0 = no limit.
     pub soft: u32,
     /// Most connections for clients whose last server this was; matters only above `soft`.
@@ -77,7 +90,7 @@ pub struct ServerView {
 impl ServerView {
     /// Does it take part in round robin, prio and weight?
     fn available(&self) -> bool {
-        self.usable && self.standing != Standing::Shunned
+        self.usable && self.standing != Standing::Shunned && self.drain == Drain::No
     }
 }
 
@@ -125,25 +138,85 @@ pub struct Choice {
     pub failover: FailoverState,
 }
 
+/// What decided where a visit goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// `client_acl` refuses the client: only the abuse server is for it.
+    Denied,
+    /// The client's last server.
+    LastServer,
+    /// `prio`.
+    Prio,
+    /// `-W`.
+    Weight,
+    /// `-h` or `-N`.
+    Hash,
+    /// None of these.
+    RoundRobin,
+}
+
+/// Why a server does not take a client: the first reason that there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no such server.
+    Missing,
+    /// It has no address (yet), or port 0.
+    NoAddress,
+    /// It failed, or somebody is trying it.
+    Shunned,
+    /// `drain`: it takes no new clients, or nobody.
+    Draining(Drain),
+    /// This list refuses the client.
+    List(AclId),
+    /// So many connections it has, and that is all that it may have of such clients.
+    Full {
+        /// Connections, open or being made.
+        load: u32,
+        /// Most of them for this client: the hard limit if the server is its own and that is the higher one.
+        most: u32,
+    },
+}
+
+/// A choice and how it came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision {
+    /// What named the first server.
+    pub rule: Rule,
+    /// The server that the rule named, which need not take the client. None: there is none for that rule.
+    pub first: Option<ServerId>,
+    /// Where to go. None: the client is closed.
+    pub choice: Option<Choice>,
+}
+
 /// Where does this visit go first? None: it is closed. `cursor` is where round robin stopped last (at first:
 /// server 0, so that server 1 is the first to be used), and is moved when round robin decides, even if that
 /// server then refuses. The answer has passed every check of an attempt (usable, not shunned, limits, access
 /// list): the caller reserves and connects. See pen(1), DESCRIPTION.
+#[inline]
 pub fn choose(
     rules: &Rules,
     table: &impl ServerTable,
     visitor: &Visitor,
     cursor: &mut ServerId,
 ) -> Option<Choice> {
+    decide(rules, table, visitor, cursor).choice
+}
+
+/// [`choose`], for those who ask why.
+#[inline]
+pub fn decide(rules: &Rules, table: &impl ServerTable, visitor: &Visitor, cursor: &mut ServerId) -> Decision {
     if !visitor.verdicts.permits(rules.client_acl) {
-        return last_resort(rules, table, visitor, Target::Abuse);
+        let choice = last_resort(rules, table, visitor, Target::Abuse);
+        return Decision { rule: Rule::Denied, first: None, choice };
     }
-    match first_choice(rules, table, visitor, cursor) {
+    let (rule, first) = first_choice(rules, table, visitor, cursor);
+    let choice = match first {
         Some(first) => regular(rules, table, visitor, first, first)
             .or_else(|| fail_over(rules, table, visitor, first, first)),
         None if rules.stubborn => None,
         None => last_resort(rules, table, visitor, Target::Emergency),
-    }
+    };
+    Decision { rule, first, choice }
 }
 
 /// Where does the visit go after the target of `failover` has failed? Each server is tried at most once a visit.
@@ -162,27 +235,27 @@ pub fn choose_next(
     }
 }
 
-/// The server that the rules name, before anybody asks whether it takes the client.
+/// The server that the rules name, before anybody asks whether it takes the client, and the rule that did.
+#[inline]
 fn first_choice(
     rules: &Rules,
     table: &impl ServerTable,
     visitor: &Visitor,
     cursor: &mut ServerId,
-) -> Option<ServerId> {
-    let stays = !rules.roundrobin && !rules.forgetful;
-    let last = visitor.remembered.filter(|last| stays && last.0 < table.servers());
+) -> (Rule, Option<ServerId>) {
+    let last = visitor.remembered.filter(|last| rules.clients_stay() && last.0 < table.servers());
     if last.is_some() {
-        last
+        (Rule::LastServer, last)
     } else if rules.prio {
-        lowest_prio(table)
+        (Rule::Prio, lowest_prio(table))
     } else if rules.weight {
-        lightest(table)
+        (Rule::Weight, lightest(table))
     } else if rules.hash || rules.forgetful {
-        by_hash(rules, table, visitor.address)
+        (Rule::Hash, by_hash(rules, table, visitor.address))
     } else {
-        let next = round_robin(table, *cursor)?;
-        *cursor = next;
-        Some(next)
+        let next = round_robin(table, *cursor);
+        *cursor = next.unwrap_or(*cursor);
+        (Rule::RoundRobin, next)
     }
 }
 
@@ -298,20 +371,49 @@ fn last_resort(rules: &Rules, table: &impl ServerTable, visitor: &Visitor, targe
         .then_some(Choice { target, failover: FailoverState(Stage::LastResort) })
 }
 
-/// The checks of an attempt. The emergency and the abuse server have no access list, and know no clients.
 fn takes(rules: &Rules, table: &impl ServerTable, visitor: &Visitor, target: Target) -> bool {
+    refusal(rules, table, visitor, target).is_none()
+}
+
+/// The checks of an attempt: why would this server not take the client? None: it would. The emergency and the abuse
+/// server have no access list, know no clients and are never drained.
+#[inline]
+pub fn refusal(
+    rules: &Rules,
+    table: &impl ServerTable,
+    visitor: &Visitor,
+    target: Target,
+) -> Option<Refusal> {
     let Some(view) = table.view(target) else {
-        return false;
+        return Some(Refusal::Missing);
     };
-    let (permitted, known) = match target {
+    let (drained, permitted, known) = match target {
         Target::Server(server) => {
-            let known = visitor.remembered == Some(server) && !rules.forgetful;
-            (visitor.verdicts.permits(view.acl), known)
+            let own = visitor.remembered == Some(server);
+            let drained = match view.drain {
+                Drain::No => false,
+                Drain::New => !(own && rules.clients_stay()),
+                Drain::All => true,
+            };
+            (drained, visitor.verdicts.permits(view.acl), own && !rules.forgetful)
         }
-        Target::Emergency | Target::Abuse => (true, false),
+        Target::Emergency | Target::Abuse => (false, true, false),
     };
-    let room = || view.soft == 0 || limits::admits(table.load(target), view.soft, view.hard, known);
-    view.available() && permitted && room()
+    if !view.usable {
+        Some(Refusal::NoAddress)
+    } else if view.standing == Standing::Shunned {
+        Some(Refusal::Shunned)
+    } else if drained {
+        Some(Refusal::Draining(view.drain))
+    } else if !permitted {
+        Some(Refusal::List(view.acl))
+    } else if view.soft == 0 {
+        None
+    } else {
+        let load = table.load(target);
+        let most = if known { view.soft.max(view.hard) } else { view.soft };
+        (!limits::admits(load, view.soft, view.hard, known)).then_some(Refusal::Full { load, most })
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,10 @@ use std::process::ExitCode;
 use crate::model::settings::{Launch, LogDestination, Settings};
 use crate::process::complain;
 use crate::process::listening::Listener;
-use crate::process::startup::{check_jail, find_user, listen_address, look_up_all, provide_descriptors};
+use crate::process::startup::{
+    check_jail, control_address, control_refused, find_user, listen_address, load_countries, look_up_all,
+    provide_descriptors,
+};
 use crate::report::log;
 use crate::sys::reason::words;
 use crate::sys::{privileges, socket};
@@ -35,7 +38,16 @@ pub fn check(launch: &Launch, settings: &Settings, problems: Vec<String>) -> Exi
 }
 
 fn find_problems(launch: &Launch, settings: &Settings, problems: &mut Vec<String>) {
-    let names = look_up_all(settings);
+    let mut names = look_up_all(settings);
+    if let Some(spec) = &launch.control {
+        match (control_refused(launch), control_address(spec, &mut names)) {
+            (Some(reason), _) => problems.push(reason.to_string()),
+            (None, Err(problem)) => problems.push(problem),
+            (None, Ok(address)) => {
+                problems.extend(Listener::check_control(address).err().map(|error| error.to_string()))
+            }
+        }
+    }
     // Without an address the parser has complained already.
     if settings.listen.is_some() {
         match listen_address(settings, &names) {
@@ -56,13 +68,16 @@ fn find_problems(launch: &Launch, settings: &Settings, problems: &mut Vec<String
             Err(problem) => problems.push(problem),
         }
     }
-    // A daemon will have standard input, output and error alone; and then there is the listener.
-    let open = if launch.foreground { socket::count_descriptors() } else { 3 };
+    let countries = load_countries(settings);
+    // A daemon will have standard input, output and error alone; and then there are the listener and the database.
+    let open =
+        if launch.foreground { socket::count_descriptors() } else { 3 + u64::from(settings.geoip.is_some()) };
     match provide_descriptors(open + 1, launch, settings) {
         // A start goes on with it.
         Ok(descriptors) => descriptors.shortage(settings.conn_max).iter().for_each(complain),
         Err(problem) => problems.push(problem),
     }
+    problems.extend(countries.err());
     let user = launch.user.as_deref().map(find_user).transpose();
     let jail = launch.jail.as_deref().map_or(Ok(()), check_jail);
     if let Some(destination @ LogDestination::Network(..)) = &settings.log {

@@ -67,7 +67,7 @@ impl<'a> Master<'a> {
     /// In the child: keeps what a worker needs and drops the rest, which closes it.
     pub(super) fn into_worker(self, forked: ForkedWorker) -> Role<'a> {
         let Master { state, signals, supervisor, .. } = self;
-        let MasterState { region, settings, listener, log, messages, room, .. } = state;
+        let MasterState { region, settings, listener, log, messages, room, countries, .. } = state;
         drop((signals, supervisor));
         let (Ok(()), Some(listener)) = (fork::end_with_parent(forked.parent), listener) else {
             fork::exit_now(0);
@@ -85,6 +85,7 @@ impl<'a> Master<'a> {
             room,
             log,
             messages,
+            countries,
         }))
     }
 
@@ -128,6 +129,7 @@ impl<'a> Master<'a> {
         while let Some((pid, status)) = fork::reap() {
             if let Some(death) = self.supervisor.reaped(pid, status, now) {
                 let lost = self.state.region.reclaim(death.worker);
+                self.state.region.workers().set_count(self.supervisor.places());
                 // Slots and places on servers are free now, and clients that the dead one was to accept still wait.
                 wait::ring(self.state.room.as_fd());
                 self.report_death(&death, lost);
@@ -149,6 +151,12 @@ impl<'a> Master<'a> {
                     None => format!("worker {} {} while it started", death.worker, death.status),
                 };
                 self.outcome.get_or_insert(Err(reason));
+            }
+            Stage::Serving if death.retired && death.status == ExitStatus::Exited(0) => {
+                messages.note(format_args!(
+                    "worker {} (pid {}) has ended with its last connection",
+                    death.worker, death.pid
+                ))
             }
             Stage::Serving => messages.error(format_args!("{}", death_message(death, lost))),
             Stage::Draining | Stage::Stopping { .. } if death.status == ExitStatus::Exited(0) => {}

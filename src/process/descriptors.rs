@@ -58,6 +58,11 @@ impl Descriptors {
         self.limit
     }
 
+    /// How many a worker needs for that many connections, all of them its own.
+    pub fn needed(self, conn_max: u32) -> u64 {
+        self.own + 2 * u64::from(conn_max)
+    }
+
     /// How many connections fit into one worker.
     fn room(self) -> u64 {
         self.limit.saturating_sub(self.own) / 2
@@ -125,6 +130,6 @@ mod tests {
             let log = log.map(|path| crate::model::settings::LogDestination::File(path.into()));
             Descriptors::provide(4, &launch, &Settings { log, ..Settings::default() }).unwrap().own
         };
-        assert_eq!([own(true, None), own(false, None), own(false, Some("log"))], [12, 13, 14]);
+        assert_eq!([own(true, None), own(false, None), own(false, Some("log"))], [14, 15, 16]);
     }
 }

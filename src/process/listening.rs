@@ -1,4 +1,5 @@
-//! The listener: opened once by the master, inherited by every worker.
+//! What pen listens on: the listener, opened once by the master and inherited by every worker, and the control port,
+//! which the master keeps to itself.
 
 use std::fs;
 use std::io;
@@ -8,8 +9,12 @@ use std::path::{Path, PathBuf};
 
 use crate::model::address::SocketAddress;
 use crate::process::owned_path::OwnedPath;
+use crate::sys::privileges::{self, User};
 use crate::sys::reason::words;
-use crate::sys::{privileges, socket};
+use crate::sys::socket;
+
+/// How many clients of the control port may wait in the kernel's queue.
+const CONTROL_BACKLOG: u32 = 32;
 
 /// An open listener. A Unix socket's path goes with it.
 #[derive(Debug)]
@@ -23,7 +28,7 @@ pub struct Listener {
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// The system says no.
-    #[error("cannot listen on {address}: {}{}", words(.reason), way_out(.reason))]
+    #[error("cannot listen on {address}: {}{}", words(.reason), way_out(.address, .reason))]
     Refused {
         /// Where.
         address: SocketAddress,
@@ -36,13 +41,23 @@ pub enum ListenError {
         /// The path.
         path: PathBuf,
     },
+    /// The same, where it is the control port.
+    #[error("control port: {0}")]
+    Control(Box<ListenError>),
 }
 
-fn way_out(reason: &io::Error) -> &'static str {
-    match reason.kind() {
-        io::ErrorKind::AddrInUse => "; another program listens there: stop it, or choose another port",
-        io::ErrorKind::PermissionDenied => "; start pen as root, or choose a port above 1023",
-        io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
+fn way_out(address: &SocketAddress, reason: &io::Error) -> &'static str {
+    use SocketAddress::{Inet, Unix};
+    match (reason.kind(), address) {
+        (io::ErrorKind::AddrInUse, Inet(_)) => {
+            "; another program listens there: stop it, or choose another port"
+        }
+        (io::ErrorKind::AddrInUse, Unix(_)) => {
+            "; another program listens there: stop it, or choose another path"
+        }
+        (io::ErrorKind::PermissionDenied, Inet(_)) => "; start pen as root, or choose a port above 1023",
+        (io::ErrorKind::PermissionDenied, Unix(_)) => "; start pen as root, or choose another path",
+        (io::ErrorKind::AddrNotAvailable, _) => "; this machine has no such address",
         _ => "",
     }
 }
@@ -64,6 +79,41 @@ impl Listener {
             SocketAddress::Inet(_) => None,
         };
         Ok(Listener { fd, address, owned_path })
+    }
+
+    /// Listens there for users of the control port. A Unix socket is for `owner` alone (none: for the user that pen is
+    /// now): whoever else connects, at any moment, is refused by the system.
+    ///
+    /// # Errors
+    ///
+    /// [`ListenError::Control`].
+    pub fn open_control(address: SocketAddress, owner: Option<&User>) -> Result<Self, ListenError> {
+        let opened = match &address {
+            SocketAddress::Unix(path) => Listener::open_private(path, owner),
+            SocketAddress::Inet(_) => Listener::open(address, CONTROL_BACKLOG),
+        };
+        opened.map_err(|error| ListenError::Control(Box::new(error)))
+    }
+
+    fn open_private(path: &Path, owner: Option<&User>) -> Result<Self, ListenError> {
+        remove_dead_socket(path)?;
+        let address = SocketAddress::Unix(path.to_path_buf());
+        let refused = |reason| ListenError::Refused { address: address.clone(), reason };
+        let fd = socket::bind_private(path).map_err(refused)?;
+        let owned_path = Some(OwnedPath::of(path).map_err(refused)?);
+        let listener = Listener { fd, address: address.clone(), owned_path };
+        owner.map_or(Ok(()), |owner| owner.take_socket(path)).map_err(refused)?;
+        listener.set_backlog(CONTROL_BACKLOG).map_err(refused)?;
+        Ok(listener)
+    }
+
+    /// Could the control port be opened there? As [`Listener::check`].
+    ///
+    /// # Errors
+    ///
+    /// [`ListenError::Control`].
+    pub fn check_control(address: SocketAddress) -> Result<(), ListenError> {
+        Listener::check(address).map_err(|error| ListenError::Control(Box::new(error)))
     }
 
     /// Could it be opened? That somebody listens there already is no hindrance, and nobody is disturbed.
@@ -204,5 +254,102 @@ mod tests {
         assert!(error.to_string().starts_with(&format!("cannot listen on {address}: ")), "{error}");
         drop(first);
         Listener::open(address, 50).unwrap().set_backlog(60).unwrap();
+    }
+
+    #[test]
+    fn a_control_socket_is_for_its_owner_alone() {
+        use std::os::unix::fs::MetadataExt;
+        let path = path("control");
+        let root = privileges::is_root();
+        let owner = if root { User::find("nobody").unwrap() } else { None };
+        let listener = Listener::open_control(SocketAddress::Unix(path.clone()), owner.as_ref()).unwrap();
+        let found = fs::symlink_metadata(&path).unwrap();
+        assert!(found.file_type().is_socket());
+        assert_eq!(found.mode() & 0o777, 0o600);
+        if let Some(owner) = &owner {
+            assert!(found.uid() != 0 && owner.name == "nobody");
+        }
+        UnixStream::connect(&path).unwrap();
+        socket::accept(listener.as_fd()).unwrap();
+        drop(listener);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn nobody_can_connect_to_a_socket_that_is_not_its_owners_yet() {
+        use std::os::unix::fs::MetadataExt;
+        let path = path("private");
+        let bound = socket::bind_private(&path).unwrap();
+        assert_eq!(fs::symlink_metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(UnixStream::connect(&path).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        socket::set_backlog(bound.as_fd(), CONTROL_BACKLOG).unwrap();
+        UnixStream::connect(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_control_socket_replaces_dead_sockets_alone() {
+        let (path, open) = (path("control-dead"), |path: &Path| {
+            Listener::open_control(SocketAddress::Unix(path.to_path_buf()), None)
+        });
+        let dead = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let text = open(&path).unwrap_err().to_string();
+        let start = format!("control port: cannot listen on {}: Address in use; another", path.display());
+        assert!(text.to_lowercase().starts_with(&start.to_lowercase()), "{text}");
+        Listener::check_control(SocketAddress::Unix(path.clone())).unwrap();
+        drop(dead);
+        drop(open(&path).unwrap());
+        for replace in [
+            |path: &Path| fs::write(path, "precious"),
+            |path: &Path| std::os::unix::fs::symlink("/no/such/place", path),
+        ] {
+            replace(&path).unwrap();
+            let text = open(&path).unwrap_err().to_string();
+            assert!(
+                text.starts_with("control port: ") && text.contains("there is a file of that name"),
+                "{text}"
+            );
+            assert!(Listener::check_control(SocketAddress::Unix(path.clone())).is_err());
+            fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_socket_whose_owner_is_too_busy_to_answer_is_not_dead() {
+        let path = path("busy");
+        let bound = socket::bind_private(&path).unwrap();
+        socket::set_backlog(bound.as_fd(), 0).unwrap();
+        let _waiting = UnixStream::connect(&path).unwrap();
+        let error = Listener::open_control(SocketAddress::Unix(path.clone()), None).unwrap_err();
+        assert!(error.to_string().contains("another program listens there"), "{error}");
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_file_in_the_sockets_place_is_not_given_away() {
+        let path = path("taken");
+        fs::write(&path, "precious").unwrap();
+        let root = User::find("root").unwrap().unwrap();
+        assert_eq!(root.take_socket(&path).unwrap_err().to_string(), "another file has taken its place");
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/no/such/place", &path).unwrap();
+        assert!(root.take_socket(&path).is_err());
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_control_port_is_a_listener_of_its_own() {
+        let any = SocketAddress::Inet("127.0.0.1:0".parse().unwrap());
+        let listener = Listener::open_control(any, None).unwrap();
+        let taken = socket::local_address(listener.as_fd()).unwrap();
+        let text = Listener::open_control(taken.clone(), None).unwrap_err().to_string();
+        assert!(text.starts_with(&format!("control port: cannot listen on {taken}: ")), "{text}");
+        Listener::check_control(taken).unwrap();
+        let foreign = SocketAddress::Inet("192.0.2.1:80".parse().unwrap());
+        let text = Listener::check_control(foreign).unwrap_err().to_string();
+        assert!(
+            text.starts_with("control port: ") && text.ends_with("this machine has no such address"),
+            "{text}"
+        );
     }
 }

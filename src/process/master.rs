@@ -17,23 +17,29 @@ use std::time::Duration;
 use crate::model::ids::WorkerId;
 use crate::model::settings::{Launch, Settings};
 use crate::model::time::{Moment, Seconds};
+use crate::net::control::ControlPort;
 use crate::net::event_loop::Inheritance;
+use crate::policy::acl::AccessLists;
 use crate::process::background::StartupNotifier;
+use crate::process::changes::{Changes, complete};
+use crate::process::control::Confirmation;
 use crate::process::descriptors::Descriptors;
 use crate::process::listening::Listener;
+use crate::process::lookups::Lookups;
 use crate::process::names::{Answer, Question, ResolvedNames};
 use crate::process::pidfile::PidFile;
-use crate::process::reload::{Lookups, Reload};
 use crate::process::resolver::{Resolver, ResolverProcess};
 use crate::process::signals::STOP_TIME;
 use crate::process::supervisor::{HEARTBEAT_TIMEOUT, Heartbeat, Supervisor};
 use crate::report::log::Sink;
 use crate::report::messages::Messages;
 use crate::shared::region::Region;
+use crate::sys::clock;
 use crate::sys::fork;
+use crate::sys::geoip::Database;
 use crate::sys::reason::words;
 use crate::sys::signal::{self, Signal, Signals};
-use crate::sys::{clock, wait};
+use crate::sys::wait::{self, Interest};
 
 /// The signals that a master handles.
 pub const SIGNALS: [Signal; 7] = [
@@ -52,6 +58,9 @@ const START_TIME: Seconds = Seconds(10);
 /// How often the master looks at the heartbeats.
 const HEARTBEAT_CHECK: Seconds = Seconds(1);
 
+/// When a change is tried again that could not be made because a worker held the lock, in microseconds.
+const CHANGE_RETRY: u64 = 10_000;
+
 /// A master that has not looked for this long was stopped itself.
 const OWN_PAUSE: Seconds = Seconds(5);
 
@@ -66,8 +75,14 @@ pub struct MasterState<'a> {
     pub settings: Settings,
     /// What names mean.
     pub names: ResolvedNames,
+    /// Their access lists, compiled.
+    pub lists: AccessLists,
+    /// Which country an address belongs to.
+    pub countries: Option<Database>,
     /// None while draining.
     pub listener: Option<Listener>,
+    /// `-C`; the master takes it.
+    pub control: Option<Listener>,
     /// The request log.
     pub log: Option<Sink>,
     /// Where messages go.
@@ -93,7 +108,12 @@ pub struct Master<'a> {
     pub(super) supervisor: Supervisor,
     pub(super) stage: Stage,
     pub(super) lookups: Lookups,
-    pub(super) reload: Option<Reload>,
+    pub(super) changes: Changes,
+    pub(super) control: Option<ControlPort<Listener>>,
+    /// The order by which the settings in force were given to the workers.
+    pub(super) settings_order: u64,
+    /// Answers that wait for the workers.
+    pub(super) confirmations: Vec<Confirmation>,
     pub(super) signals: Signals,
     /// HUP came while pen was starting.
     pub(super) hangup_pending: bool,
@@ -123,18 +143,22 @@ pub enum Role<'a> {
 
 impl<'a> Master<'a> {
     /// Takes over. `signals` must handle [`SIGNALS`].
-    pub fn new(state: MasterState<'a>, signals: Signals) -> Self {
+    pub fn new(mut state: MasterState<'a>, signals: Signals) -> Self {
         let now = clock::now();
         let mut supervisor = Supervisor::default();
-        supervisor.grow(state.workers, now);
+        supervisor.resize(state.workers, now);
         let lookups = Lookups::new(&state, now);
+        let control = state.control.take().map(ControlPort::new);
         let stage = Stage::Starting { until: now.plus(START_TIME) };
         Master {
             state,
             supervisor,
             stage,
             lookups,
-            reload: None,
+            changes: Changes::default(),
+            control,
+            settings_order: 0,
+            confirmations: Vec::new(),
             signals,
             hangup_pending: false,
             checked: now,
@@ -175,16 +199,17 @@ impl<'a> Master<'a> {
             }
             Stage::Serving if self.hangup_pending => {
                 self.hangup_pending = false;
-                self.on_hangup(now);
+                self.on_hangup();
             }
             Stage::Serving | Stage::Draining | Stage::Stopping { .. } => {}
         }
         if now.micros_since(self.checked) >= HEARTBEAT_CHECK.micros() {
             self.check_heartbeats(now);
         }
+        self.confirm(now);
         if self.stage == Stage::Serving {
             self.advance_lookups(now);
-            self.advance_reload(now);
+            self.advance_changes(now);
         }
     }
 
@@ -222,10 +247,9 @@ impl<'a> Master<'a> {
                 HEARTBEAT_TIMEOUT.as_secs()
             ));
         }
-        if self.supervisor.has_unsent_settings() {
+        if self.supervisor.has_unsent_orders() {
             // While draining there is no listener, but the log may have been opened anew.
-            let listener = self.state.listener.as_ref().map(AsFd::as_fd);
-            self.supervisor.resend_settings(&self.state.settings, self.state.log.as_ref(), listener);
+            self.supervisor.resend_orders(&self.state.settings, complete(&self.state));
         }
     }
 
@@ -236,16 +260,28 @@ impl<'a> Master<'a> {
         if let Stage::Starting { until: end } | Stage::Stopping { until: end } = self.stage {
             until = until.min(end);
         }
-        let mut descriptors = vec![self.signals.as_fd()];
+        if self.changes.is_to_be_tried() {
+            until = until.min(now.plus_micros(CHANGE_RETRY));
+        }
+        if let Some(deadline) = self.control.as_ref().and_then(ControlPort::next_deadline) {
+            until = until.min(deadline);
+        }
+        let mut descriptors = vec![(self.signals.as_fd(), Interest::READ)];
         let mut workers = Vec::new();
         for (worker, channel) in self.supervisor.channels() {
-            descriptors.push(channel);
+            descriptors.push((channel, Interest::READ));
             workers.push(worker);
         }
-        descriptors.extend(self.state.resolver.as_ref().map(AsFd::as_fd));
+        let resolver = self.state.resolver.as_ref().map(|resolver| (resolver.as_fd(), Interest::READ));
+        let resolver_at = resolver.map(|resolver| {
+            descriptors.push(resolver);
+            descriptors.len() - 1
+        });
+        let control_from = descriptors.len();
+        descriptors.extend(self.control_descriptors());
         let at_most = Duration::from_micros(until.micros_since(now));
-        let readable = match wait::until_readable(&descriptors, at_most) {
-            Ok(readable) => readable,
+        let ready = match wait::until_ready(&descriptors, at_most) {
+            Ok(ready) => ready,
             Err(error) => {
                 self.state.messages.error(format_args!("cannot wait: {}", words(&error)));
                 std::thread::sleep(Duration::from_millis(100));
@@ -253,13 +289,18 @@ impl<'a> Master<'a> {
             }
         };
         let now = clock::now();
-        for (worker, _) in workers.iter().zip(&readable[1..]).filter(|&(_, &readable)| readable) {
+        for (worker, _) in workers.iter().zip(&ready[1..]).filter(|&(_, &ready)| ready) {
             self.supervisor.read_reports(*worker);
         }
-        if readable.len() > workers.len() + 1 && readable[workers.len() + 1] {
+        if resolver_at.is_some_and(|at| ready[at]) {
             self.read_answers();
         }
-        if readable[0] {
+        let overdue =
+            |control: &ControlPort<Listener>| control.next_deadline().is_some_and(|deadline| deadline <= now);
+        if ready[control_from..].contains(&true) || self.control.as_ref().is_some_and(overdue) {
+            self.serve_control(now);
+        }
+        if ready[0] {
             for (signal, count) in self.signals.take() {
                 self.on_signal(signal, count, now);
             }
@@ -299,7 +340,7 @@ impl<'a> Master<'a> {
 
     /// Leaves nothing behind, and tells whoever still waits.
     fn finish(self, result: Result<(), String>) -> ExitCode {
-        let Master { state, supervisor, .. } = self;
+        let Master { state, supervisor, control, .. } = self;
         let MasterState { listener, pidfile, notifier, messages, resolver, settings, .. } = state;
         supervisor.signal_all(Signal::SIGKILL);
         let resolver = resolver.map(|resolver| resolver.pid());
@@ -309,7 +350,7 @@ impl<'a> Master<'a> {
         for pid in supervisor.pids().into_iter().chain(resolver) {
             fork::wait(pid);
         }
-        drop((listener, pidfile));
+        drop((listener, control, pidfile));
         match (result, notifier) {
             (Ok(()), None) => ExitCode::SUCCESS,
             (Ok(()), Some(notifier)) => {

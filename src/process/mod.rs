@@ -5,15 +5,17 @@ use std::fmt::Display;
 use std::io::Write;
 
 pub mod background;
+mod changes;
 pub mod check;
 mod children;
+mod control;
 mod descriptors;
 pub mod listening;
+mod lookups;
 pub mod master;
 pub mod names;
 pub mod owned_path;
 pub mod pidfile;
-pub mod reload;
 pub mod resolver;
 mod signals;
 pub mod startup;

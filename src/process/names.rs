@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
-use crate::model::address::{Host, ListenSpec, Port, ServerSpec, SocketAddress};
+use crate::model::address::{Drain, Host, ListenSpec, Port, ServerSpec, SocketAddress};
 use crate::model::ids::{ServerId, Target};
 use crate::model::settings::{LogDestination, Settings, SettingsProblem};
 use crate::shared::servers::Definition;
@@ -56,6 +56,8 @@ pub enum NameError {
     Unknown {
         /// Where it stands.
         place: String,
+        /// The word that it is about.
+        word: String,
         /// The resolver's words.
         reason: String,
     },
@@ -135,7 +137,8 @@ impl ResolvedNames {
             Host::Path(path) => return Ok(SocketAddress::Unix(path.clone())),
             Host::Ip(ip) => *ip,
             Host::Name(name) => {
-                self.address(name).map_err(|reason| NameError::Unknown { place: place(), reason })?
+                let word = spec.text.clone();
+                self.address(name).map_err(|reason| NameError::Unknown { place: place(), word, reason })?
             }
         };
         let port = match &spec.port {
@@ -143,7 +146,8 @@ impl ResolvedNames {
             Port::Service(name) => self.service(name, &place())?,
             // The parser gives none of these.
             Port::Listeners => {
-                return Err(NameError::Unknown { place: place(), reason: "give a port".to_string() });
+                let word = spec.text.clone();
+                return Err(NameError::Unknown { place: place(), word, reason: "give a port".to_string() });
             }
         };
         Ok(SocketAddress::Inet(SocketAddr::new(ip, port)))
@@ -182,6 +186,8 @@ impl ResolvedNames {
                 weight: spec.weight,
                 prio: spec.prio,
                 acl: spec.acl,
+                // There is no command that drains the others.
+                drain: if matches!(target, Target::Server(_)) { spec.drain } else { Drain::No },
             }
         };
         let servers = (0..).map(ServerId).zip(&settings.servers);
@@ -236,6 +242,18 @@ impl ResolvedNames {
 enum ServerError {
     Wrong(NameError),
     Unresolved(String, String),
+}
+
+impl NameError {
+    /// The word in the settings that is wrong.
+    pub fn word(&self) -> String {
+        match self {
+            NameError::Service { service, .. } => service.clone(),
+            NameError::PortNeeded(SettingsProblem::PortNeeded { host, .. }) => host.to_string(),
+            NameError::PortNeeded(_) => String::new(),
+            NameError::Unknown { word, .. } => word.clone(),
+        }
+    }
 }
 
 /// Everything that must be asked to understand these settings.
@@ -309,7 +327,10 @@ mod tests {
     #[test]
     fn literals_and_numbers_are_never_asked_for() {
         let settings = Settings {
-            servers: vec![literal("::1", Port::Listeners), literal("127.0.0.1", Port::Number(80))],
+            servers: vec![
+                literal("::1", Port::Listeners),
+                ServerSpec { drain: Drain::New, ..literal("127.0.0.1", Port::Number(80)) },
+            ],
             log: Some(LogDestination::Network("127.0.0.1".to_string(), 514)),
             ..Settings::default()
         };
@@ -318,6 +339,8 @@ mod tests {
         assert_eq!(addresses(&servers), ["[::1]:8001", "127.0.0.1:80"]);
         assert_eq!((servers.servers[0].soft, servers.servers[0].hard), (1, 2));
         assert_eq!((servers.servers[0].weight, servers.servers[0].prio), (3, 4));
+        let drains: Vec<Drain> = servers.servers.iter().map(|server| server.drain).collect();
+        assert_eq!(drains, [Drain::No, Drain::New]);
     }
 
     #[test]

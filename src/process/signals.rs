@@ -1,14 +1,13 @@
 //! What signals ask of the master: see pen(1), SIGNALS.
 
-use std::os::fd::AsFd;
-
+use crate::model::reply;
 use crate::model::settings::LogDestination;
 use crate::model::time::{Moment, Seconds};
-use crate::net::channel::LogChange;
+use crate::process::changes::News;
 use crate::process::master::{Master, MasterState, Stage};
-use crate::report::{log, status};
+use crate::report::log::{self, LogError};
+use crate::report::status;
 use crate::shared::region::Phase;
-use crate::sys::reason::words;
 use crate::sys::signal::Signal;
 use crate::sys::{clock, fork};
 
@@ -20,18 +19,18 @@ impl Master<'_> {
         match signal {
             Signal::SIGCHLD => self.reap(now),
             Signal::SIGHUP if matches!(self.stage, Stage::Starting { .. }) => self.hangup_pending = true,
-            Signal::SIGHUP => self.on_hangup(now),
+            Signal::SIGHUP => self.on_hangup(),
             Signal::SIGUSR1 => self.report_statistics(now),
             Signal::SIGTERM | Signal::SIGINT => self.stop(now),
-            Signal::SIGQUIT if self.stage == Stage::Serving && count == 1 => self.drain(),
+            Signal::SIGQUIT if self.stage == Stage::Serving && count == 1 => self.drain(now),
             Signal::SIGQUIT => self.stop(now),
             Signal::SIGUSR2 => self.abort(),
             _ => {}
         }
     }
 
-    /// TERM, INT: everything ends now.
-    fn stop(&mut self, now: Moment) {
+    /// TERM, INT, the command `exit`: everything ends now.
+    pub(super) fn stop(&mut self, now: Moment) {
         if !matches!(self.stage, Stage::Stopping { .. }) {
             self.stage = Stage::Stopping { until: now.plus(STOP_TIME) };
             self.state.region.set_phase(Phase::Stopping);
@@ -40,9 +39,11 @@ impl Master<'_> {
     }
 
     /// QUIT: nobody new, the others run to their end.
-    fn drain(&mut self) {
+    fn drain(&mut self, now: Moment) {
         self.stage = Stage::Draining;
-        self.reload = None;
+        for session in self.changes.abandon() {
+            self.reply(session, reply::error("pen is about to end; nothing is changed"), now);
+        }
         self.state.region.set_phase(Phase::Draining);
         // As long as one process has the listener, clients are queued on it.
         self.state.listener = None;
@@ -59,50 +60,33 @@ impl Master<'_> {
     }
 
     /// HUP: log files are opened anew, the configuration file is read again.
-    pub(super) fn on_hangup(&mut self, now: Moment) {
+    pub(super) fn on_hangup(&mut self) {
         if matches!(self.stage, Stage::Stopping { .. }) {
             return;
         }
-        self.reopen_log();
+        if let Err(error) = self.reopen_log() {
+            self.state.messages.error(format_args!("{error}; the old one is kept"));
+        }
         if self.stage == Stage::Serving {
-            self.begin_reload(now);
+            self.wish_reload();
         }
     }
 
-    fn reopen_log(&mut self) {
+    /// Opens the log file anew; if that fails the old one stays.
+    pub(super) fn reopen_log(&mut self) -> Result<(), LogError> {
         let Some(destination @ LogDestination::File(_)) = &self.state.settings.log else {
-            return;
+            return Ok(());
         };
-        match log::open(destination) {
-            Ok(sink) => {
-                self.state.log = Some(sink);
-                self.send_settings(true, false);
-            }
-            Err(error) => self.state.messages.error(format_args!("{error}; the old one is kept")),
-        }
-    }
-
-    /// Gives the workers the settings in force, and what belongs to them.
-    pub(super) fn send_settings(&mut self, new_log: bool, new_listener: bool) {
-        let log = self.state.log.as_ref();
-        let listener = self.state.listener.as_ref().map(AsFd::as_fd);
-        let change = if new_log { LogChange::Replace(log) } else { LogChange::Keep };
-        let new_listener = listener.filter(|_| new_listener);
-        self.supervisor.send_settings(&self.state.settings, change, new_listener, (log, listener));
+        self.state.log = Some(log::open(destination)?);
+        self.send_settings(News { log: true, ..News::default() });
+        Ok(())
     }
 
     fn report_statistics(&mut self, now: Moment) {
         let MasterState { region, settings, messages, .. } = &self.state;
         match &settings.web_stats {
             Some(path) => {
-                let page = status::html(region, settings, now, clock::wall());
-                if let Err(error) = status::write_page(path, &page) {
-                    messages.error(format_args!(
-                        "cannot write the status page {}: {}",
-                        path.display(),
-                        words(&error)
-                    ));
-                }
+                self.write_page(path, &status::html(region, settings, now, clock::wall()));
             }
             None => {
                 for block in status::text(region, settings, now, clock::wall()) {

@@ -1,7 +1,7 @@
 //! From arguments to serving: one list, in order, once.
 //!
-//! 1. names are looked up, the listener is opened, the user is looked up (all may need root, or the world outside
-//!    the jail)
+//! 1. names are looked up, the listener is opened, the user is looked up, the database of countries is loaded (all may
+//!    need root, or the world outside the jail)
 //! 2. the limit of descriptors is raised; a start that could not serve a single connection ends here
 //! 3. to the background; from here on whoever started pen waits for the outcome
 //! 4. the process that looks up names from now on is forked, outside the jail
@@ -16,24 +16,26 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::model::address::{Host, SocketAddress};
+use crate::model::address::{Host, ListenSpec, Port, SocketAddress};
 use crate::model::ids::Target;
 use crate::model::settings::{Launch, Settings};
 use crate::model::time::Moment;
+use crate::policy::acl::AccessLists;
 use crate::process::background::{self, Detached, StartupNotifier};
 use crate::process::check::unwritable;
 use crate::process::complain;
 use crate::process::descriptors::Descriptors;
 use crate::process::listening::Listener;
+use crate::process::lookups::{NAMES_TIME, unresolved_line};
 use crate::process::master::{Master, MasterState, Role, SIGNALS};
 use crate::process::names::{Answer, Question, ResolvedNames, ResolvedServers, questions};
 use crate::process::pidfile::PidFile;
-use crate::process::reload::{NAMES_TIME, unresolved_line};
 use crate::process::resolver::{self, Spawned};
 use crate::process::worker;
 use crate::report::log;
 use crate::report::messages::Messages;
 use crate::shared::region::{Geometry, Phase, Region};
+use crate::sys::geoip::Database;
 use crate::sys::privileges::{self, User};
 use crate::sys::reason::words;
 use crate::sys::signal::{self, Signals};
@@ -46,7 +48,9 @@ struct Prepared {
     names: ResolvedNames,
     servers: ResolvedServers,
     listener: Listener,
+    control: Option<Listener>,
     user: Option<User>,
+    countries: Option<Database>,
     descriptors: Descriptors,
     warnings: Vec<String>,
 }
@@ -85,11 +89,12 @@ fn start(launch: Launch, settings: Settings) -> Result<ExitCode, String> {
     }
     match background::detach().map_err(|error| format!("cannot go to the background: {}", words(&error)))? {
         Detached::WaitingParent(parent) => {
-            let Prepared { mut listener, .. } = prepared;
-            // If the daemon has died silently, its Unix socket goes here.
+            let Prepared { mut listener, mut control, .. } = prepared;
+            // If the daemon has died silently, its Unix sockets go here.
             Ok(match parent.wait() {
                 Ok(()) => {
                     listener.disown();
+                    control.iter_mut().for_each(Listener::disown);
                     ExitCode::SUCCESS
                 }
                 Err(reason) => {
@@ -114,7 +119,7 @@ fn prepare(launch: &Launch, settings: &Settings) -> Result<Prepared, String> {
         complain(&line);
         warnings.push(line);
     };
-    let names = look_up_in_time(settings, resolver::look_up, clock::now);
+    let mut names = look_up_in_time(settings, resolver::look_up, clock::now);
     let address = listen_address(settings, &names)?;
     let servers = names.resolve_servers(settings, &address).map_err(|errors| {
         let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
@@ -131,6 +136,18 @@ fn prepare(launch: &Launch, settings: &Settings) -> Result<Prepared, String> {
     if let Some(jail) = &launch.jail {
         check_jail(jail)?;
     }
+    let control = match &launch.control {
+        Some(_) if let Some(reason) = control_refused(launch) => {
+            warn(reason.to_string());
+            None
+        }
+        Some(spec) => {
+            let address = control_address(spec, &mut names)?;
+            Some(Listener::open_control(address, user.as_ref()).map_err(|error| error.to_string())?)
+        }
+        None => None,
+    };
+    let countries = load_countries(settings)?;
     let descriptors = provide_descriptors(socket::count_descriptors(), launch, settings)?;
     if let Some(line) = descriptors.shortage(settings.conn_max) {
         warn(line);
@@ -141,7 +158,7 @@ fn prepare(launch: &Launch, settings: &Settings) -> Result<Prepared, String> {
     {
         warn(line);
     }
-    Ok(Prepared { names, servers, listener, user, descriptors, warnings })
+    Ok(Prepared { names, servers, listener, control, user, countries, descriptors, warnings })
 }
 
 /// Asks for the names in the settings, one after another. Name servers that do not answer must not hold up a start
@@ -178,6 +195,11 @@ pub(super) fn look_up_all(settings: &Settings) -> ResolvedNames {
     names
 }
 
+/// The database of `geoip`, if there is one.
+pub(super) fn load_countries(settings: &Settings) -> Result<Option<Database>, String> {
+    settings.geoip.as_deref().map(Database::load).transpose().map_err(|error| error.to_string())
+}
+
 /// Raises the limit of descriptors. An error if not a single connection could be served.
 pub(super) fn provide_descriptors(
     open: u64,
@@ -208,6 +230,32 @@ pub(super) fn listen_address(settings: &Settings, names: &ResolvedNames) -> Resu
     names.listen_address(spec).map_err(|error| error.to_string())
 }
 
+/// Why there is no control port although one is asked for: commands would be carried out with all rights.
+pub(super) fn control_refused(launch: &Launch) -> Option<&'static str> {
+    (privileges::is_root() && launch.user.is_none()).then_some(
+        "the control port (-C) is not opened for root; name a user with -u (-u root, if it must be root)",
+    )
+}
+
+/// Where the control port is.
+pub(super) fn control_address(spec: &ListenSpec, names: &mut ResolvedNames) -> Result<SocketAddress, String> {
+    let host = match &spec.host {
+        Host::Name(name) => Some(Question::Host(name.clone())),
+        Host::Ip(_) | Host::Path(_) => None,
+    };
+    let service = match &spec.port {
+        Port::Service(name) => Some(Question::Service(name.clone())),
+        Port::Number(_) | Port::Listeners => None,
+    };
+    for question in host.into_iter().chain(service) {
+        if !names.knows(&question) {
+            let answer = resolver::look_up(&question);
+            names.learn(question, answer);
+        }
+    }
+    names.listen_address(spec).map_err(|error| format!("control port: {error}"))
+}
+
 /// The user to become.
 pub(super) fn find_user(name: &str) -> Result<User, String> {
     match User::find(name) {
@@ -234,15 +282,16 @@ fn become_master(
     notifier: StartupNotifier,
     messages: Messages,
 ) -> ExitCode {
-    let Prepared { names, servers, mut listener, user, descriptors, .. } = prepared;
+    let Prepared { names, servers, mut listener, mut control, user, countries, descriptors, .. } = prepared;
     listener.adopt();
+    control.iter_mut().for_each(Listener::adopt);
     let core_wanted = settings.abort_on_error;
     let resolver = match start_resolver(&launch, &servers) {
         Ok(None) => Ok(None),
         Ok(Some(Spawned::Parent(resolver))) => Ok(Some(resolver)),
         Ok(Some(Spawned::Child(process))) => {
             // What it must not keep; nothing else is open yet.
-            drop((listener, notifier, messages));
+            drop((listener, control, notifier, messages, countries));
             let unprivileged =
                 user.map_or(Ok(()), |user| user.assume()).and_then(|()| privileges::renounce());
             if unprivileged.is_ok() {
@@ -265,6 +314,12 @@ fn become_master(
             && let Some(line) = unwritable_page(&settings)
         {
             messages.error(format_args!("{line}"));
+        }
+        if let (Some(path), Some(database)) = (&settings.geoip, &countries) {
+            messages.debug(
+                1,
+                format_args!("countries are looked up in {} ({:?})", path.display(), database.kind()),
+            );
         }
         let log = match &settings.log {
             Some(to) => Some(log::open(&names.log_destination(to)).map_err(|error| error.to_string())?),
@@ -293,7 +348,7 @@ fn become_master(
     let (resolver, log, pidfile, region, workers, signals, room) = match steps() {
         Ok(made) => made,
         Err(reason) => {
-            drop(listener);
+            drop((listener, control));
             notifier.failed(&reason, &messages);
             if core_wanted {
                 fork::abort_with_core();
@@ -301,12 +356,15 @@ fn become_master(
             return ExitCode::FAILURE;
         }
     };
+    let lists = AccessLists::compile(&settings.acls);
     let state = MasterState {
         region: &region,
         launch,
         settings,
         names,
+        lists,
         listener: Some(listener),
+        control,
         log,
         messages,
         room,
@@ -315,6 +373,7 @@ fn become_master(
         notifier: Some(notifier),
         descriptors,
         workers,
+        countries,
     };
     match Master::new(state, signals).run() {
         Role::Ended(status) => status,
@@ -328,13 +387,14 @@ fn become_master(
 
 /// Starts the process that looks up names, if one may be needed later. It stays outside the jail.
 fn start_resolver(launch: &Launch, servers: &ResolvedServers) -> io::Result<Option<Spawned>> {
-    if servers.unresolved.is_empty() && launch.config.is_none() {
+    if servers.unresolved.is_empty() && launch.config.is_none() && launch.control.is_none() {
         return Ok(None);
     }
     resolver::spawn().map(Some)
 }
 
-fn worker_count(settings: &Settings) -> u32 {
+/// How many workers these settings ask for.
+pub(super) fn worker_count(settings: &Settings) -> u32 {
     let processors = || std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
     settings.workers.unwrap_or_else(processors).clamp(1, crate::model::ids::MAX_WORKERS)
 }

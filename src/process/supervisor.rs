@@ -5,6 +5,9 @@
 //! | due at a moment | running, when the master forks a worker for it |
 //! | running | due, when the worker ends: at once, or later if workers keep ending early |
 //! | running | disabled, when the worker says that it cannot start |
+//! | running | retiring, when there are to be fewer workers |
+//! | retiring | vacant, when its last connection is over |
+//! | vacant | due, when there are to be more workers |
 //!
 //! A worker whose heartbeat stops gets SIGABRT (a core file shows where it hangs), then SIGKILL. Decisions and
 //! bookkeeping only: the master forks, reaps and reports.
@@ -12,10 +15,10 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use crate::model::ids::WorkerId;
+use crate::model::ids::{ConnId, MAX_WORKERS, WorkerId};
 use crate::model::settings::Settings;
 use crate::model::time::Moment;
-use crate::net::channel::{LogChange, MasterEnd, Report};
+use crate::net::channel::{Attachments, Change, MasterEnd, PackedSettings, Report};
 use crate::policy::restart::{self, History};
 use crate::process::CANNOT_START;
 use crate::report::log::Sink;
@@ -35,6 +38,10 @@ const FORK_RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub struct Supervisor {
     slots: Vec<WorkerSlot>,
+    /// How many there are to be.
+    wanted: u32,
+    /// The number of the latest order.
+    orders: u64,
 }
 
 #[derive(Debug)]
@@ -48,8 +55,10 @@ enum State {
     /// A worker is to be started at this moment.
     Due(Moment),
     Running(Box<WorkerProcess>),
-    /// No worker is started here any more.
+    /// No worker is started here any more, because it cannot.
     Disabled,
+    /// There is to be none.
+    Vacant,
 }
 
 /// One worker, as its master knows it.
@@ -68,6 +77,54 @@ struct WorkerProcess {
     kill_at: Option<Moment>,
     /// It does not have the latest settings: sending them failed.
     unsent: bool,
+    /// It is to end with its last connection, and nobody takes its place.
+    retiring: Retiring,
+    /// The latest order that it has carried out, or that was given before it was made.
+    done: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Retiring {
+    No,
+    /// Sending it the order failed.
+    Unsent,
+    Yes,
+}
+
+/// Settings to be sent, and what belongs to them.
+#[derive(Debug)]
+pub struct Dispatch<'a> {
+    /// The settings.
+    pub settings: &'a Settings,
+    /// What has changed of the log.
+    pub log: Change<&'a Sink>,
+    /// What has changed of the database of countries.
+    pub countries: Change<BorrowedFd<'a>>,
+    /// A new listener.
+    pub listener: Option<BorrowedFd<'a>>,
+    /// All of them as they are now, for a worker that missed earlier ones.
+    pub complete: Complete<'a>,
+}
+
+/// All that goes with the settings in force.
+#[derive(Debug, Clone, Copy)]
+pub struct Complete<'a> {
+    /// The log.
+    pub log: Option<&'a Sink>,
+    /// The database of countries.
+    pub countries: Option<BorrowedFd<'a>>,
+    /// The listener; none while draining.
+    pub listener: Option<BorrowedFd<'a>>,
+}
+
+impl<'a> Complete<'a> {
+    fn attachments(self) -> Attachments<'a> {
+        Attachments {
+            log: Change::Replace(self.log),
+            countries: Change::Replace(self.countries),
+            listener: self.listener,
+        }
+    }
 }
 
 /// A worker that has ended.
@@ -85,6 +142,8 @@ pub struct Death {
     pub failure: Option<String>,
     /// No worker will be started in its slot any more.
     pub closed: bool,
+    /// It was to end, and nobody takes its place.
+    pub retired: bool,
     /// How long until another is started.
     pub wait: Duration,
 }
@@ -103,11 +162,51 @@ fn later(moment: Moment, length: Duration) -> Moment {
 }
 
 impl Supervisor {
-    /// Has at least that many slots from now on. New ones are due at once.
-    pub fn grow(&mut self, workers: u32, now: Moment) {
-        while self.slots.len() < workers as usize {
-            self.slots.push(WorkerSlot { state: State::Due(now), history: History::default() });
+    /// There are to be that many workers, at least one. New ones are due at once; those that are too many (the last)
+    /// are told to end with their last connections, or are not started any more.
+    pub fn resize(&mut self, workers: u32, now: Moment) {
+        self.wanted = workers.clamp(1, MAX_WORKERS);
+        self.fill(now);
+        let there_are = self.slots.iter().filter(|slot| slot.counts()).count() as u32;
+        let mut surplus = there_are.saturating_sub(self.wanted);
+        for slot in self.slots.iter_mut().rev().filter(|slot| slot.counts()) {
+            if surplus == 0 {
+                break;
+            }
+            surplus -= 1;
+            match &mut slot.state {
+                State::Running(worker) => {
+                    self.orders += 1;
+                    worker.retire(self.orders);
+                }
+                State::Due(_) | State::Disabled | State::Vacant => slot.state = State::Vacant,
+            }
         }
+        self.forget_vacant();
+    }
+
+    /// Makes slots due until there are as many workers as there are to be, or no more slots because the others are
+    /// still held by workers that are to end.
+    fn fill(&mut self, now: Moment) {
+        let missing =
+            (self.wanted as usize).saturating_sub(self.slots.iter().filter(|slot| slot.counts()).count());
+        let room = (MAX_WORKERS as usize).saturating_sub(self.slots.len());
+        let due = || WorkerSlot { state: State::Due(now), history: History::default() };
+        let vacant = self.slots.iter_mut().filter(|slot| matches!(slot.state, State::Vacant)).take(missing);
+        let refilled = vacant.map(|slot| *slot = due()).count();
+        let new = (missing - refilled).min(room);
+        self.slots.extend(std::iter::repeat_with(due).take(new));
+    }
+
+    fn forget_vacant(&mut self) {
+        while matches!(self.slots.last(), Some(WorkerSlot { state: State::Vacant, .. })) {
+            self.slots.pop();
+        }
+    }
+
+    /// How many rows of the worker table are in use, or may be.
+    pub fn places(&self) -> u32 {
+        self.slots.len() as u32
     }
 
     /// A worker that is to be started now.
@@ -129,6 +228,8 @@ impl Supervisor {
                 silent_from: now,
                 kill_at: None,
                 unsent: false,
+                retiring: Retiring::No,
+                done: self.orders,
             }));
         }
     }
@@ -152,12 +253,19 @@ impl Supervisor {
 
     /// Do all workers that there should be accept connections?
     pub fn all_ready(&self) -> bool {
-        self.slots.iter().all(|slot| matches!(&slot.state, State::Running(worker) if worker.ready))
+        let ready = |slot: &WorkerSlot| matches!(&slot.state, State::Running(worker) if worker.ready);
+        self.slots.iter().filter(|slot| slot.counts()).all(ready)
     }
 
     /// Will no worker ever be started again?
     pub fn all_disabled(&self) -> bool {
-        self.slots.iter().all(|slot| matches!(slot.state, State::Disabled))
+        self.slots.iter().all(|slot| matches!(slot.state, State::Disabled | State::Vacant))
+    }
+
+    /// Has every worker carried out that order, and all before it that were meant for it? One that was made later, or
+    /// has ended, has.
+    pub fn all_did(&self, order: u64) -> bool {
+        self.running().all(|(_, worker)| worker.done >= order && worker.retiring != Retiring::Unsent)
     }
 
     /// The channels on which something may come, for waiting.
@@ -193,15 +301,20 @@ impl Supervisor {
             }
             _ => None,
         })?;
-        let closed = status == ExitStatus::Exited(CANNOT_START);
+        let retired = worker.retiring != Retiring::No;
+        let closed = status == ExitStatus::Exited(CANNOT_START) && !retired;
         let lifetime = Duration::from_micros(now.micros_since(worker.started));
         let (wait, history) = restart::after_death(slot.history, lifetime);
         slot.history = history;
-        if !closed {
+        if retired {
+            slot.state = State::Vacant;
+            self.fill(now);
+            self.forget_vacant();
+        } else if !closed {
             slot.state = State::Due(later(now, wait));
         }
         let (was_ready, failure) = (worker.ready, worker.failure.take());
-        Some(Death { worker: worker_id(number), pid, status, was_ready, failure, closed, wait })
+        Some(Death { worker: worker_id(number), pid, status, was_ready, failure, closed, retired, wait })
     }
 
     /// The earliest moment at which something is to be done: a worker started (if any are), a worker killed.
@@ -209,7 +322,7 @@ impl Supervisor {
         let moments = self.slots.iter().filter_map(|slot| match &slot.state {
             State::Due(due) => starting.then_some(*due),
             State::Running(worker) => worker.kill_at,
-            State::Disabled => None,
+            State::Disabled | State::Vacant => None,
         });
         moments.min()
     }
@@ -221,41 +334,64 @@ impl Supervisor {
         }
     }
 
-    /// Sends every worker the settings and what changes with them. `complete`: log and listener as they are now,
-    /// for a worker that missed earlier ones.
-    pub fn send_settings(
-        &mut self,
-        settings: &Settings,
-        log: LogChange<&Sink>,
-        listener: Option<BorrowedFd<'_>>,
-        complete: (Option<&Sink>, Option<BorrowedFd<'_>>),
-    ) {
+    /// Sends every worker the settings and what changes with them. The number of the order.
+    pub fn send_settings(&mut self, dispatch: &Dispatch<'_>) -> u64 {
+        self.orders += 1;
+        let number = self.orders;
+        let packed = PackedSettings::new(dispatch.settings);
+        let complete = dispatch.complete.attachments();
+        let changes = Attachments {
+            log: match &dispatch.log {
+                Change::Keep => Change::Keep,
+                Change::Replace(log) => Change::Replace(*log),
+            },
+            countries: match &dispatch.countries {
+                Change::Keep => Change::Keep,
+                Change::Replace(countries) => Change::Replace(*countries),
+            },
+            listener: dispatch.listener,
+        };
         for worker in self.slots.iter_mut().filter_map(WorkerSlot::worker) {
-            let log = match &log {
-                _ if worker.unsent => LogChange::Replace(complete.0),
-                LogChange::Keep => LogChange::Keep,
-                LogChange::Replace(sink) => LogChange::Replace(*sink),
-            };
-            let listener = if worker.unsent { complete.1 } else { listener };
+            let attached = if worker.unsent { &complete } else { &changes };
             // A worker that is stuck has not read the earlier ones, one that is dead never will.
-            worker.unsent = worker.channel.send(settings, log, listener).is_err();
+            let send = |packed| worker.channel.send_settings(number, packed, attached).is_ok();
+            worker.unsent = !packed.as_ref().is_ok_and(send);
         }
+        number
     }
 
-    /// Is there a worker without the latest settings?
-    pub fn has_unsent_settings(&self) -> bool {
-        self.running().any(|(_, worker)| worker.unsent)
+    /// Has the worker end this connection, if it still is the slot's `uses`-th. The number of the order; none if it
+    /// could not be given.
+    pub fn send_close(&mut self, worker: WorkerId, conn: ConnId, uses: u32) -> Option<u64> {
+        let number = self.orders + 1;
+        self.worker(worker)?.channel.send_close(number, conn, uses).ok()?;
+        self.orders = number;
+        Some(number)
+    }
+
+    /// Has this worker carried out that order? If there is none any more, it need not.
+    pub fn did(&self, worker: WorkerId, order: u64) -> bool {
+        self.running().all(|(id, process)| id != worker || process.done >= order)
+    }
+
+    /// Is there a worker without the latest orders?
+    pub fn has_unsent_orders(&self) -> bool {
+        self.running().any(|(_, worker)| worker.unsent || worker.retiring == Retiring::Unsent)
     }
 
     /// Sends those workers everything as it is now.
-    pub fn resend_settings(
-        &mut self,
-        settings: &Settings,
-        log: Option<&Sink>,
-        listener: Option<BorrowedFd<'_>>,
-    ) {
-        for worker in self.slots.iter_mut().filter_map(WorkerSlot::worker).filter(|worker| worker.unsent) {
-            worker.unsent = worker.channel.send(settings, LogChange::Replace(log), listener).is_err();
+    pub fn resend_orders(&mut self, settings: &Settings, complete: Complete<'_>) {
+        let number = self.orders;
+        let complete = complete.attachments();
+        let packed = PackedSettings::new(settings);
+        for worker in self.slots.iter_mut().filter_map(WorkerSlot::worker) {
+            if worker.unsent {
+                let send = |packed| worker.channel.send_settings(number, packed, &complete).is_ok();
+                worker.unsent = !packed.as_ref().is_ok_and(send);
+            }
+            if worker.retiring == Retiring::Unsent {
+                worker.retire(number);
+            }
         }
     }
 
@@ -311,7 +447,7 @@ impl Supervisor {
     fn running(&self) -> impl Iterator<Item = (WorkerId, &WorkerProcess)> {
         self.slots.iter().enumerate().filter_map(|(number, slot)| match &slot.state {
             State::Running(worker) => Some((worker_id(number), &**worker)),
-            State::Due(_) | State::Disabled => None,
+            State::Due(_) | State::Disabled | State::Vacant => None,
         })
     }
 
@@ -324,17 +460,32 @@ impl WorkerSlot {
     fn worker(&mut self) -> Option<&mut WorkerProcess> {
         match &mut self.state {
             State::Running(worker) => Some(worker),
-            State::Due(_) | State::Disabled => None,
+            State::Due(_) | State::Disabled | State::Vacant => None,
+        }
+    }
+
+    /// Is it one of those that there are to be?
+    fn counts(&self) -> bool {
+        match &self.state {
+            State::Running(worker) => worker.retiring == Retiring::No,
+            State::Due(_) | State::Disabled => true,
+            State::Vacant => false,
         }
     }
 }
 
 impl WorkerProcess {
+    fn retire(&mut self, order: u64) {
+        let sent = self.channel.send_retire(order).is_ok();
+        self.retiring = if sent { Retiring::Yes } else { Retiring::Unsent };
+    }
+
     fn read_reports(&mut self) {
         while !self.channel_closed {
             match self.channel.receive() {
                 Ok(Some(Report::Ready)) => self.ready = true,
                 Ok(Some(Report::Failed(reason))) => self.failure = Some(reason),
+                Ok(Some(Report::Done(order))) => self.done = self.done.max(order),
                 Ok(None) => return,
                 // It is gone, or sends nonsense: in both cases there is nothing more to learn here.
                 Err(_) => self.channel_closed = true,
@@ -349,7 +500,7 @@ fn worker_id(number: usize) -> WorkerId {
 
 /// The message about a worker that has ended.
 pub fn death_message(death: &Death, connections: u32) -> String {
-    let Death { worker, pid, status, closed, wait, failure, .. } = death;
+    let Death { worker, pid, status, closed, retired, wait, failure, .. } = death;
     let reason = failure.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let ended = match connections {
         0 => String::new(),
@@ -357,6 +508,7 @@ pub fn death_message(death: &Death, connections: u32) -> String {
         many => format!("; its {many} connections have ended"),
     };
     let next = match wait.as_millis() {
+        _ if *retired => "nobody takes its place".to_string(),
         _ if *closed => "it is not started again".to_string(),
         0 => "another is started".to_string(),
         millis => format!("another is started in {millis} ms"),
@@ -367,7 +519,7 @@ pub fn death_message(death: &Death, connections: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::channel::{self, WorkerEnd};
+    use crate::net::channel::{self, Errand, Order, WorkerEnd};
 
     const SECOND: u64 = 1_000_000;
     /// A number that no process has: signals sent to it go nowhere.
@@ -375,7 +527,7 @@ mod tests {
 
     fn supervisor(workers: u32) -> (Supervisor, Vec<WorkerEnd>) {
         let mut supervisor = Supervisor::default();
-        supervisor.grow(workers, Moment(0));
+        supervisor.resize(workers, Moment(0));
         let mut ends = Vec::new();
         for id in 0..workers {
             assert_eq!(supervisor.next_due(Moment(0)), Some(WorkerId(id)));
@@ -486,21 +638,108 @@ mod tests {
         assert_eq!(supervisor.find_stuck(&heartbeats(&[0]), None, Moment(111 * SECOND)), [WorkerId(0)]);
     }
 
+    const NOTHING: Complete<'_> = Complete { log: None, countries: None, listener: None };
+
+    fn dispatch<'a>(settings: &'a Settings, complete: Complete<'a>) -> Dispatch<'a> {
+        Dispatch { settings, log: Change::Keep, countries: Change::Keep, listener: None, complete }
+    }
+
     #[test]
     fn settings_that_did_not_arrive_are_sent_again_complete() {
         let (mut supervisor, ends) = supervisor(1);
         let (listener, _other) = crate::sys::message::pair().unwrap();
+        let complete = Complete { listener: Some(listener.as_fd()), ..NOTHING };
         let mut settings = Settings::default();
-        while !supervisor.has_unsent_settings() {
+        let mut order = 0;
+        while !supervisor.has_unsent_orders() {
             settings.generation += 1;
-            supervisor.send_settings(&settings, LogChange::Keep, None, (None, Some(listener.as_fd())));
+            order = supervisor.send_settings(&dispatch(&settings, complete));
         }
         while ends[0].receive().unwrap().is_some() {}
         settings.generation += 1;
-        supervisor.resend_settings(&settings, None, Some(listener.as_fd()));
-        assert!(!supervisor.has_unsent_settings());
-        let order = ends[0].receive().unwrap().unwrap();
-        assert_eq!(order.settings.generation, settings.generation);
-        assert!(order.listener.is_some() && matches!(order.log, LogChange::Replace(None)));
+        supervisor.resend_orders(&settings, complete);
+        assert!(!supervisor.has_unsent_orders() && !supervisor.all_did(order));
+        let Order { number, what: Errand::Use(new) } = ends[0].receive().unwrap().unwrap() else {
+            panic!("no settings");
+        };
+        assert_eq!((number, new.settings.generation), (order, settings.generation));
+        assert!(new.listener.is_some() && matches!(new.log, Change::Replace(None)));
+        ends[0].report(&Report::Done(number)).unwrap();
+        supervisor.read_reports(WorkerId(0));
+        assert!(supervisor.all_did(order));
+    }
+
+    #[test]
+    fn an_order_is_carried_out_when_every_worker_says_so_or_has_ended() {
+        let (mut supervisor, ends) = supervisor(3);
+        let settings = Settings::default();
+        let order = supervisor.send_settings(&dispatch(&settings, NOTHING));
+        let close = supervisor.send_close(WorkerId(1), ConnId(7), 1).unwrap();
+        for id in [0, 1] {
+            ends[id as usize].report(&Report::Done(order)).unwrap();
+            supervisor.read_reports(WorkerId(id));
+        }
+        assert!(!supervisor.all_did(order) && !supervisor.did(WorkerId(1), close));
+        supervisor.reaped(NOBODY - 2, ExitStatus::Exited(0), Moment(60 * SECOND));
+        assert!(supervisor.all_did(order));
+        // Its successor is born with the settings.
+        assert_eq!(supervisor.next_due(Moment(60 * SECOND)), Some(WorkerId(2)));
+        supervisor.started(WorkerId(2), 4711, channel::pair().unwrap().0, Moment(60 * SECOND));
+        assert!(supervisor.all_did(order));
+        ends[1].report(&Report::Done(close)).unwrap();
+        supervisor.read_reports(WorkerId(1));
+        assert!(supervisor.did(WorkerId(1), close));
+    }
+
+    #[test]
+    fn surplus_workers_retire_from_the_last_and_leave_no_place() {
+        let now = Moment(60 * SECOND);
+        let (mut supervisor, ends) = supervisor(4);
+        supervisor.resize(2, now);
+        let told =
+            |end: &WorkerEnd| matches!(end.receive().unwrap(), Some(Order { what: Errand::Retire, .. }));
+        assert_eq!(ends.iter().map(told).collect::<Vec<_>>(), [false, false, true, true]);
+        assert_eq!((supervisor.places(), supervisor.next_due(now)), (4, None));
+        let death = supervisor.reaped(NOBODY - 3, ExitStatus::Exited(0), now).unwrap();
+        assert!(death.retired && !death.closed);
+        assert_eq!((supervisor.places(), supervisor.next_due(now)), (3, None));
+        // However it ends.
+        assert!(supervisor.reaped(NOBODY - 2, ExitStatus::Killed(Signal::SIGKILL), now).unwrap().retired);
+        assert_eq!(supervisor.places(), 2);
+        assert!(supervisor.reaped(NOBODY, ExitStatus::Exited(1), now).is_some_and(|it| !it.retired));
+        assert_eq!(supervisor.next_due(now), Some(WorkerId(0)));
+    }
+
+    #[test]
+    fn new_workers_do_not_wait_for_the_places_of_those_that_retire() {
+        let now = Moment(60 * SECOND);
+        let (mut supervisor, _ends) = supervisor(3);
+        supervisor.resize(1, now);
+        supervisor.resize(2, now);
+        assert_eq!((supervisor.next_due(now), supervisor.places()), (Some(WorkerId(3)), 4));
+        supervisor.started(WorkerId(3), 4711, channel::pair().unwrap().0, now);
+        supervisor.reaped(NOBODY - 1, ExitStatus::Exited(0), now);
+        assert_eq!(supervisor.next_due(now), None, "there are two");
+        supervisor.resize(3, now);
+        assert_eq!(supervisor.next_due(now), Some(WorkerId(1)), "its place is free again");
+    }
+
+    #[test]
+    fn when_all_places_are_taken_new_workers_wait_for_those_that_retire() {
+        let now = Moment(60 * SECOND);
+        let (mut supervisor, _ends) = supervisor(MAX_WORKERS);
+        supervisor.resize(1, now);
+        supervisor.resize(2, now);
+        assert_eq!((supervisor.next_due(now), supervisor.places()), (None, MAX_WORKERS));
+        supervisor.reaped(NOBODY - 9, ExitStatus::Exited(0), now);
+        assert_eq!(supervisor.next_due(now), Some(WorkerId(9)));
+    }
+
+    #[test]
+    fn workers_that_are_not_started_yet_need_not_retire() {
+        let mut supervisor = Supervisor::default();
+        supervisor.resize(3, Moment(0));
+        supervisor.resize(1, Moment(0));
+        assert_eq!((supervisor.places(), supervisor.next_due(Moment(0))), (1, Some(WorkerId(0))));
     }
 }

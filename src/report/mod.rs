@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 pub mod dump;
+pub mod explain;
 pub mod log;
 pub mod messages;
+pub mod replies;
 pub mod status;

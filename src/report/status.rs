@@ -8,13 +8,16 @@ mod summary;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::fmt;
 
-use crate::model::address::{Host, Port, ServerSpec, SocketAddress};
+use crate::model::address::{Drain, Host, Port, ServerSpec, SocketAddress};
 use crate::model::ids::{ClientId, ConnId, ServerId, Target, WorkerId};
 use crate::model::settings::Settings;
-use crate::model::time::{Moment, WallTime};
+use crate::model::time::{Moment, Seconds, WallTime};
+use crate::policy::blacklist::{self, Record, Standing};
 use crate::shared::clients::ClientView;
 use crate::shared::region::Region;
+use crate::shared::servers::Definition;
 use crate::shared::slots::ConnectionView;
 use crate::shared::workers::WorkerView;
 use crate::sys::clock;
@@ -23,7 +26,7 @@ pub use page::write_page;
 
 /// At most so many clients, and so many connections, are listed: a report costs the master time in which it does
 /// nothing else, whatever `-c` and `-x` are.
-const LISTED: usize = 10_000;
+pub(super) const LISTED: usize = 10_000;
 
 /// Stands for "no server" where a number is expected; -1 and -2 are the emergency and the abuse server.
 const NOBODY: i32 = -3;
@@ -44,8 +47,8 @@ struct Snapshot {
     time: String,
     /// Where round robin stopped.
     current: u32,
-    /// Regular servers, then the emergency and the abuse server if there are such.
-    servers: Vec<ServerRow>,
+    /// Regular servers, then the emergency and the abuse server if there are such; and the state that each is in.
+    servers: Vec<(ServerRow, String)>,
     regular: u32,
     clients_max: u32,
     clients_used: u32,
@@ -61,41 +64,63 @@ struct Snapshot {
 }
 
 #[derive(Debug)]
-struct ServerRow {
-    number: Target,
-    address: String,
+pub(super) struct ServerRow {
+    pub(super) number: Target,
+    pub(super) address: Place,
     /// Seconds since 1970 of the last failure, 0 if it has served since.
     status: u64,
-    port: u16,
-    connections: u32,
-    soft: u32,
-    hard: u32,
-    sent: u64,
-    received: u64,
-    weight: u32,
-    prio: i32,
+    pub(super) port: u16,
+    pub(super) connections: u32,
+    pub(super) soft: u32,
+    pub(super) hard: u32,
+    pub(super) sent: u64,
+    pub(super) received: u64,
+    pub(super) weight: u32,
+    pub(super) prio: i32,
+    pub(super) drain: Drain,
+}
+
+/// Where a server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Its address, path or name, as one word as long as there is no space in it; `(none)` for an empty slot.
+    pub(super) word: String,
+    /// It is a name, of which nobody knows the address.
+    unresolved: bool,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.word, if self.unresolved { " (unresolved)" } else { "" })
+    }
+}
+
+impl From<String> for Place {
+    fn from(word: String) -> Self {
+        Place { word, unresolved: false }
+    }
 }
 
 #[derive(Debug)]
-struct ClientRow {
+pub(super) struct ClientRow {
     number: ClientId,
-    address: String,
+    pub(super) address: String,
     age: u64,
     server: i64,
-    connects: u32,
-    sent: u64,
-    received: u64,
+    pub(super) connects: u32,
+    pub(super) sent: u64,
+    pub(super) received: u64,
 }
 
 #[derive(Debug)]
-struct ConnectionRow {
+pub(super) struct ConnectionRow {
     number: ConnId,
-    down_fd: i32,
-    up_fd: i32,
-    pending_down: u32,
-    pending_up: u32,
-    client: i64,
-    server: String,
+    pub(super) down_fd: i32,
+    pub(super) up_fd: i32,
+    pub(super) pending_down: u32,
+    pub(super) pending_up: u32,
+    pub(super) client: i64,
+    pub(super) server: String,
 }
 
 #[derive(Debug)]
@@ -137,7 +162,12 @@ impl Snapshot {
         let mut snapshot = Snapshot {
             time: clock::local(wall),
             current: region.servers().cursor().0,
-            servers: servers.filter_map(|target| ServerRow::of(region, settings, target)).collect(),
+            servers: servers
+                .filter_map(|target| {
+                    let row = ServerRow::of(region, settings, target)?;
+                    Some((row, server_state(region, settings, target, now)))
+                })
+                .collect(),
             regular,
             clients_max: region.clients().capacity(),
             clients_used: region.clients().used(),
@@ -158,20 +188,11 @@ impl Snapshot {
         snapshot
     }
 
-    /// Returns the bytes that each client's open connections have carried: the client table learns of them only
-    /// when a connection ends.
-    fn take_connections(&mut self, region: &Region) -> HashMap<ClientId, (u64, u64)> {
-        let mut open: HashMap<ClientId, (u64, u64)> = HashMap::new();
-        for number in (0..self.connections_max).map(ConnId) {
-            let Some((_, entry)) = region.slots().entry(number) else {
-                continue;
-            };
+    fn take_connections(&mut self, region: &Region) -> OpenBytes {
+        let mut open = OpenBytes::default();
+        for (number, _, entry) in connections(region) {
             self.connections_last = number.0;
-            if let Some(client) = entry.client {
-                let (up, down) = open.entry(client).or_default();
-                *up = up.saturating_add(entry.up);
-                *down = down.saturating_add(entry.down);
-            }
+            open.add(&entry);
             if self.connections.len() < LISTED {
                 self.connections.push(ConnectionRow::of(number, &entry));
             }
@@ -180,18 +201,44 @@ impl Snapshot {
     }
 }
 
+/// All slots in use: with the worker that each belongs to.
+pub(super) fn connections(region: &Region) -> impl Iterator<Item = (ConnId, WorkerId, ConnectionView)> {
+    let slots = region.slots();
+    (0..slots.capacity()).map(ConnId).filter_map(move |number| {
+        let (worker, entry) = slots.entry(number)?;
+        Some((number, worker, entry))
+    })
+}
+
+/// The bytes that each client's open connections have carried, up and down: the client table learns of them only
+/// when a connection ends.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct OpenBytes(HashMap<ClientId, (u64, u64)>);
+
+impl OpenBytes {
+    fn add(&mut self, entry: &ConnectionView) {
+        if let Some(client) = entry.client {
+            let (up, down) = self.0.entry(client).or_default();
+            *up = up.saturating_add(entry.up);
+            *down = down.saturating_add(entry.down);
+        }
+    }
+
+    pub(super) fn now(region: &Region) -> Self {
+        let mut open = OpenBytes::default();
+        connections(region).for_each(|(_, _, entry)| open.add(&entry));
+        open
+    }
+}
+
 impl ServerRow {
     /// None: there is no such server.
-    fn of(region: &Region, settings: &Settings, number: Target) -> Option<ServerRow> {
+    pub(super) fn of(region: &Region, settings: &Settings, number: Target) -> Option<ServerRow> {
         let definition = region.servers().definition(number)?;
         let totals = region.ledger().totals(number);
         let (address, port) = match &definition.address {
             Some(address) => shown(address),
-            None => wanted(match number {
-                Target::Server(server) => settings.servers.get(server.0 as usize),
-                Target::Emergency => settings.emergency.as_ref(),
-                Target::Abuse => settings.abuse.as_ref(),
-            }),
+            None => wanted(spec(settings, number)),
         };
         Some(ServerRow {
             number,
@@ -205,37 +252,84 @@ impl ServerRow {
             received: totals.down,
             weight: definition.weight,
             prio: definition.prio,
+            drain: definition.drain,
         })
     }
 }
 
+/// What the settings say of a server.
+pub(super) fn spec(settings: &Settings, target: Target) -> Option<&ServerSpec> {
+    match target {
+        Target::Server(server) => settings.servers.get(server.0 as usize),
+        Target::Emergency => settings.emergency.as_ref(),
+        Target::Abuse => settings.abuse.as_ref(),
+    }
+}
+
+fn server_state(region: &Region, settings: &Settings, target: Target, now: Moment) -> String {
+    let usable = |definition: &Definition| definition.address.is_some();
+    let definition = region.servers().definition(target);
+    if !definition.as_ref().is_some_and(usable) {
+        return why_unusable(spec(settings, target)).into();
+    }
+    let drain = definition.map_or(Drain::No, |definition| definition.drain);
+    in_use(region.servers().record(target), drain, settings.blacklist, now)
+}
+
+/// Why there is no way to connect to a server.
+pub(super) fn why_unusable(spec: Option<&ServerSpec>) -> &'static str {
+    match spec {
+        None | Some(ServerSpec { host: None, .. }) => "not set",
+        Some(ServerSpec { port: Port::Number(0), .. }) => "out of use (port 0)",
+        Some(_) => "no address yet",
+    }
+}
+
+/// The state of a server that can be connected to: `available`, or what is known against it.
+pub(super) fn in_use(record: Record, drain: Drain, blacklist: Seconds, now: Moment) -> String {
+    let left = blacklist::left(record, blacklist, now).div_ceil(1_000_000);
+    let failures = match blacklist::standing(record, blacklist, now) {
+        Standing::Good => None,
+        Standing::Due => Some("a probe is due".to_owned()),
+        Standing::Shunned if left == 0 => Some("a probe is under way".to_owned()),
+        Standing::Shunned => Some(format!("blacklisted for {left} s more")),
+    };
+    let drain = match drain {
+        Drain::No => None,
+        Drain::New => Some("draining".to_owned()),
+        Drain::All => Some("draining, all".to_owned()),
+    };
+    let known: Vec<String> = failures.into_iter().chain(drain).collect();
+    if known.is_empty() { "available".to_owned() } else { known.join(", ") }
+}
+
 /// A Unix socket has no port; the classic shows 1, and 0 would look like a server out of use.
-fn shown(address: &SocketAddress) -> (String, u16) {
+pub(super) fn shown(address: &SocketAddress) -> (Place, u16) {
     match address {
-        SocketAddress::Inet(address) => (address.ip().to_string(), address.port()),
-        SocketAddress::Unix(path) => (path.display().to_string(), 1),
+        SocketAddress::Inet(address) => (address.ip().to_string().into(), address.port()),
+        SocketAddress::Unix(path) => (path.display().to_string().into(), 1),
     }
 }
 
 /// What is known of a server without a usable address.
-fn wanted(spec: Option<&ServerSpec>) -> (String, u16) {
+pub(super) fn wanted(spec: Option<&ServerSpec>) -> (Place, u16) {
     let Some(ServerSpec { host: Some(host), port, .. }) = spec else {
-        return ("(none)".into(), 0);
+        return ("(none)".to_owned().into(), 0);
     };
     let port = match port {
         Port::Number(number) => *number,
         Port::Service(_) | Port::Listeners => 0,
     };
     match host {
-        Host::Ip(ip) => (ip.to_string(), port),
-        Host::Path(path) => (path.display().to_string(), 1),
-        Host::Name(name) => (format!("{name} (unresolved)"), port),
+        Host::Ip(ip) => (ip.to_string().into(), port),
+        Host::Path(path) => (path.display().to_string().into(), 1),
+        Host::Name(name) => (Place { word: name.clone(), unresolved: true }, port),
     }
 }
 
 impl ClientRow {
-    fn of(view: &ClientView, open: &HashMap<ClientId, (u64, u64)>, now: Moment) -> ClientRow {
-        let (up, down) = open.get(&view.id).copied().unwrap_or_default();
+    pub(super) fn of(view: &ClientView, open: &OpenBytes, now: Moment) -> ClientRow {
+        let (up, down) = open.0.get(&view.id).copied().unwrap_or_default();
         ClientRow {
             number: view.id,
             address: view.address.to_string(),
@@ -249,7 +343,7 @@ impl ClientRow {
 }
 
 impl ConnectionRow {
-    fn of(number: ConnId, entry: &ConnectionView) -> ConnectionRow {
+    pub(super) fn of(number: ConnId, entry: &ConnectionView) -> ConnectionRow {
         ConnectionRow {
             number,
             down_fd: entry.down_fd,
@@ -270,6 +364,7 @@ impl WorkerRow {
             state: match (view.pid, view.ready) {
                 (0, _) => "ended",
                 (_, true) => "ready",
+                (_, false) if view.draining => "draining",
                 (_, false) => "starting",
             },
             connections: view.connections,
@@ -283,7 +378,7 @@ impl WorkerRow {
 }
 
 /// The [`LISTED`] clients seen last, in the order of their slots; never holds more than that many.
-fn most_recent(clients: impl Iterator<Item = ClientView>) -> Vec<ClientId> {
+pub(super) fn most_recent(clients: impl Iterator<Item = ClientView>) -> Vec<ClientId> {
     let mut oldest_first = BinaryHeap::new();
     for view in clients {
         oldest_first.push(Reverse((view.last_used, view.id)));
@@ -296,7 +391,7 @@ fn most_recent(clients: impl Iterator<Item = ClientView>) -> Vec<ClientId> {
     recent
 }
 
-fn left_out(used: u32, listed: usize, what: &str) -> Option<String> {
+pub(super) fn left_out(used: u32, listed: usize, what: &str) -> Option<String> {
     let missing = (used as usize).saturating_sub(listed);
     (listed == LISTED && missing > 0).then(|| format!("{missing} more {what} not listed"))
 }
@@ -305,10 +400,8 @@ fn left_out(used: u32, listed: usize, what: &str) -> Option<String> {
 mod tests {
     use super::*;
     use crate::model::address::ClientAddress;
-    use crate::model::time::Seconds;
     use crate::policy::acl::Verdicts;
     use crate::shared::region::Geometry;
-    use crate::shared::servers::Definition;
     use crate::shared::slots::SlotFinder;
     use crate::shared::visits::{self, Terms};
     use std::net::IpAddr;
@@ -316,7 +409,7 @@ mod tests {
     fn server(number: Target, address: &str) -> ServerRow {
         ServerRow {
             number,
-            address: address.into(),
+            address: address.to_owned().into(),
             status: 1_795_331_283,
             port: 9001,
             connections: 2,
@@ -326,6 +419,7 @@ mod tests {
             received: 39,
             weight: 3,
             prio: -4,
+            drain: Drain::No,
         }
     }
 
@@ -334,7 +428,10 @@ mod tests {
         Snapshot {
             time: "2026-11-22 07:08:36".into(),
             current: 0,
-            servers: vec![server(Target::Server(ServerId(0)), "127.0.0.1"), server(Target::Emergency, "::1")],
+            servers: vec![
+                (server(Target::Server(ServerId(0)), "127.0.0.1"), "draining".into()),
+                (server(Target::Emergency, "::1"), "blacklisted for 3 s more".into()),
+            ],
             regular: 1,
             clients_max: 2048,
             clients_used: 1,
@@ -400,6 +497,7 @@ mod tests {
             weight: 3,
             prio: -1,
             acl: Default::default(),
+            drain: Drain::No,
         };
         let settings = Settings {
             servers: vec![
@@ -416,7 +514,7 @@ mod tests {
         region
             .servers()
             .publish(
-                &[definition(Some("127.0.0.1:9001")), definition(None)],
+                &[definition(Some("127.0.0.1:9001")), Definition { drain: Drain::New, ..definition(None) }],
                 Some(&definition(Some("[::1]:9010"))),
                 None,
             )
@@ -433,10 +531,20 @@ mod tests {
         region.slots().progress(connection, 100, 200, 5, 6);
 
         let shown = Snapshot::take(&region, &settings, now.plus(Seconds(2)), WallTime(0));
-        let servers: Vec<String> =
-            shown.servers.iter().map(|row| format!("{} {}", row.number, row.address)).collect();
-        assert_eq!(servers, ["0 127.0.0.1", "1 www2 (unresolved)", "-1 ::1"]);
-        let first = &shown.servers[0];
+        let servers: Vec<String> = shown
+            .servers
+            .iter()
+            .map(|(row, state)| format!("{} {}: {state}", row.number, row.address))
+            .collect();
+        assert_eq!(
+            servers,
+            [
+                "0 127.0.0.1: blacklisted for 28 s more",
+                "1 www2 (unresolved): no address yet",
+                "-1 ::1: available"
+            ]
+        );
+        let (first, _) = &shown.servers[0];
         assert_eq!((first.sent, first.received, first.soft, first.prio), (18, 39, 5, -1));
         assert!(first.status > 0);
         assert_eq!((shown.connections_max, shown.connections_used, shown.connections.len()), (8, 1, 1));
@@ -445,13 +553,12 @@ mod tests {
         let workers: Vec<&WorkerRow> = shown.workers.iter().collect();
         assert_eq!((workers[0].pid, workers[0].state, workers[0].heartbeat), (4711, "ready", 2));
         assert_eq!(workers[1].state, "ended");
-        let open = Snapshot { connections_max: 8, ..Snapshot::default() }.take_connections(&region);
-        assert_eq!(open, HashMap::from([(ClientId(3), (100, 200))]));
+        assert_eq!(OpenBytes::now(&region), OpenBytes(HashMap::from([(ClientId(3), (100, 200))])));
     }
 
     #[test]
     fn a_clients_bytes_include_its_open_connections() {
-        let open = HashMap::from([(ClientId(3), (100, 200))]);
+        let open = OpenBytes(HashMap::from([(ClientId(3), (100, 200))]));
         let row = ClientRow::of(&view(3, 5_000_000), &open, Moment(17_000_000));
         assert_eq!((row.received, row.sent, row.age, row.server), (110, 220, 12, -3));
     }
@@ -459,12 +566,33 @@ mod tests {
     #[test]
     fn servers_without_an_address_show_what_was_asked_for() {
         let mut spec = spec(Host::Name("www1".into()), 80);
-        assert_eq!(wanted(Some(&spec)), ("www1 (unresolved)".into(), 80));
+        let text = |(place, port): (Place, u16)| format!("{place} {port}");
+        assert_eq!(text(wanted(Some(&spec))), "www1 (unresolved) 80");
+        assert_eq!(wanted(Some(&spec)).0.word, "www1");
         spec.host = None;
-        assert_eq!(wanted(Some(&spec)), ("(none)".into(), 0));
-        assert_eq!(wanted(None), ("(none)".into(), 0));
-        assert_eq!(shown(&SocketAddress::Unix("/run/x.sock".into())), ("/run/x.sock".into(), 1));
-        assert_eq!(shown(&SocketAddress::Inet("[::1]:80".parse().unwrap())), ("::1".into(), 80));
+        assert_eq!(text(wanted(Some(&spec))), "(none) 0");
+        assert_eq!(text(wanted(None)), "(none) 0");
+        assert_eq!(text(shown(&SocketAddress::Unix("/run/x.sock".into()))), "/run/x.sock 1");
+        assert_eq!(text(shown(&SocketAddress::Inet("[::1]:80".parse().unwrap()))), "::1 80");
+    }
+
+    #[test]
+    fn a_servers_state_says_all_that_is_known_against_it() {
+        let second = |n: u64| Moment(n * 1_000_000);
+        let never = Record::default();
+        let failed = Record { failed: Some(second(100)), probing_until: None };
+        let probed = Record { probing_until: Some(second(140)), ..failed };
+        let state = |record, drain, now| in_use(record, drain, Seconds(30), now);
+        assert_eq!(state(never, Drain::No, second(100)), "available");
+        assert_eq!(state(never, Drain::New, second(100)), "draining");
+        assert_eq!(state(failed, Drain::No, second(100)), "blacklisted for 30 s more");
+        assert_eq!(state(failed, Drain::All, Moment(129_999_999)), "blacklisted for 1 s more, draining, all");
+        assert_eq!(state(failed, Drain::No, second(130)), "a probe is due");
+        assert_eq!(state(probed, Drain::New, second(130)), "a probe is under way, draining");
+        let name = ServerSpec { port: Port::Listeners, ..spec(Host::Name("www1".into()), 80) };
+        let unused = spec(Host::Ip(IpAddr::from([127, 0, 0, 1])), 0);
+        let words = [None, Some(&ServerSpec::unset()), Some(&name), Some(&unused)].map(why_unusable);
+        assert_eq!(words, ["not set", "not set", "no address yet", "out of use (port 0)"]);
     }
 
     #[test]

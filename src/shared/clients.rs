@@ -161,6 +161,13 @@ impl<'a> Clients<'a> {
         }
     }
 
+    /// What is known of a client, without noting that anybody asked; nothing if the index leads nowhere. Its tracking
+    /// time may be up.
+    pub(super) fn peek(&self, guard: &Guard<'_>, address: ClientAddress) -> Option<ClientView> {
+        let link = Index::new(guard).find(Key::from(address)).ok()??;
+        self.view(ClientId(link - 1))
+    }
+
     fn server_of(&self, slot: &ClientSlot) -> Option<ServerId> {
         match self.region.servers().resolve(ServerKey(slot.server.load(Relaxed)))? {
             Target::Server(server) => Some(server),
@@ -210,6 +217,7 @@ impl<'a> Clients<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::address::Drain;
     use crate::model::ids::{AclId, WorkerId};
     use crate::shared::region::{BUCKETS, Geometry};
     use crate::shared::servers::Definition;
@@ -234,6 +242,7 @@ mod tests {
                 weight: 0,
                 prio: 0,
                 acl: AclId::default(),
+                drain: Drain::No,
             })
             .collect();
         region.servers().publish(&definitions, None, None).unwrap();

@@ -179,7 +179,7 @@ fn add(counter: &AtomicU64, more: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::address::SocketAddress;
+    use crate::model::address::{Drain, SocketAddress};
     use crate::model::ids::{AclId, ServerId};
     use crate::shared::region::Geometry;
     use crate::shared::servers::Definition;
@@ -197,6 +197,7 @@ mod tests {
             weight: 0,
             prio: 0,
             acl: AclId::default(),
+            drain: Drain::No,
         });
         region.servers().publish(&[a], Some(&b), Some(&c)).unwrap();
         region

@@ -3,6 +3,7 @@
 pub mod clients;
 pub mod ledger;
 pub mod lock;
+pub mod preview;
 pub mod region;
 pub mod servers;
 pub mod slots;

@@ -126,6 +126,11 @@ impl<T> Table<T> {
         Table { start: end.next_multiple_of(Self::PAGE), rows, row: PhantomData }
     }
 
+    /// What that many rows take, in whole pages.
+    fn bytes(&self, rows: usize) -> usize {
+        (rows.min(self.rows) * size_of::<T>()).next_multiple_of(Self::PAGE)
+    }
+
     const fn end(&self) -> usize {
         self.start + self.rows * size_of::<T>()
     }
@@ -144,7 +149,7 @@ const LENGTH: usize = CLIENTS.end().next_multiple_of(4096);
 /// `penshare`, read as a little-endian number.
 const MAGIC: u64 = u64::from_le_bytes(*b"penshare");
 /// Goes up with every change of a row or of the order of the tables.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 
 /// The header. Each part that is written often has cache lines of its own.
 #[repr(C, align(64))]
@@ -296,6 +301,26 @@ impl Region {
         self.memory.footprint()
     }
 
+    /// How many bytes of real memory the region takes at most, with tables of the present sizes that are all full.
+    pub fn largest_footprint(&self) -> u64 {
+        let Geometry { clients, connections } = self.geometry();
+        let ledger = self.workers().rows() as usize + 1;
+        let bytes = HEADER.bytes(1)
+            + SERVER_LIST.bytes(Target::ROWS)
+            + SERVERS.bytes(servers::ROWS)
+            + WORKERS.bytes(MAX_WORKERS as usize)
+            + LEDGER.bytes(ledger)
+            + CONNECTIONS.bytes(connections as usize)
+            + BUCKETS.bytes(clients.next_power_of_two() as usize)
+            + CLIENTS.bytes(clients as usize);
+        bytes as u64
+    }
+
+    /// How many bytes of address space are set aside for tables of the largest sizes.
+    pub fn reserve(&self) -> u64 {
+        LENGTH as u64
+    }
+
     /// A worker has died: its ledger row is folded into the totals and zeroed, its slots and its row are freed,
     /// its probes end.
     /// Idempotent. Only the master calls it, and only when the process is gone for certain (waited for).
@@ -369,6 +394,11 @@ fn check(geometry: Geometry) -> Result<(), RegionError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::address::{ClientAddress, Drain, SocketAddress};
+    use crate::model::ids::AclId;
+    use crate::model::time::Seconds;
+    use crate::shared::servers::Definition;
+    use crate::shared::slots::SlotFinder;
 
     const USUAL: Geometry = Geometry { clients: 2048, connections: 500 };
 
@@ -448,6 +478,38 @@ mod tests {
         });
         assert_eq!(region.workers().lock_holder(), None);
         assert_eq!(region.repairs(), 0);
+    }
+
+    #[test]
+    fn full_tables_take_what_was_foretold() {
+        let region = Region::create(Geometry { clients: 30_000, connections: 7_000 }).unwrap();
+        let workers = [WorkerId(0), WorkerId(1)];
+        region.workers().set_count(2);
+        for number in 0..30_000 {
+            let client = ClientAddress::Inet(std::net::Ipv4Addr::from_bits(number).into(), 0);
+            region.clients().visit(&region.lock(workers[0]), client, Seconds(0), Moment(1));
+        }
+        let mut finder = SlotFinder::default();
+        while region.slots().claim(&mut finder, workers[0], Moment(1)).is_some() {}
+        let definition = |port: u32| Definition {
+            address: Some(SocketAddress::Inet(([127, 0, 0, 1], port as u16 + 1).into())),
+            soft: 0,
+            hard: 0,
+            weight: 0,
+            prio: 0,
+            acl: AclId::default(),
+            drain: Drain::No,
+        };
+        let servers: Vec<Definition> = (0..2 * ids::MAX_SERVERS).map(definition).collect();
+        for list in servers.chunks(ids::MAX_SERVERS as usize) {
+            region.servers().publish(list, None, None).unwrap();
+        }
+        for worker in workers {
+            region.reclaim(worker);
+        }
+        let (most, now) = (region.largest_footprint(), region.footprint().unwrap());
+        assert!(now <= most && most < now + (128 << 10), "{now} bytes of {most}");
+        assert!(most < region.reserve());
     }
 
     #[test]

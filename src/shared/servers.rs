@@ -20,7 +20,7 @@ use std::sync::atomic::{
 
 use assignment::{RowState, assign};
 
-use crate::model::address::SocketAddress;
+use crate::model::address::{Drain, SocketAddress};
 use crate::model::ids::{AclId, MAX_SERVERS, ServerId, Target, WorkerId};
 use crate::model::time::{Moment, Seconds, WallTime};
 use crate::policy::blacklist::{self, Record};
@@ -59,6 +59,8 @@ pub struct Definition {
     pub prio: i32,
     /// The access list for its clients.
     pub acl: AclId,
+    /// Whom it does not take any more.
+    pub drain: Drain,
 }
 
 /// The server table's part of the header.
@@ -351,7 +353,15 @@ mod tests {
             path if path.starts_with('/') => Some(SocketAddress::Unix(path.into())),
             inet => Some(SocketAddress::Inet(inet.parse().unwrap())),
         };
-        Definition { address, soft: 1, hard: 2, weight: 3, prio: -4, acl: AclId::new(5).unwrap() }
+        Definition {
+            address,
+            soft: 1,
+            hard: 2,
+            weight: 3,
+            prio: -4,
+            acl: AclId::new(5).unwrap(),
+            drain: Drain::No,
+        }
     }
 
     const FIRST: Target = Target::Server(ServerId(0));
@@ -371,6 +381,18 @@ mod tests {
         assert_eq!(servers.definition(Target::Abuse), None);
         for number in [5, MAX_SERVERS, u32::MAX] {
             assert_eq!(servers.definition(Target::Server(ServerId(number))), None);
+        }
+    }
+
+    #[test]
+    fn draining_reaches_the_row_and_ends_there() {
+        let region = region();
+        let servers = region.servers();
+        for drain in [Drain::New, Drain::All, Drain::No] {
+            let definition = Definition { drain, ..at("127.0.0.1:80") };
+            servers.publish(std::slice::from_ref(&definition), None, None).unwrap();
+            assert_eq!(servers.definition(FIRST), Some(definition));
+            assert_eq!(servers.row_at(FIRST).unwrap().view(Seconds(30), Moment(1)).drain, drain);
         }
     }
 

@@ -258,6 +258,13 @@ impl<'a> Slots<'a> {
         None
     }
 
+    /// Whose slot it is, and for which time it is in use.
+    pub fn holder(&self, conn: ConnId) -> Option<(WorkerId, u32)> {
+        let slot = self.slot(conn.0).filter(|_| conn.0 < self.frontier())?;
+        let owner = slot.owner()?;
+        Some((owner, slot.uses.load(Relaxed)))
+    }
+
     fn read(&self, slot: &ConnSlot) -> ConnectionView {
         ConnectionView {
             client: slot.client.load(Relaxed).checked_sub(1).map(ClientId),
@@ -344,7 +351,7 @@ impl ConnSlot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::address::SocketAddress;
+    use crate::model::address::{Drain, SocketAddress};
     use crate::model::ids::{AclId, ServerId};
     use crate::shared::region::Geometry;
     use crate::shared::servers::Definition;
@@ -363,6 +370,7 @@ mod tests {
             weight: 0,
             prio: 0,
             acl: AclId::default(),
+            drain: Drain::No,
         };
         let servers: Vec<Definition> = ports.iter().map(definition).collect();
         region.servers().publish(&servers, None, abuse.as_ref().map(definition).as_ref()).unwrap();

@@ -99,7 +99,7 @@ pub fn begin(
     verdicts: Verdicts,
     now: Moment,
 ) -> Visit {
-    let context = VisitContext { region, worker, terms, now };
+    let context = VisitContext { region, terms, now };
     region.workers().mark_used(worker);
     let guard = region.lock(worker);
     let (record, remembered) = region.clients().visit(&guard, client, terms.tracking, now);
@@ -110,7 +110,7 @@ pub fn begin(
     if cursor != before {
         region.servers().set_cursor(cursor);
     }
-    let place = choice.and_then(|choice| context.take(choice));
+    let place = choice.and_then(|choice| context.take(worker, choice));
     let provisional = match place.as_ref().and_then(|place| remembered_as(place.choice.target, place.key)) {
         // With -r every connection goes elsewhere: nothing is gained before a server has answered.
         Some(key) if remembered.is_none() && !terms.rules.forgetful && !terms.rules.roundrobin => {
@@ -142,7 +142,7 @@ pub fn fail(
 ) -> Option<Reservation> {
     let (address, record) = client;
     let servers = region.servers();
-    let context = VisitContext { region, worker, terms, now };
+    let context = VisitContext { region, terms, now };
     let wall = clock::wall();
     let guard = region.lock(worker);
     let remembered = match servers.resolve(failed.remembered) {
@@ -160,7 +160,7 @@ pub fn fail(
     }
     region.ledger().give(worker, failed.key.row());
     let place = selection::choose_next(&terms.rules, &context, &visitor, &failed.failover)
-        .and_then(|next| context.take(next));
+        .and_then(|next| context.take(worker, next));
     let provisional = if failed.provisional {
         let next = place.as_ref().and_then(|place| remembered_as(place.choice.target, place.key));
         let moved = next.map_or(ServerKey::NONE, ServerKey::unconfirmed);
@@ -243,11 +243,11 @@ fn remembered_as(target: Target, key: ServerKey) -> Option<ServerKey> {
 }
 
 /// What a choice is made from, by the holder of the lock.
-struct VisitContext<'a> {
-    region: &'a Region,
-    worker: WorkerId,
-    terms: &'a Terms,
-    now: Moment,
+#[derive(Debug, Clone, Copy)]
+pub(super) struct VisitContext<'a> {
+    pub(super) region: &'a Region,
+    pub(super) terms: &'a Terms,
+    pub(super) now: Moment,
 }
 
 /// A place taken; what else a [`Reservation`] needs is added without the lock.
@@ -260,17 +260,17 @@ struct Reserved {
 
 impl VisitContext<'_> {
     /// Takes a place on the chosen target. None only if the choice was not one to make.
-    fn take(&self, choice: Choice) -> Option<Reserved> {
+    fn take(&self, worker: WorkerId, choice: Choice) -> Option<Reserved> {
         let key = self.region.servers().key(choice.target);
         let row = self.region.servers().row_of(key)?;
         let address = row.usable_address()?;
-        if !self.region.ledger().take(self.worker, key.row()) {
+        if !self.region.ledger().take(worker, key.row()) {
             return None;
         }
         let standing = blacklist::standing(row.record(), self.terms.blacklist, self.now);
         let probe = (standing == Standing::Due).then(|| self.terms.probe_until(self.now));
         if let Some(until) = probe {
-            row.probe(self.worker, until);
+            row.probe(worker, until);
         }
         Some(Reserved { choice, address, key, probe })
     }
@@ -312,6 +312,7 @@ impl Reserved {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::address::Drain;
     use crate::model::ids::{AclId, ServerId};
     use crate::policy::blacklist::Record;
     use crate::shared::region::Geometry;
@@ -324,7 +325,7 @@ mod tests {
 
     fn definition(port: u16) -> Definition {
         let address = Some(SocketAddress::Inet(([127, 0, 0, 1], port).into()));
-        Definition { address, soft: 0, hard: 0, weight: 0, prio: 0, acl: AclId::default() }
+        Definition { address, soft: 0, hard: 0, weight: 0, prio: 0, acl: AclId::default(), drain: Drain::No }
     }
 
     fn region(servers: &[Definition]) -> Region {
@@ -616,6 +617,26 @@ mod tests {
         let visit = come(&region, &terms, 1, NOW);
         assert!(visit.reservation.is_none());
         assert_eq!(region.clients().view(visit.client.id).unwrap().connects, 1);
+    }
+
+    #[test]
+    fn a_drained_servers_clients_stay_until_they_are_forgotten() {
+        let terms = Terms { tracking: Seconds(60), ..terms() };
+        let region = three();
+        assert_eq!(served(&region, &terms, 1, NOW), server(1));
+        let drained = |drain| [definition(80), Definition { drain, ..definition(81) }, definition(82)];
+        region.servers().publish(&drained(Drain::New), None, None).unwrap();
+        assert_eq!([2, 3, 4].map(|client| served(&region, &terms, client, NOW)), [2, 0, 2].map(server));
+        let held = come(&region, &terms, 1, NOW);
+        assert_eq!(target(&held), Some(server(1)));
+        region.servers().publish(&drained(Drain::All), None, None).unwrap();
+        assert_eq!(region.ledger().load(server(1)), 1, "what is established stays");
+        assert_eq!(target(&come(&region, &terms, 1, NOW)), Some(server(2)));
+        region.servers().publish(&drained(Drain::New), None, None).unwrap();
+        assert_eq!(served(&region, &terms, 1, NOW), server(1));
+        let later = NOW.plus(Seconds(61));
+        assert_eq!(served(&region, &terms, 1, later), server(0), "it is nobody's client any more");
+        give_back(&region, WORKER, held.reservation.unwrap());
     }
 
     #[test]

@@ -31,7 +31,13 @@ pub struct WorkerView {
     pub settings: u64,
     /// It accepts connections.
     pub ready: bool,
+    /// It accepts nobody any more and ends with its last connection.
+    pub draining: bool,
 }
+
+/// Values of a row's `ready`; 0 = it is starting, or there is none.
+const READY: u32 = 1;
+const DRAINING: u32 = 2;
 
 #[repr(C, align(128))]
 #[derive(Debug)]
@@ -146,7 +152,8 @@ impl<'a> Workers<'a> {
             connections: small(|row| &row.connections),
             pending: small(|row| &row.pending),
             settings: large(|row| &row.settings),
-            ready: small(|row| &row.ready) != 0,
+            ready: small(|row| &row.ready) == READY,
+            draining: small(|row| &row.ready) == DRAINING,
         }
     }
 
@@ -160,7 +167,14 @@ impl<'a> Workers<'a> {
     /// The worker itself: I accept connections.
     pub fn set_ready(&self, worker: WorkerId) {
         if let Some(row) = self.row(worker) {
-            row.ready.store(1, Relaxed);
+            row.ready.store(READY, Relaxed);
+        }
+    }
+
+    /// The worker itself: I accept nobody any more.
+    pub fn set_draining(&self, worker: WorkerId) {
+        if let Some(row) = self.row(worker) {
+            row.ready.store(DRAINING, Relaxed);
         }
     }
 
@@ -279,6 +293,7 @@ mod tests {
             pending: 1,
             settings: 9,
             ready: true,
+            draining: false,
         };
         assert_eq!(workers.view(worker), first);
         assert_eq!((workers.pending(), workers.connections()), (1, 1));

@@ -25,11 +25,7 @@ impl SharedMemory {
     /// # Errors
     /// What the system says; `EFBIG` if the file size limit of the process (`ulimit -f`) is below `length`.
     pub fn create(name: &str, length: usize) -> io::Result<Self> {
-        // Asked first: growing a file past the limit would not fail but kill the process, with SIGXFSZ.
-        let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
-        if limit < length as u64 {
-            return Err(io::Error::from_raw_os_error(libc::EFBIG));
-        }
+        check_file_limit(length as u64)?;
         let file = File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC)?);
         file.set_len(length as u64)?;
         let map = MmapOptions::new().len(length).map_raw(&file)?;
@@ -52,6 +48,19 @@ impl SharedMemory {
     pub fn footprint(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.blocks() * 512)
     }
+}
+
+/// May this process have files of this length? To be asked before one is made: growing a file past the limit would not
+/// fail but kill the process, with SIGXFSZ.
+///
+/// # Errors
+/// `EFBIG` if it may not.
+pub(super) fn check_file_limit(length: u64) -> io::Result<()> {
+    let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
+    if limit < length {
+        return Err(io::Error::from_raw_os_error(libc::EFBIG));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

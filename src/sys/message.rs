@@ -1,8 +1,9 @@
 //! Messages with descriptors between processes of one family: SOCK_SEQPACKET pairs and sealed memory.
 
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
+use std::io::{self, IoSlice, IoSliceMut, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -73,14 +74,14 @@ pub fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// All bytes of such memory.
+/// All bytes of such memory. Several processes may read the same at once: nobody's place in it is moved.
 ///
 /// # Errors
-/// read(2)'s.
+/// pread(2)'s; `UnexpectedEof` if it is not sealed and has shrunk meanwhile.
 pub fn unseal(memory: OwnedFd) -> io::Result<Vec<u8>> {
-    let mut file = File::from(memory);
-    file.rewind()?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
+    let file = File::from(memory);
+    let length = usize::try_from(file.metadata()?.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, 0)?;
     Ok(bytes)
 }

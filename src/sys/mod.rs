@@ -1,8 +1,9 @@
-//! The kernel, made safe. The only home of nix, libc, signal-hook and memmap2, and (with `shared/region.rs`) of
-//! `unsafe`.
+//! The kernel, made safe. The only home of nix, libc, signal-hook, memmap2 and maxminddb, and (with
+//! `shared/region.rs`) of `unsafe`.
 
 pub mod clock;
 pub mod fork;
+pub mod geoip;
 pub mod lockfile;
 pub mod logfile;
 pub mod memory;
@@ -12,6 +13,7 @@ pub mod poller;
 pub mod privileges;
 pub mod reason;
 pub mod resolve;
+pub mod sealed;
 pub mod signal;
 pub mod socket;
 pub mod textfile;

@@ -4,6 +4,8 @@
 use std::io;
 use std::path::Path;
 
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, Gid, Uid};
 
 use crate::sys::reason::words;
@@ -63,6 +65,24 @@ impl User {
     pub fn find(name: &str) -> io::Result<Option<User>> {
         let entry = nix::unistd::User::from_name(name)?;
         Ok(entry.map(|entry| User { name: entry.name, uid: entry.uid, gid: entry.gid }))
+    }
+
+    /// Makes this user the owner of the path of a Unix socket that this process has just bound.
+    ///
+    /// # Errors
+    ///
+    /// This process is neither root nor that user; or something else has taken the path.
+    pub fn take_socket(&self, path: &Path) -> io::Result<()> {
+        // Held first, then looked at, then changed: whoever may write in its folder could exchange it in between.
+        let socket =
+            nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
+        let found = nix::sys::stat::fstat(&socket)?;
+        let is_socket = found.st_mode & libc::S_IFMT == libc::S_IFSOCK;
+        if !is_socket || found.st_uid != nix::unistd::geteuid().as_raw() {
+            return Err(io::Error::other("another file has taken its place"));
+        }
+        let (owner, group) = (Some(self.uid), Some(self.gid));
+        Ok(nix::unistd::fchownat(&socket, "", owner, group, AtFlags::AT_EMPTY_PATH)?)
     }
 
     /// Becomes this user, with its group and no others, for good.
@@ -134,8 +154,7 @@ pub fn check_writable(path: &Path) -> io::Result<()> {
 }
 
 fn access(path: &Path, how: AccessFlags) -> io::Result<()> {
-    use nix::fcntl::{AT_FDCWD, AtFlags};
-    Ok(nix::unistd::faccessat(AT_FDCWD, path, how, AtFlags::AT_EACCESS)?)
+    Ok(nix::unistd::faccessat(nix::fcntl::AT_FDCWD, path, how, AtFlags::AT_EACCESS)?)
 }
 
 /// Lets a process have that many open descriptors, or as many as the system allows. Never lowers a limit. `pid`: which

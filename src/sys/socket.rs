@@ -15,6 +15,7 @@ use nix::sys::socket::{
     self as ns, AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, SockaddrIn, SockaddrIn6,
     UnixAddr, setsockopt, sockopt,
 };
+use nix::sys::stat::{Mode, fchmod};
 
 use crate::model::address::{ClientAddress, SocketAddress};
 
@@ -85,7 +86,21 @@ pub fn listen(address: &SocketAddress, backlog: u32) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// How many clients may wait in the queue of a socket that is bound, from now on.
+/// A Unix socket with that path that does not listen yet: nobody can connect before [`set_backlog`]. Its mode is 0600,
+/// or less where the umask takes even that.
+///
+/// # Errors
+/// The kernel's; `AddrInUse` for a path that exists, whatever it is.
+pub fn bind_private(path: &Path) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let socket = ns::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    // Linux gives the path the mode of the socket. A chmod(2) of the path would be one of whatever is there by then.
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    KernelAddress::Unix(UnixAddr::new(path)?).bind(&socket)?;
+    Ok(socket)
+}
+
+/// How many clients may wait in the queue of a socket that is bound, from now on. From the first time on it listens.
 ///
 /// # Errors
 /// listen(2)'s.
@@ -325,9 +340,13 @@ fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, length: usize) -> io::Result
     Ok(nix::fcntl::splice(from, None, to, None, length, flags)?)
 }
 
-/// Does anybody answer on this Unix socket?
+/// Does a process have this Unix socket? Only a refusal says that none does: whoever is too busy for us, or not ours
+/// to talk to, is there.
 pub fn is_answered(path: &Path) -> bool {
-    std::os::unix::net::UnixStream::connect(path).is_ok()
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let answer = ns::socket(AddressFamily::Unix, SockType::Stream, flags, None)
+        .and_then(|socket| ns::connect(socket.as_raw_fd(), &UnixAddr::new(path)?));
+    !matches!(answer, Err(nix::Error::ECONNREFUSED | nix::Error::ENOENT))
 }
 
 /// How many descriptors this process has open. They are looked for up to a little beyond the lowest free one: a

@@ -55,8 +55,10 @@ pub enum Effect {
     Command,
     Config,
     ConnMax,
+    Control,
     Debug,
     EmergencyServer,
+    ExitCommand,
     Foreground,
     Forgetful,
     Help,
@@ -108,6 +110,7 @@ pub static OPTIONS: &[PenOption] = {
         flag('a', "ascii", "Dump data as text (with -ddd)", Works(TurnOn(Switch::Ascii))),
         with('B', "abuse-server", "SERVER", "Where clients go that client_acl refuses", Works(AbuseServer)),
         with('b', "blacklist", "SECONDS", "Leave a failed server out for this long [30]", Works(Blacklist)),
+        with('C', "control", "ADDRESS", "Listen for penctl(1) there", Works(Control)),
         with('c', "clients", "CLIENTS", "How many clients to remember [2048]", Works(ClientsMax)),
         flag('d', "debug", "Tell more; up to three times", Works(Debug)),
         with(
@@ -137,6 +140,7 @@ pub static OPTIONS: &[PenOption] = {
         with('u', "user", "USER", "Run as USER", Works(User)),
         flag('W', "weight", "Fewest connections for its weight", Works(TurnOn(Switch::Weight))),
         with('w', "web-stats", "FILE", "Write statistics as HTML on SIGUSR1", Works(WebStats)),
+        flag('X', "exit", "Let the control command exit end pen", Works(ExitCommand)),
         with('x', "connections", "CONNECTIONS", "So many connections at a time [500]", Works(ConnMax)),
         long_only("check", None, "Tell what is wrong with all this, and exit", Check),
         long_only("help", None, "Show this, and exit", Help),
@@ -148,7 +152,6 @@ pub static OPTIONS: &[PenOption] = {
         flag('Q', "kqueue", "", EVENTS),
         with('S', "servers", "NUMBER", "", Obsolete("the number of servers needs no announcement")),
         with('A', "ca-directory", "DIRECTORY", "", TLS),
-        with('C', "control", "ADDRESS", "", NotBuilt("the control port")),
         with('E', "certificate", "FILE", "", TLS),
         with('G', "ca-file", "FILE", "", TLS),
         flag('H', "http", "", NotBuilt("forwarding headers")),
@@ -157,7 +160,6 @@ pub static OPTIONS: &[PenOption] = {
         with('L', "protocol", "PROTOCOL", "TLS", Works(Protocol)),
         flag('R', "require-certificate", "", TLS),
         flag('U', "udp", "", NotBuilt("UDP")),
-        flag('X', "exit", "", NotBuilt("the control port, which it is for")),
         flag('Z', "ssl-compatibility", "", TLS),
     ]
 };
@@ -222,6 +224,8 @@ pub struct Arguments {
     pub options: Vec<Given>,
     /// Everything else, in its order.
     pub operands: Vec<OsString>,
+    /// All words as they were given, for people to read.
+    pub words: Vec<String>,
 }
 
 /// The command line cannot be taken apart.
@@ -276,12 +280,15 @@ pub fn help() -> String {
 
 /// Takes the words after the program's name apart.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Arguments, UsageError> {
+    let words: Vec<OsString> = words.into_iter().collect();
+    let readable = words.iter().map(|word| word.display().to_string()).collect();
     let words = std::iter::once(OsString::from("pen")).chain(words);
     let mut matches = command().try_get_matches_from(words).map_err(|error| usage_error(&error))?;
     let operands = matches.remove_many::<OsString>(OPERANDS).map(Iterator::collect).unwrap_or_default();
     let mut options: Vec<_> = OPTIONS.iter().flat_map(|option| occurrences(option, &matches)).collect();
     options.sort_by_key(|(place, _)| *place);
-    Ok(Arguments { options: options.into_iter().map(|(_, given)| given).collect(), operands })
+    let options = options.into_iter().map(|(_, given)| given).collect();
+    Ok(Arguments { options, operands, words: readable })
 }
 
 /// Each occurrence of an option, with its place among all words.
@@ -303,7 +310,7 @@ fn occurrences(option: &'static PenOption, matches: &ArgMatches) -> Vec<(usize, 
     }
 }
 
-fn usage_error(error: &clap::Error) -> UsageError {
+pub(super) fn usage_error(error: &clap::Error) -> UsageError {
     let context = |kind| error.get(kind).map(ToString::to_string);
     // clap shows the whole synopsis of an option: "--blacklist <SECONDS>".
     let option =
@@ -333,7 +340,7 @@ mod tests {
 
     /// The options as `-b 30`, in order, and the operands.
     fn told(words: &[&str]) -> (Vec<String>, Vec<String>) {
-        let Arguments { options, operands } = parsed(words);
+        let Arguments { options, operands, .. } = parsed(words);
         let options = options.iter().map(|given| match given.option.value {
             Some(_) => format!("{} {}", given.option.name(), given.value.display()),
             None => vec![given.option.name(); given.times.into()].join(" "),

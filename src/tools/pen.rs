@@ -105,6 +105,7 @@ impl Request {
             notices: Vec::new(),
             problems: Vec::new(),
         };
+        assembly.launch.arguments = arguments.words.clone();
         for given in &arguments.options {
             if let Err(problem) = assembly.option(given) {
                 assembly.problems.push(problem);
@@ -162,11 +163,13 @@ impl Assembly<'_> {
             }
             Effect::Config => self.launch.config = Some(path(name, value)?),
             Effect::ConnMax => self.conn_max(name, value)?,
+            Effect::Control => self.launch.control = Some(parsed(name, value)?),
             Effect::Debug => {
                 let level = self.settings().debug.saturating_add(given.times);
                 self.settings().debug = level.min(MAX_DEBUG);
             }
             Effect::EmergencyServer => self.settings().emergency = Some(parsed(name, value)?),
+            Effect::ExitCommand => self.launch.exit_enabled = true,
             Effect::Foreground => self.launch.foreground = true,
             Effect::Forgetful => self.settings().forgetful = true,
             // These two have been answered before anything else is done.
@@ -253,7 +256,10 @@ impl Assembly<'_> {
         // Where `listen` has been used the first operand means nothing.
         if let (Some(first), None) = (operands.next(), &self.settings().listen) {
             match parsed("the address to listen on", first) {
-                Ok(listen) => self.settings().listen = Some(listen),
+                Ok(listen) => {
+                    self.launch.operand = Some(listen);
+                    self.settings().listen = self.launch.operand.clone();
+                }
                 Err(problem) => self.problems.push(problem),
             }
         }
@@ -427,7 +433,8 @@ mod tests {
 
     #[test]
     fn options_of_the_start_go_into_the_launch() {
-        let launch = request("-f --check -p p -j j -u u -F F L:80 a", &[("F", "")]).launch;
+        let line = "-f --check -p p -j j -u u -F F -C 7001 -X L:80 a";
+        let launch = request(line, &[("F", "")]).launch;
         let expected = Launch {
             foreground: true,
             check: true,
@@ -435,7 +442,11 @@ mod tests {
             jail: Some("j".into()),
             user: Some("u".into()),
             config: Some("F".into()),
-            ..Launch::default()
+            control: Some("7001".parse().unwrap()),
+            exit_enabled: true,
+            operand: Some("L:80".parse().unwrap()),
+            arguments: line.split(' ').map(str::to_owned).collect(),
+            shunned: vec![],
         };
         assert_eq!(launch, expected);
     }
@@ -535,13 +546,13 @@ mod tests {
 
     #[test]
     fn all_problems_are_named() {
-        let all = problems("-t 0 -b x -C 7001 L:0 a:99999 b:1:x c");
+        let all = problems("-t 0 -b x -C 0 L:0 a:99999 b:1:x c");
         assert_eq!(
             all,
             [
                 r#"-t must be a number from 1 to 2147483647, not "0""#,
                 r#"-b must be a number from 0 to 2147483647, not "x""#,
-                "-C is not available in this version: it lacks the control port",
+                r#"-C: port must be a number from 1 to 65535 or a service name, not "0""#,
                 r#"the address to listen on: port must be a number from 1 to 65535 or a service name, not "0""#,
                 r#"server 0: port must be a number from 1 to 65535 or a service name, not "99999""#,
                 r#"server 1: soft limit must be a number from 0 to 2147483647, not "x""#,

@@ -402,7 +402,7 @@ fn a_server_with_a_list_of_its_own_is_passed_over() {
         server(1) + " acl 1",
         server(2),
     ];
-    let config = files.write("pen.cfg", &lines.join("\n"));
+    let config = files.write("pen.cfg", lines.join("\n"));
     let pen = Pen::with(&["-r", "-F", &config]).listen(format!("127.0.0.1:{port}")).start();
     assert_eq!(pen.visits_from([8; 6]), "S2 S2 S0 S2 S2 S0");
     assert_eq!(pen.visits_from([7; 3]), "S1 S2 S0");
@@ -524,7 +524,7 @@ fn a_server_can_be_put_on_the_blacklist() {
     lines
         .extend(s.iter().enumerate().map(|(n, s)| format!("server {n} address 127.0.0.1 port {}", s.port())));
     lines.push("server 1 blacklist 100".into());
-    let config = files.write("pen.cfg", &lines.join("\n"));
+    let config = files.write("pen.cfg", lines.join("\n"));
     let pen = Pen::with(&["-r", "-F", &config]).listen(format!("127.0.0.1:{port}")).workers(4).start();
     assert_eq!(pen.visits(4), "S2 S0 S2 S0");
 }

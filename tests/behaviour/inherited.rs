@@ -66,7 +66,8 @@ fn a_configuration_file_that_became_a_fifo_does_not_stop_the_master() {
     let mut pen = Pen::with(&["-F", "SCRATCH/cfg"]).servers([&backend]).start();
     mkfifo(pen.scratch.file("cfg").as_str(), Mode::S_IRWXU).unwrap();
     pen.signal(Signal::SIGHUP);
-    wait_until("it is refused", || pen.stderr().contains("not a regular file; nothing is changed"));
+    wait_until("it is refused", || pen.stderr().contains("cfg: nothing is changed"));
+    assert!(pen.stderr().contains("cfg: it is not a regular file"), "{}", pen.stderr());
     assert_eq!(pen.visit(), "a");
     assert_eq!(pen.end_with(Signal::SIGTERM), Some(0));
 }

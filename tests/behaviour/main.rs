@@ -10,11 +10,15 @@ mod support;
 
 mod aborts;
 mod choosing;
+mod commands;
+mod control;
+mod countries;
 mod inherited;
 mod jail;
 mod limits;
 mod logs;
 mod relaying;
+mod reload;
 mod signals;
 mod start_stop;
 mod statistics;

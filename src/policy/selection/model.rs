@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{Rules, ServerTable, ServerView, Visitor};
-use crate::model::address::ClientAddress;
+use crate::model::address::{ClientAddress, Drain};
 use crate::model::ids::{ServerId, Target};
 use crate::policy::blacklist::Standing;
 
@@ -78,25 +78,37 @@ pub(super) fn itinerary(
     (stops, cursor)
 }
 
-pub(super) fn available(server: &Server) -> bool {
+/// It can be connected to.
+fn up(server: &Server) -> bool {
     server.view.usable && (server.view.standing == Standing::Good || server.view.standing == Standing::Due)
+}
+
+/// It gets its share of the new clients.
+pub(super) fn available(server: &Server) -> bool {
+    up(server) && server.view.drain == Drain::No
 }
 
 /// The checks of an attempt on a regular server.
 pub(super) fn accepts(rules: &Rules, world: &World, visitor: &Visitor, index: usize) -> bool {
     let server = world.servers[index];
-    let returning = !rules.forgetful && visitor.remembered == Some(ServerId(index as u32));
+    let own = visitor.remembered == Some(ServerId(index as u32));
     let mut room = accepts_anybody(&server);
-    if returning && available(&server) && server.load < server.view.hard {
+    if own && !rules.forgetful && up(&server) && server.load < server.view.hard {
         room = true;
     }
-    room && visitor.verdicts.permits(server.view.acl)
+    let drained = match server.view.drain {
+        Drain::No => false,
+        Drain::New if rules.roundrobin || rules.forgetful => true,
+        Drain::New => !own,
+        Drain::All => true,
+    };
+    room && !drained && visitor.verdicts.permits(server.view.acl)
 }
 
-/// The checks of an attempt on the emergency or the abuse server.
+/// The checks of an attempt on the emergency or the abuse server, which nobody drains.
 pub(super) fn accepts_anybody(server: &Server) -> bool {
     let full = server.view.soft != 0 && server.load >= server.view.soft;
-    available(server) && !full
+    up(server) && !full
 }
 
 fn first_choice(

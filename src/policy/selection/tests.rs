@@ -34,13 +34,14 @@ fn refused_by(lists: &[u32]) -> Verdicts {
         vec![AclEntry { permit: false, network }]
     };
     let entries = std::array::from_fn(|n| if lists.contains(&(n as u32)) { everybody() } else { vec![] });
-    AccessLists::compile(&entries).verdicts(&ClientAddress::Inet([10, 0, 0, 1].into(), 1))
+    AccessLists::compile(&entries).verdicts(&ClientAddress::Inet([10, 0, 0, 1].into(), 1), |_| None)
 }
 
 fn good() -> Server {
     let view = ServerView {
         usable: true,
         standing: Standing::Good,
+        drain: Drain::No,
         soft: 0,
         hard: 0,
         weight: 0,
@@ -115,6 +116,10 @@ impl Balancer {
         self.each(limits, |view, (soft, hard)| (view.soft, view.hard) = (soft, hard))
     }
 
+    fn drained(self, drains: impl IntoIterator<Item = Drain>) -> Self {
+        self.each(drains, |view, drain| view.drain = drain)
+    }
+
     fn emergency(mut self) -> Self {
         self.world.emergency = Some(good());
         self
@@ -146,7 +151,7 @@ impl Balancer {
         let visitor = Visitor {
             address,
             remembered: self.clients.get(&ip).copied(),
-            verdicts: AccessLists::compile(&self.lists).verdicts(&address),
+            verdicts: AccessLists::compile(&self.lists).verdicts(&address, |_| None),
         };
         let mut choice = choose(&self.rules, &self.world, &visitor, &mut self.cursor);
         while let Some(failed) = choice.filter(|choice| self.refusing.contains(&choice.target)) {
@@ -487,6 +492,134 @@ fn an_empty_slot_takes_no_share_and_fails_attempts() {
     assert_eq!(pen.clients([1, 2, 3]), "0 0 1");
 }
 
+use Drain::{All, New, No};
+
+#[test]
+fn a_drained_server_keeps_its_clients_and_gets_no_others() {
+    let mut pen = Balancer::new("", 3);
+    assert_eq!(pen.clients(1..=3), "1 2 0");
+    pen = pen.drained([No, New, No]);
+    assert_eq!(pen.clients(1..=3), "1 2 0", "they stay");
+    assert_eq!(pen.clients(4..=7), "2 0 2 0", "others pass it by");
+    pen = pen.drained([No, All, No]);
+    assert_eq!(pen.clients(1..=3), "2 2 0", "nobody stays");
+    pen = pen.drained([No, No, No]);
+    assert_eq!(pen.clients([1, 8, 9]), "2 1 2", "in use again");
+}
+
+#[test]
+fn where_clients_do_not_stay_a_drained_server_gets_nobody() {
+    for (flags, expected) in [("r", "2 0 2"), ("N", "2 2 2"), ("rp", "0 0 0"), ("rW", "0 0 0")] {
+        let mut pen = Balancer::new(flags, 3).drained([No, New, No]);
+        // Its hash is that of server 1, too.
+        pen.clients.insert([127, 0, 0, 3].into(), ServerId(1));
+        assert_eq!(pen.clients([3; 3]), expected, "{flags}");
+    }
+}
+
+#[test]
+fn a_hash_that_lands_on_a_drained_server_goes_on_from_there() {
+    let mut pen = Balancer::new("h", 3).drained([No, New, No]);
+    assert_eq!(pen.clients(1..=7), "2 0 2 2 0 2 2");
+    let mut pen = Balancer::new("hs", 3).drained([No, New, No]);
+    assert_eq!(pen.clients(1..=7), "2 0 - 2 0 - 2");
+}
+
+#[test]
+fn prio_and_weight_do_without_a_drained_server() {
+    let mut pen = Balancer::new("p", 3).prios([2, 1, 3]).drained([No, New, No]);
+    assert_eq!(pen.clients(1..=2), "0 0");
+    let mut pen = Balancer::new("W", 3).weights([1, 2, 3]).drained([No, New, No]).held();
+    assert_eq!(pen.clients(1..=4), "0 2 2 2");
+    let mut pen = Balancer::new("W", 3).drained([No, New, No]).held();
+    assert_eq!(pen.clients(1..=4), "0 2 0 2", "all weights are 0: those that are left share");
+}
+
+#[test]
+fn draining_the_servers_with_weight_does_not_fill_the_one_without() {
+    let mut pen = Balancer::new("W", 2).weights([0, 5]).emergency();
+    assert_eq!(pen.clients([1]), "1");
+    assert_eq!(pen.drained([No, New]).clients([2, 1]), "E 1");
+}
+
+#[test]
+fn fail_over_goes_to_a_drained_server_only_if_it_is_the_clients_own() {
+    let mut pen = Balancer::new("", 3).drained([No, New, No]);
+    pen.clients.insert([127, 0, 0, 1].into(), ServerId(0));
+    pen.refusing = vec![server(0)];
+    assert_eq!(pen.clients([1]), "2");
+    let mut pen = Balancer::new("p", 3).drained([No, No, New]);
+    pen.clients.insert([127, 0, 0, 1].into(), ServerId(2));
+    pen.refusing = vec![server(2)];
+    assert_eq!(pen.clients([1]), "0", "the way goes on from its own");
+}
+
+#[test]
+fn a_drained_servers_own_clients_have_its_limits() {
+    let mut pen = Balancer::new("", 2).limits([(1, 2); 2]).drained([No, New]).held();
+    pen.clients.insert([127, 0, 0, 1].into(), ServerId(1));
+    assert_eq!(pen.clients([1; 4]), "1 1 0 0", "hard, there; then it is at home at the other");
+}
+
+#[test]
+fn when_all_are_drained_new_clients_go_to_the_emergency_server_which_never_is() {
+    let mut pen = Balancer::new("", 2).drained([New, All]).emergency().abuse();
+    pen.at(Target::Emergency).view.drain = All;
+    pen.at(Target::Abuse).view.drain = New;
+    pen.clients.insert([127, 0, 0, 1].into(), ServerId(0));
+    assert_eq!(pen.clients([1, 2]), "0 E");
+    assert_eq!(pen.list(0, false, 3).clients([3]), "B");
+}
+
+#[test]
+fn a_refusal_names_the_first_reason() {
+    let mut world = World { servers: vec![good()], ..World::default() };
+    let address = ClientAddress::Inet([127, 0, 0, 1].into(), 1);
+    let visitor = Visitor { address, remembered: Some(ServerId(0)), verdicts: refused_by(&[1]) };
+    let why = |world: &World, flags| refusal(&rules(flags), world, &visitor, server(0));
+    assert_eq!(why(&World::default(), ""), Some(Refusal::Missing));
+    world.servers[0].view = ServerView {
+        usable: false,
+        standing: Standing::Shunned,
+        drain: New,
+        soft: 1,
+        acl: acl(1),
+        ..good().view
+    };
+    world.servers[0].load = 3;
+    assert_eq!(why(&world, "r"), Some(Refusal::NoAddress));
+    world.servers[0].view.usable = true;
+    assert_eq!(why(&world, "r"), Some(Refusal::Shunned));
+    world.servers[0].view.standing = Standing::Due;
+    assert_eq!(why(&world, "r"), Some(Refusal::Draining(New)));
+    assert_eq!(why(&world, ""), Some(Refusal::List(acl(1))), "its own client");
+    world.servers[0].view.acl = acl(0);
+    world.servers[0].view.hard = 2;
+    assert_eq!(why(&world, ""), Some(Refusal::Full { load: 3, most: 2 }));
+    world.servers[0].view.drain = No;
+    assert_eq!(why(&world, "N"), Some(Refusal::Full { load: 3, most: 1 }), "a stranger");
+    world.servers[0].load = 1;
+    assert_eq!(why(&world, ""), None);
+}
+
+#[test]
+fn a_decision_names_its_rule() {
+    let world = World { servers: vec![good(); 3], ..World::default() };
+    let address = ClientAddress::Inet([127, 0, 0, 1].into(), 1);
+    let ask = |flags, remembered, refusing: &[u32]| {
+        let visitor = Visitor { address, remembered, verdicts: refused_by(refusing) };
+        let decision = decide(&rules(flags), &world, &visitor, &mut ServerId(0));
+        (decision.rule, decision.first.map(|first| first.0))
+    };
+    assert_eq!(ask("hWp", Some(ServerId(2)), &[0]), (Rule::Denied, None));
+    assert_eq!(ask("hWp", Some(ServerId(2)), &[]), (Rule::LastServer, Some(2)));
+    assert_eq!(ask("hWp", Some(ServerId(3)), &[]), (Rule::Prio, Some(0)), "it is not there any more");
+    assert_eq!(ask("hWr", Some(ServerId(2)), &[]), (Rule::Weight, Some(0)));
+    assert_eq!(ask("h", None, &[]), (Rule::Hash, Some(2)));
+    assert_eq!(ask("N", Some(ServerId(0)), &[]), (Rule::Hash, Some(2)));
+    assert_eq!(ask("", None, &[]), (Rule::RoundRobin, Some(1)));
+}
+
 #[test]
 fn a_limit_on_the_emergency_server_holds() {
     let mut pen = Balancer::new("", 0).emergency().held();
@@ -561,6 +694,10 @@ fn every_combination_of_flags_does_what_the_plain_model_does() {
         views.map(one).to_vec()
     };
     use Standing::{Due, Good, Shunned};
+    let drained = |drains: [Drain; 4]| -> Vec<Server> {
+        let one = |drain| Server { view: ServerView { drain, ..good().view }, load: 1 };
+        drains.map(one).to_vec()
+    };
     let mut with_empty_slots =
         servers([(Good, 0, 1, 2, 1, 0), (Good, 0, 0, 9, 0, 0), (Good, 0, 5, 1, 0, 0), (Due, 0, 3, 2, 7, 0)]);
     with_empty_slots[1].view.usable = false;
@@ -576,6 +713,8 @@ fn every_combination_of_flags_does_what_the_plain_model_does() {
         servers([(Good, 1, 1, 1, 1, 0), (Good, 1, 1, 1, 0, 0), (Good, 1, 3, 1, 2, 0), (Good, 1, 1, 9, 4, 0)]),
         servers([(Good, 0, 0, 1, 2, 2), (Good, 0, 0, 1, 1, 2), (Good, 0, 4, 1, 3, 0), (Good, 0, 1, 1, 4, 2)]),
         servers([(Shunned, 0, 0, 1, 1, 0); 4]),
+        drained([New, No, New, All]),
+        drained([New, All, New, New]),
         with_empty_slots,
         vec![good()],
         vec![],
@@ -619,7 +758,7 @@ fn every_combination_of_flags_does_what_the_plain_model_does() {
             }
         }
     }
-    assert_eq!(compared, 64 * 8 * 6 * 9);
+    assert_eq!(compared, 64 * 8 * 6 * 11);
 }
 
 prop_compose! {
@@ -629,11 +768,13 @@ prop_compose! {
             6 => Just(Standing::Good), 1 => Just(Standing::Due), 2 => Just(Standing::Shunned),
         ],
         (soft, hard, load) in (0u32..4, 0u32..5, prop_oneof![9 => 0u32..6, 1 => any::<u32>()]),
+        drain in prop_oneof![6 => Just(No), 2 => Just(New), 1 => Just(All)],
         weight in prop_oneof![1 => Just(0), 3 => 0u32..4, 1 => any::<u32>()],
         prio in -2..3,
         list in 0u32..3,
     ) -> Server {
-        Server { view: ServerView { usable, standing, soft, hard, weight, prio, acl: acl(list) }, load }
+        let view = ServerView { usable, standing, drain, soft, hard, weight, prio, acl: acl(list) };
+        Server { view, load }
     }
 }
 
@@ -709,7 +850,10 @@ proptest! {
             let own = visitor.remembered.is_some_and(|last| *stop == Target::Server(last));
             let room = view.soft.max(if own { view.hard } else { 0 });
             prop_assert!(view.soft == 0 || load < room);
-            prop_assert!(!matches!(stop, Target::Server(_)) || visitor.verdicts.permits(view.acl));
+            let regular = matches!(stop, Target::Server(_));
+            prop_assert!(!regular || visitor.verdicts.permits(view.acl));
+            let stays = own && !rules.roundrobin && !rules.forgetful;
+            prop_assert!(!regular || view.drain == No || view.drain == New && stays);
             prop_assert_eq!(*stop == Target::Abuse, !visitor.verdicts.permits(rules.client_acl));
         }
         let different: BTreeSet<usize> = stops.iter().map(|stop| stop.row()).collect();

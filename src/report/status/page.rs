@@ -1,17 +1,15 @@
 //! The statistics as a page of HTML, and its file: pen(1) `-w`.
 //!
 //! Title, order of the first three tables, their columns and colours, and every cell on a line of its own: that is
-//! the classic's page, and how scripts have read it so far.
+//! the classic's page, and how scripts have read it so far. What is new stands after it: the workers and the servers'
+//! states.
 
-use std::ffi::OsString;
 use std::fmt::{self, Display, Write as _};
-use std::fs::{self, OpenOptions, Permissions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::process;
+use std::io;
+use std::path::Path;
 
 use super::Snapshot;
+use crate::sys::textfile;
 
 const HEAD: &str = "\
 <!DOCTYPE html>
@@ -60,7 +58,7 @@ pub(super) fn html(snapshot: &Snapshot) -> String {
     let mut page = Page(HEAD.to_owned());
     page.line(format_args!("{}<p>", snapshot.headline()));
     page.columns(&SERVERS);
-    for row in &snapshot.servers {
+    for (row, _) in &snapshot.servers {
         page.row([
             &row.number,
             &row.address,
@@ -121,6 +119,13 @@ pub(super) fn html(snapshot: &Snapshot) -> String {
             &row.heartbeat,
             &row.settings,
         ]);
+    }
+    page.end();
+
+    page.line(format_args!("<h2>Server states</h2>"));
+    page.columns(&["server", "state"]);
+    for (row, state) in &snapshot.servers {
+        page.row([&row.number, state]);
     }
     page.end();
     page.line(format_args!("</body>\n</html>"));
@@ -191,47 +196,14 @@ impl Display for Escaped<'_> {
     }
 }
 
-/// Writes the page to a temporary file beside `path` and renames it there; leaves nothing behind on failure.
+/// Writes the page to a temporary file beside `path` and renames it there; leaves nothing behind on failure. A web
+/// server is to read it, whatever the umask is.
 ///
 /// # Errors
 ///
 /// What the system says, about the directory as a rule: it must be writable, and `path` the name of a file in it.
 pub fn write_page(path: &Path, page: &str) -> io::Result<()> {
-    let temporary = temporary_beside(path)?;
-    let written = write_new(&temporary, page).and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        // Whether or not it came to be: there is nothing more to do about it.
-        let _ = fs::remove_file(&temporary);
-    }
-    written
-}
-
-/// In the same directory, for a rename does not cross file systems; named after this process, for two that write
-/// the same page must not meet.
-fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
-    let Some(name) = path.file_name() else {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not the name of a file"));
-    };
-    let mut hidden = OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".{}.tmp", process::id()));
-    Ok(path.with_file_name(hidden))
-}
-
-fn write_new(path: &Path, page: &str) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true).mode(0o644);
-    let mut file = match options.open(path) {
-        // Left by a process of the same number that was killed at it. Neither O_EXCL nor unlink follows a link.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            fs::remove_file(path)?;
-            options.open(path)?
-        }
-        opened => opened?,
-    };
-    // A web server is to read it, whatever the umask is.
-    file.set_permissions(Permissions::from_mode(0o644))?;
-    file.write_all(page.as_bytes())
+    textfile::replace(path, page, Some(0o644))
 }
 
 #[cfg(test)]
@@ -270,9 +242,11 @@ mod tests {
                 "client,address,age(secs),last server,connects,sent,received",
                 "connection,downfd,upfd,pending data down,pending data up,client,server",
                 "worker,pid,state,connections,pending,accepted,restarts,heartbeat age(secs),settings",
+                "server,state",
             ]
         );
         assert_eq!(tables[0][1].join(","), "0,127.0.0.1,1795331283,9001,2,5,9,18,39,3,-4");
+        assert_eq!(tables[4][1].join(","), "0,draining");
         assert_eq!(tables[0][2][0], "-1");
         assert_eq!(tables[1][1].join(","), "3,127.0.0.7,12,1,4,78,36");
         assert_eq!(tables[2][1].join(","), "7,11,12,6,5,3,-3");
@@ -282,29 +256,8 @@ mod tests {
     #[test]
     fn nothing_in_a_cell_can_be_taken_for_markup() {
         let mut snapshot = snapshot();
-        snapshot.servers[0].address = "/run/<script>&\"'.sock".into();
+        snapshot.servers[0].0.address = "/run/<script>&\"'.sock".to_owned().into();
         let page = html(&snapshot);
         assert!(page.contains("<td>/run/&lt;script&gt;&amp;&quot;&#39;.sock</td>"));
-    }
-
-    #[test]
-    fn a_page_replaces_the_old_one_and_leaves_nothing_beside_it() {
-        let directory = std::env::temp_dir().join(format!("pen-status-{}", process::id()));
-        fs::create_dir_all(&directory).unwrap();
-        let path = directory.join("status.html");
-        fs::write(temporary_beside(&path).unwrap(), "left by a crash").unwrap();
-        for page in ["first", "second"] {
-            write_page(&path, page).unwrap();
-            assert_eq!(fs::read_to_string(&path).unwrap(), page);
-        }
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
-        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
-        // A rename onto a directory fails, after the page was written.
-        fs::create_dir(directory.join("taken")).unwrap();
-        assert!(write_page(&directory.join("taken"), "x").is_err());
-        assert_eq!(fs::read_dir(&directory).unwrap().count(), 2);
-        assert!(write_page(&directory.join("missing/status.html"), "x").is_err());
-        assert!(write_page(Path::new("/"), "x").is_err());
-        fs::remove_dir_all(&directory).unwrap();
     }
 }

@@ -5,7 +5,7 @@ use super::{ClientRow, ConnectionRow, ServerRow, Snapshot, WorkerRow};
 /// One message after another. Those that describe a thing end in a line break, so that an empty line follows them.
 pub(super) fn blocks(snapshot: &Snapshot) -> Vec<String> {
     let mut blocks = vec![snapshot.headline()];
-    blocks.extend(snapshot.servers.iter().map(server));
+    blocks.extend(snapshot.servers.iter().map(|(row, _)| server(row)));
     blocks.push(format!("Max number of clients: {}", snapshot.clients_max));
     blocks.push("Active clients:".into());
     blocks.extend(snapshot.clients.iter().map(client));

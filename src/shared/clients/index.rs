@@ -122,7 +122,7 @@ impl<'g> Index<'g> {
         Ok(link)
     }
 
-    fn find(&self, key: Key) -> Result<Option<u32>, Corrupt> {
+    pub(super) fn find(&self, key: Key) -> Result<Option<u32>, Corrupt> {
         let mut link = self.bucket(key)?.load(Relaxed);
         for _ in 0..=self.used() {
             if link == 0 {

@@ -9,7 +9,7 @@ use std::sync::atomic::{
 };
 
 use super::{Definition, IDENTITIES};
-use crate::model::address::SocketAddress;
+use crate::model::address::{Drain, SocketAddress};
 use crate::model::ids::{AclId, Target, WorkerId};
 use crate::model::time::{Moment, Seconds, WallTime};
 use crate::policy::blacklist::{self, Record};
@@ -40,7 +40,8 @@ pub(in crate::shared) struct ServerRow {
     failed_wall: AtomicU64,
     /// Whose probe it is: the worker's number + 1; means something only while `probing_until` does.
     prober: AtomicU32,
-    _reserved: AtomicU32,
+    /// [`Drain`]: [`DRAIN_NO`], [`DRAIN_NEW`], [`DRAIN_ALL`].
+    drain: AtomicU32,
 
     /// The address that moved in last, though it may not be usable now: [`NOWHERE`], [`INET`], [`INET6`], [`UNIX`].
     kind: AtomicU32,
@@ -58,6 +59,10 @@ const NOWHERE: u32 = 0;
 const INET: u32 = 1;
 const INET6: u32 = 2;
 const UNIX: u32 = 3;
+
+const DRAIN_NO: u32 = 0;
+const DRAIN_NEW: u32 = 1;
+const DRAIN_ALL: u32 = 2;
 
 /// An address as copied out of its row: turning it into a [`SocketAddress`] may allocate, which nobody does with the
 /// lock in hand.
@@ -97,6 +102,12 @@ impl ServerRow {
         self.weight.store(definition.weight, Relaxed);
         self.prio.store(definition.prio, Relaxed);
         self.acl.store(definition.acl.index() as u32, Relaxed);
+        let drain = match definition.drain {
+            Drain::No => DRAIN_NO,
+            Drain::New => DRAIN_NEW,
+            Drain::All => DRAIN_ALL,
+        };
+        self.drain.store(drain, Relaxed);
     }
 
     pub(super) fn definition(&self) -> Definition {
@@ -107,6 +118,7 @@ impl ServerRow {
             weight: self.weight.load(Relaxed),
             prio: self.prio.load(Relaxed),
             acl: self.acl(),
+            drain: self.drain(),
         }
     }
 
@@ -116,6 +128,14 @@ impl ServerRow {
 
     fn acl(&self) -> AclId {
         AclId::new(self.acl.load(Relaxed)).unwrap_or_default()
+    }
+
+    fn drain(&self) -> Drain {
+        match self.drain.load(Relaxed) {
+            DRAIN_NEW => Drain::New,
+            DRAIN_ALL => Drain::All,
+            _ => Drain::No,
+        }
     }
 
     pub(in crate::shared) fn record(&self) -> Record {
@@ -130,6 +150,7 @@ impl ServerRow {
         ServerView {
             usable: self.usable.load(Relaxed) != 0,
             standing: blacklist::standing(self.record(), blacklist, now),
+            drain: self.drain(),
             soft: self.soft.load(Relaxed),
             hard: self.hard.load(Relaxed),
             weight: self.weight.load(Relaxed),

@@ -2,6 +2,8 @@
 
 pub mod backend;
 pub mod client;
+pub mod control;
+pub mod mmdb;
 pub mod page;
 pub mod pen;
 pub mod processes;

@@ -69,6 +69,15 @@ impl Builder {
         self
     }
 
+    /// With a control port, the Unix socket `ctl` in the pen's own directory.
+    pub fn controlled(mut self) -> Self {
+        if nix::unistd::geteuid().is_root() && !self.options.iter().any(|option| option == "-u") {
+            self.options.extend(["-u".into(), "root".into()]);
+        }
+        self.options.extend(["-C".into(), "SCRATCH/ctl".into()]);
+        self
+    }
+
     /// As a daemon: [`Builder::start`] returns when the foreground parent has.
     pub fn background(mut self) -> Self {
         self.background = true;
@@ -166,6 +175,7 @@ impl Builder {
             address: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port),
             listen: listen.to_owned(),
             workers: if classic() { 0 } else { self.workers as usize },
+            is_controlled: self.options.iter().any(|option| option == "SCRATCH/ctl"),
             scratch,
         };
         if self.background {
@@ -250,6 +260,7 @@ pub struct Pen {
     /// What pen was told to listen on.
     pub listen: String,
     workers: usize,
+    is_controlled: bool,
     pub scratch: Scratch,
 }
 
@@ -276,6 +287,10 @@ impl Pen {
     /// It listens, all workers are at work, and no signal that is meant for a running pen finds it unprepared.
     fn serving(&self) -> bool {
         if !processes::prepared_for(self.master, Signal::SIGHUP) || self.workers().len() < self.workers {
+            return false;
+        }
+        // Commands are taken when the master knows that all workers are ready.
+        if self.is_controlled && self.ask_at_start().is_none() {
             return false;
         }
         match self.listen.contains('/') {

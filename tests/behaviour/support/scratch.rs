@@ -29,7 +29,7 @@ impl Scratch {
     }
 
     /// Makes a file in it and returns its name.
-    pub fn write(&self, name: &str, content: &str) -> String {
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> String {
         let file = self.file(name);
         fs::write(&file, content).unwrap();
         file

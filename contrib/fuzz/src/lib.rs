@@ -1,0 +1,186 @@
+//! What must hold whatever text comes from outside. A function a target: it takes any bytes, and panics if something
+//! does not hold.
+//!
+//! Called by the fuzzer (`contrib/fuzz/fuzz_targets`) and, with the corpus and mutations of it, by `tests/corpus.rs`.
+
+use std::fmt::{Debug, Display};
+use std::io;
+use std::path::Path;
+use std::str::FromStr;
+
+use pen::model::address::{Host, ListenSpec, Port, ServerSpec};
+use pen::model::apply::MAX_DEBUG;
+use pen::model::command::Command;
+use pen::model::config;
+use pen::model::ids::{MAX_CLIENTS, MAX_CONNECTIONS, MAX_SERVERS, MAX_WORKERS};
+use pen::model::settings::{LogDestination, Settings};
+use pen::net::control::request::{LARGEST_BATCH, LONGEST_LINE, Verdict};
+use pen::net::control::{Request, RequestReader};
+
+/// More lines than this say nothing new, and take time.
+const MOST_LINES: usize = 32;
+
+/// Lines of commands, carried out one after another.
+pub fn command(input: &[u8]) {
+    let Ok(text) = str::from_utf8(input) else { return };
+    let mut settings = Settings::default();
+    for line in text.lines().take(MOST_LINES) {
+        carry_out(&mut settings, line);
+    }
+    check_settings(&settings);
+    // The same lines as a file: all or nothing.
+    let nothing_to_include = |_: &Path| Err(io::ErrorKind::NotFound.into());
+    match config::read(&Settings::default(), "input", text, nothing_to_include) {
+        Ok(reading) => {
+            check_settings(&reading.settings);
+            assert_eq!(reading.settings.generation, Settings::default().generation + 1);
+            assert_eq!(reading.settings.problems(), []);
+        }
+        Err(rejected) => {
+            assert!(!rejected.faults.is_empty());
+            rejected.faults.iter().for_each(|fault| assert_is_one_line(&fault.to_string()));
+        }
+    }
+}
+
+fn carry_out(settings: &mut Settings, line: &str) {
+    let parsed = match Command::parse(line) {
+        Ok(Some(parsed)) => parsed,
+        Ok(None) => return,
+        Err(error) => return assert_is_one_line(&error.to_string()),
+    };
+    parsed.notices.iter().for_each(|notice| assert_is_one_line(&notice.to_string()));
+    assert_eq!(Command::parse(&format!("\t{line}  # and a comment")), Ok(Some(parsed.clone())));
+    let before = settings.clone();
+    let outcome = settings.apply(parsed.command.clone());
+    let reply = &outcome.reply;
+    assert!(reply.is_empty() || reply.ends_with('\n') || matches!(parsed.command, Command::Constant(_)));
+    assert_eq!(settings.generation, before.generation);
+    // Tables grow and never shrink.
+    assert!(settings.servers.len() >= before.servers.len());
+    assert!(settings.clients_max >= before.clients_max && settings.conn_max >= before.conn_max);
+    if is_question(&parsed.command) {
+        assert_eq!(*settings, before, "a question changes nothing");
+    }
+    if !matches!(parsed.command, Command::AclAdd(..)) {
+        let mut again = settings.clone();
+        assert_eq!(again.apply(parsed.command), outcome);
+        assert_eq!(again, *settings, "twice is no more than once");
+    }
+}
+
+fn is_question(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Number(_, None)
+            | Command::ClientAcl(None)
+            | Command::ControlAcl(None)
+            | Command::Listen(None)
+            | Command::ShowLog
+            | Command::ShowWebStats
+            | Command::ShowWorkers
+            | Command::ShowGeoip
+            | Command::Mode
+            | Command::Operation(_)
+            | Command::Constant(_)
+            | Command::Nothing
+    )
+}
+
+fn check_settings(settings: &Settings) {
+    assert!(settings.servers.len() <= MAX_SERVERS as usize);
+    assert!(settings.clients_max <= MAX_CLIENTS && settings.conn_max <= MAX_CONNECTIONS);
+    assert!(settings.timeout.0 >= 1 && settings.pending_max >= 1 && settings.debug <= MAX_DEBUG);
+    assert!(settings.workers.is_none_or(|workers| (1..=MAX_WORKERS).contains(&workers)));
+    let text = serde_json::to_string(settings).expect("settings are text");
+    let arrived: Settings = serde_json::from_str(&text).expect("what a worker gets are settings");
+    assert_eq!(arrived, *settings);
+}
+
+/// Lines of addresses and the like, each read as all there are.
+pub fn specs(input: &[u8]) {
+    let Ok(text) = str::from_utf8(input) else { return };
+    for line in text.lines().take(MOST_LINES) {
+        assert_is_stable::<ServerSpec>(line);
+        assert_is_stable::<ListenSpec>(line);
+        assert_is_stable::<LogDestination>(line);
+        assert_is_stable::<Host>(line);
+        assert_is_stable::<Port>(line);
+        if let Ok(spec) = line.parse::<ListenSpec>() {
+            assert_eq!(spec.to_string(), line);
+            assert_ne!(spec.port, Port::Listeners);
+        }
+    }
+}
+
+/// The text of what was read reads as the same.
+fn assert_is_stable<T: FromStr<Err: Display> + Display + Debug + PartialEq>(text: &str) {
+    match text.parse::<T>() {
+        Ok(value) => {
+            let shown = value.to_string();
+            assert_eq!(shown.parse::<T>().ok().as_ref(), Some(&value), "{shown:?}, of {text:?}");
+        }
+        Err(error) => assert_is_one_line(&error.to_string()),
+    }
+}
+
+/// A stream of the control port; the bytes behind the last 0xff, if there is one, say where it is cut.
+pub fn session(input: &[u8]) {
+    let (stream, cuts) = match input.iter().rposition(|&byte| byte == 0xff) {
+        Some(position) => (&input[..position], &input[position + 1..]),
+        None => (input, &[][..]),
+    };
+    let whole = read(&[stream]);
+    assert_eq!(read(&stream.chunks(1).collect::<Vec<_>>()), whole, "byte by byte");
+    let mut pieces = Vec::new();
+    let mut rest = stream;
+    for &cut in cuts {
+        let (piece, after) = rest.split_at(rest.len().min(cut.into()));
+        pieces.push(piece);
+        rest = after;
+    }
+    pieces.push(rest);
+    assert_eq!(read(&pieces), whole, "in pieces");
+    check_pause(pieces[0]);
+    match whole {
+        Some(Ok(Request::Command(line))) => {
+            assert!(!line.contains(['\r', '\n', '\0']));
+            // Comments in other encodings get longer, by two bytes a byte.
+            assert!(line.len() <= 3 * LONGEST_LINE);
+            let _ = Command::parse(&line);
+        }
+        Some(Ok(Request::Batch(text))) => {
+            assert!(text.is_empty() || text.ends_with('\n'));
+            assert!(text.len() <= 3 * LARGEST_BATCH);
+            assert!(!text.lines().any(|line| line.trim() == "end"));
+            command(text.as_bytes());
+        }
+        Some(Err(refusal)) => assert_is_one_line(&refusal.to_string()),
+        None => panic!("the end of the stream is the end of the request"),
+    }
+}
+
+fn read(pieces: &[&[u8]]) -> Verdict {
+    let mut reader = RequestReader::default();
+    let verdict = pieces.iter().find_map(|piece| reader.push(piece)).or_else(|| reader.end());
+    assert_eq!((reader.push(b"mode\n"), reader.settle(), reader.end()), (None, None, None));
+    verdict
+}
+
+/// After a pause there is what the end of the stream would have brought, or nothing.
+fn check_pause(stream: &[u8]) {
+    let mut reader = RequestReader::default();
+    if reader.push(stream).is_none() {
+        let can_settle = reader.can_settle();
+        let settled = reader.settle();
+        assert_eq!(settled.is_some(), can_settle);
+        match settled {
+            Some(verdict) => assert_eq!(Some(verdict), read(&[stream])),
+            None => assert!(reader.end().is_some()),
+        }
+    }
+}
+
+fn assert_is_one_line(message: &str) {
+    assert!(!message.is_empty() && !message.contains('\n'), "{message:?}");
+}

@@ -1,0 +1,5 @@
+//! penctl(1).
+
+fn main() -> std::process::ExitCode {
+    pen::tools::penctl::main()
+}

@@ -1,0 +1,602 @@
+//! Where ours is meant to give something else than the classic, and why. Both sides are asserted.
+//!
+//! `error: …` stands for an answer of that form: that a command failed is for scripts to see, the wording for people.
+
+/// Something that differs, and should.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Of which scenario.
+    pub scenario: &'static str,
+    /// Which of its observations.
+    pub label: &'static str,
+    /// What the classic gives.
+    pub classic: &'static str,
+    /// What ours gives.
+    pub ours: &'static str,
+    /// Why.
+    pub reason: &'static str,
+}
+
+/// Those of one scenario.
+pub fn of(scenario: &str) -> Vec<&'static Difference> {
+    DIFFERENCES.iter().filter(|difference| difference.scenario == scenario).collect()
+}
+
+/// Those of scenarios that do not exist.
+pub fn without_scenario(known: &[&str]) -> Vec<&'static Difference> {
+    DIFFERENCES.iter().filter(|difference| !known.contains(&difference.scenario)).collect()
+}
+
+/// All of them, in the order of the scenarios.
+pub static DIFFERENCES: &[Difference] = &[
+    differs("case_001_without_arguments_usage_is_shown", "ends", "exit 0", "exit 1", USAGE),
+    differs("case_001_without_arguments_usage_is_shown", "usage on stdout", "true", "false", USAGE),
+    differs("case_001_without_arguments_usage_is_shown", "usage on stderr", "false", "true", USAGE),
+    differs("case_002_an_unknown_option", "-z: ends", "exit 0", "exit 1", USAGE),
+    differs("case_002_an_unknown_option", "-b without argument: ends", "exit 0", "exit 1", USAGE),
+    differs("case_003_a_timeout_of_nothing", "-t 0: ends", "exit 0", "exit 1", USAGE),
+    differs("case_003_a_timeout_of_nothing", "-t 0: stderr", "silent", "speaks", USAGE),
+    differs("case_003_a_timeout_of_nothing", "-t abc: ends", "exit 0", "exit 1", USAGE),
+    differs("case_003_a_timeout_of_nothing", "-t abc: stderr", "silent", "speaks", USAGE),
+    differs("case_013_a_failure_in_the_background", "ends", "exit 0", "exit 1", VISIBLE),
+    differs("case_016_two_pens_on_one_address", "the second", "runs", "exit 1", SHARED),
+    differs("case_021_int_ends_it", "ends", "killed by SIGINT", "exit 0", INT),
+    differs("case_021_int_ends_it", "pid file is left", "true", "false", INT),
+    differs("case_022_a_connection_table_of_nothing_at_the_start", "-x 0: conn_max", "0\n", "500\n", FIXED),
+    differs("case_022_a_connection_table_of_nothing_at_the_start", "-x abc: conn_max", "0\n", "500\n", FIXED),
+    differs("case_023_groups_of_root_are_given_up", "groups", "1 2 3", "<nogroup>", GROUPS),
+    differs("case_027_numbers_of_servers_that_cannot_be", "127.0.0.1:99999", "starts", "exit 1", CHECKED),
+    differs("case_027_numbers_of_servers_that_cannot_be", "127.0.0.1:9001x", "starts", "exit 1", CHECKED),
+    differs("case_027_numbers_of_servers_that_cannot_be", "127.0.0.1:abc", "starts", "exit 1", CHECKED),
+    differs("case_027_numbers_of_servers_that_cannot_be", "127.0.0.1:9001:-1", "starts", "exit 1", CHECKED),
+    differs("case_027_numbers_of_servers_that_cannot_be", "127.0.0.1:9001:1x:2", "starts", "exit 1", CHECKED),
+    differs(
+        "case_027_numbers_of_servers_that_cannot_be",
+        "127.0.0.1:9001:10:20:3:4:junk",
+        "starts",
+        "exit 1",
+        CHECKED,
+    ),
+    differs("case_027_numbers_of_servers_that_cannot_be", "2001:db8::1:80", "starts", "exit 1", CHECKED),
+    differs("a_server_with_an_empty_port", "limit", "0", "5", EMPTYPORT),
+    differs("case_142_a_file_in_place_of_a_unix_listener", "start", "serves", "exit 1", UNIXFILE),
+    differs("case_142_a_file_in_place_of_a_unix_listener", "the file", "", "precious", UNIXFILE),
+    differs("defaults", "timeout", "3\n", "5\n", TIMEOUT),
+    differs("defaults", "clients_max", "0\n", "2048\n", FIXED),
+    differs("defaults", "conn_max", "0\n", "500\n", FIXED),
+    differs("defaults", "listen", "\n", "", NOLISTEN),
+    differs("windows_only", "-i: ends", "exit 0", "exit 1", WINDOWS),
+    differs("no_servers_at_all", "request", "closed", "exit 1", NOSERVERS),
+    differs("case_038_no_weight_at_all", "served of 3", "0", "3", WEIGHTS),
+    differs("case_039_a_burst_by_weight", "on the busiest", "more than 4", "4", COUNT),
+    differs(
+        "case_051_a_server_that_is_down_and_epoll",
+        "requests",
+        "closed S2 S0 closed S2 S0",
+        "S2 S2 S0 S2 S0 S2",
+        FAILOVER,
+    ),
+    differs(
+        "case_053_two_dead_servers_and_no_blacklist",
+        "request",
+        "nothing more after 0 bytes",
+        "closed",
+        ONCE,
+    ),
+    differs(
+        "stubborn_round_robin_leaves_a_dead_server_out",
+        "again",
+        "S1 closed S0 S1",
+        "S1 S0 S0 S1",
+        SUCCESS,
+    ),
+    differs(
+        "a_server_with_port_0_is_never_tried",
+        "requests",
+        "S1 S1 S0 S1 S1 S0",
+        "S1 S0 S1 S0 S1 S0",
+        USABLE,
+    ),
+    differs("case_070_the_tracking_time", "later", "S1", "S2", TRACKING),
+    differs("case_071_clients_over_ipv6", "::1 .2 .3 ::1", "S1 S1 S1 S1", "S1 S2 S0 S1", WHOLE),
+    differs("case_071_records_of_clients_over_ipv6", "records", "1", "3", WHOLE),
+    differs("an_address_with_bits_outside_its_mask", "bits: 127.0.0.2", "closed", "S0", MASKED),
+    differs("case_060_lists_and_the_dual_stack", "127.0.0.2", "closed", "S0", WHOLE),
+    differs("case_061_062_063_where_denied_clients_go", "list 1, emergency server: .2", "E", "closed", ABUSE),
+    differs("case_061_062_063_where_denied_clients_go", "list 0, abuse server: .2", "closed", "B", ABUSE),
+    differs("case_061_062_063_where_denied_clients_go", "list 0, both: .2", "closed", "B", ABUSE),
+    differs("case_065_a_soft_limit", "three held", "G0 closed G0", "G0 closed closed", COUNT),
+    differs(
+        "case_067_everything_is_full",
+        "one client",
+        "G1 G1 G1 G0 G0 closed G0 closed",
+        "G1 G1 G1 G0 G0 closed closed closed",
+        COUNT,
+    ),
+    differs("case_068_a_burst_meets_a_limit", "served of 10", "more than 2", "2", COUNT),
+    differs("case_074_few_descriptors", "pen", "ends or spins", "goes on, idle", DESCRIPTORS),
+    differs("case_076_the_client_half_closes_and_epoll", "whole answers", "not all", "all", DRAIN),
+    differs("case_081_half_closed_idle_connections_too", "ends", "false", "true", IDLE),
+    differs(
+        "case_095_control_bytes",
+        "log",
+        "127.0.0.1 <epoch> 127.0.0.1 GET /\\u{1b}[31m\\u{7}\\u{7f}\\t HTTP/1.0\\n",
+        "127.0.0.1 <epoch> 127.0.0.1 GET /.[31m... HTTP/1.0\\n",
+        CONTROLBYTES,
+    ),
+    differs(
+        "case_096_head_and_body_in_two_writes",
+        "log",
+        "127.0.0.1 <epoch> 127.0.0.1 POST /x HTTP/1.0\n127.0.0.1 <epoch> 127.0.0.1 body\n",
+        "127.0.0.1 <epoch> 127.0.0.1 POST /x HTTP/1.0\n",
+        TURN,
+    ),
+    differs(
+        "case_072_a_record_names_the_client_it_is_of",
+        "log",
+        "127.0.0.20 <epoch> 127.0.0.1 are you there?\n",
+        "127.0.0.10 <epoch> 127.0.0.1 are you there?\n",
+        OWNER,
+    ),
+    differs("case_098_a_network_log_by_command", "set", "127.0.0.1\n", "127.0.0.1:<LOG>\n", LOGPORT),
+    differs("case_098_a_network_log_by_command", "log", "127.0.0.1\n", "127.0.0.1:<LOG>\n", LOGPORT),
+    differs("case_098_a_network_log_by_command", "records go on after no log", "true", "false", NOLOG),
+    differs(
+        "tabs_between_words",
+        "blacklist\t7",
+        "do_cmd: ignoring command starting with 'blacklist\t7'\n",
+        "7\n",
+        TABS,
+    ),
+    differs(
+        "tabs_between_words",
+        "\tmode",
+        "do_cmd: ignoring command starting with '\tmode'\n",
+        "no hash no roundrobin no stubborn no weight no prio\n",
+        TABS,
+    ),
+    differs("tabs_between_words", "blacklist", "30\n", "7\n", TABS),
+    differs(
+        "case_104_a_command_in_pieces",
+        "blackl, ist",
+        "do_cmd: ignoring command starting with 'blackl'\n",
+        "30\n",
+        PIECES,
+    ),
+    differs(
+        "case_105_a_silent_client_at_the_control_port",
+        "a request meanwhile",
+        "nothing more after 0 bytes",
+        "S0",
+        FREEZE,
+    ),
+    differs("case_143_144_penctl", "no arguments: ends", "exit 0", "exit 1", PENCTL),
+    differs("case_143_144_penctl", "no arguments: stdout", "usage", "", PENCTL),
+    differs("case_143_144_penctl", "no arguments: stderr", "silent", "speaks", PENCTL),
+    differs("case_143_144_penctl", "one argument: ends", "exit 0", "exit 1", PENCTL),
+    differs("case_143_144_penctl", "one argument: stdout", "usage", "", PENCTL),
+    differs("case_143_144_penctl", "one argument: stderr", "silent", "speaks", PENCTL),
+    differs("case_143_144_penctl", "unknown command: ends", "exit 0", "exit 1", PENCTLEXIT),
+    differs(
+        "case_143_144_penctl",
+        "long argument: stdout",
+        "",
+        "do_cmd: ignoring command starting with 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx'\n",
+        PENCTLLONG,
+    ),
+    differs("case_143_144_penctl", "long argument: stderr", "speaks", "silent", PENCTLLONG),
+    differs("case_108_numbers", "timeout", "3\n", "5\n", TIMEOUT),
+    differs("numbers_that_are_none", "blacklist abc", "0\n", "error: …\n", REPORTED),
+    differs("numbers_that_are_none", "timeout abc", "0\n", "error: …\n", REPORTED),
+    differs("numbers_that_are_none", "tracking abc", "0\n", "error: …\n", REPORTED),
+    differs("numbers_that_are_none", "client_acl abc", "0\n", "error: …\n", REPORTED),
+    differs("numbers_that_are_none", "control_acl abc", "0\n", "error: …\n", REPORTED),
+    differs("numbers_that_are_none", "debug abc", "0\n", "error: …\n", REPORTED),
+    differs("numbers_that_are_none", "idle_timeout abc", "Idle timeout: 0 seconds\n", "error: …\n", REPORTED),
+    differs("numbers_that_are_none", "clients_max abc", "2048\n", "error: …\n", REPORTED),
+    differs("numbers_that_are_none", "conn_max abc", "500\n", "error: …\n", REPORTED),
+    differs("numbers_that_are_none", "pending_max abc", "", "error: …\n", REPORTED),
+    differs("numbers_that_are_none", "recent abc", "", "error: …\n", REPORTED),
+    differs(
+        "numbers_that_are_none",
+        "connection abc",
+        "Connection 0:\nstate = 0\ndownfd = -1, upfd = -1\nclient = 0, server = 0\npend = 0\n",
+        "error: …\n",
+        REPORTED,
+    ),
+    differs("numbers_that_are_none", "close abc", "Forcibly closing connection 0\n", "error: …\n", REPORTED),
+    differs(
+        "numbers_that_are_none",
+        "socket abc",
+        "Socket 0 belongs to connection -1\n",
+        "error: …\n",
+        REPORTED,
+    ),
+    differs("numbers_that_are_none", "blacklist", "0\n", "30\n", CHECKED),
+    differs("numbers_that_are_none", "timeout", "0\n", "4\n", CHECKED),
+    differs("numbers_with_something_behind", "blacklist 7x", "7\n", "error: …\n", REPORTED),
+    differs("numbers_with_something_behind", "blacklist", "7\n", "30\n", CHECKED),
+    differs("numbers_with_something_behind", "timeout 8s", "8\n", "error: …\n", REPORTED),
+    differs("numbers_with_something_behind", "timeout", "8\n", "5\n", CHECKED),
+    differs(
+        "numbers_with_something_behind",
+        "idle_timeout 3s",
+        "Idle timeout: 3 seconds\n",
+        "error: …\n",
+        REPORTED,
+    ),
+    differs(
+        "numbers_with_something_behind",
+        "idle_timeout",
+        "Idle timeout: 3 seconds\n",
+        "Idle timeout: 0 seconds\n",
+        CHECKED,
+    ),
+    differs("numbers_below_zero", "blacklist -5", "-5\n", "error: …\n", REPORTED),
+    differs("numbers_below_zero", "tracking -5", "-5\n", "error: …\n", REPORTED),
+    differs("numbers_below_zero", "client_acl -1", "0\n", "error: …\n", REPORTED),
+    differs("numbers_below_zero", "control_acl -1", "0\n", "error: …\n", REPORTED),
+    differs("numbers_below_zero", "debug -1", "-1\n", "error: …\n", REPORTED),
+    differs("numbers_below_zero", "clients_max -5", "2048\n", "error: …\n", REPORTED),
+    differs("numbers_below_zero", "recent -1", "", "error: …\n", REPORTED),
+    differs("numbers_below_zero", "connection -1", "Connection -1 out of range\n", "error: …\n", REPORTED),
+    differs("numbers_below_zero", "close -1", "Connection -1 out of range\n", "error: …\n", REPORTED),
+    differs("numbers_below_zero", "blacklist", "-5\n", "30\n", CHECKED),
+    differs("numbers_below_zero", "tracking", "-5\n", "0\n", CHECKED),
+    differs("numbers_below_zero", "debug", "-1\n", "0\n", CHECKED),
+    differs("numbers_that_are_large", "debug 9", "9\n", "3\n", LEVELS),
+    differs("numbers_that_are_large", "debug", "9\n", "3\n", LEVELS),
+    differs("case_109_a_list_that_does_not_exist", "client_acl 10", "0\n", "error: …\n", REPORTED),
+    differs("case_109_a_list_that_does_not_exist", "control_acl 10", "0\n", "error: …\n", REPORTED),
+    differs("words_of_old", "block", "do_cmd: ignoring command starting with 'block'\n", "", OBSOLETE),
+    differs(
+        "words_of_old",
+        "delayed_forward",
+        "do_cmd: ignoring command starting with 'delayed_forward'\n",
+        "",
+        OBSOLETE,
+    ),
+    differs("not_in_this_version_commands", "http", "", "error: …\n", LATER),
+    differs("not_in_this_version_commands", "peek", "", "error: …\n", LATER),
+    differs("not_in_this_version_commands", "transparent", "", "error: …\n", LATER),
+    differs("not_in_this_version_commands", "tarpit_acl 1", "tarpit_acl = 1", "error: …\n", LATER),
+    differs("not_in_this_version_commands", "dsr_ip 127.0.0.1", "", "error: …\n", LATER),
+    differs("not_in_this_version_commands", "ssl_ciphers HIGH", "", "error: …\n", LATER),
+    differs("not_in_this_version_commands", "ssl_option no_sslv3", "", "error: …\n", LATER),
+    differs("not_in_this_version_commands", "ssl_sni_path /nowhere", "", "error: …\n", LATER),
+    differs("lists_by_command_with_mistakes", "acl x permit 127.0.0.2", "", "error: …\n", REPORTED),
+    differs("lists_by_command_with_mistakes", "acl 10 permit 127.0.0.2", "", "error: …\n", REPORTED),
+    differs("lists_by_command_with_mistakes", "acl 1 allow 127.0.0.2", "", "error: …\n", REPORTED),
+    differs("lists_by_command_with_mistakes", "acl 1 permit nonsense", "", "error: …\n", REPORTED),
+    differs("lists_by_command_with_mistakes", "no acl 10", "", "error: …\n", REPORTED),
+    differs("networks_with_a_length", "127.0.0.1", "S0", "closed", LENGTH),
+    differs("keys_of_a_server_with_mistakes", "server abc max 3", "", "error: …\n", REPORTED),
+    differs("keys_of_a_server_with_mistakes", "server -1 max 3", "", "error: …\n", REPORTED),
+    differs("keys_of_a_server_with_mistakes", "server 0 wieght 3", "", "error: …\n", REPORTED),
+    differs("keys_of_a_server_with_mistakes", "server 0 max", "", "error: …\n", REPORTED),
+    differs("keys_of_a_server_with_mistakes", "server 0 max abc", "", "error: …\n", REPORTED),
+    differs("keys_of_a_server_with_mistakes", "server 0 max -1", "", "error: …\n", REPORTED),
+    differs("keys_of_a_server_with_mistakes", "server 0 port 70000", "", "error: …\n", REPORTED),
+    differs("keys_of_a_server_with_mistakes", "server 0 acl 10", "", "error: …\n", REPORTED),
+    differs("keys_of_a_server_with_mistakes", "server 0 nonsense 1 max 3", "", "error: …\n", REPORTED),
+    differs("keys_of_a_server_with_mistakes", "server", "", "error: …\n", REPORTED),
+    differs(
+        "keys_of_a_server_with_mistakes",
+        "server abc max 3, then servers",
+        "0 addr 127.0.0.1 port 9 conn 0 max 3 hard 0 weight 0 prio 0 sx 0 rx 0\n",
+        "0 addr 127.0.0.1 port 9 conn 0 max 0 hard 0 weight 0 prio 0 sx 0 rx 0\n",
+        CHECKED,
+    ),
+    differs(
+        "keys_of_a_server_with_mistakes",
+        "server 0 max -1, then servers",
+        "0 addr 127.0.0.1 port 9 conn 0 max -1 hard 0 weight 0 prio 0 sx 0 rx 0\n",
+        "0 addr 127.0.0.1 port 9 conn 0 max 0 hard 0 weight 0 prio 0 sx 0 rx 0\n",
+        CHECKED,
+    ),
+    differs(
+        "keys_of_a_server_with_mistakes",
+        "server 0 port 70000, then servers",
+        "0 addr 127.0.0.1 port 4464 conn 0 max 0 hard 0 weight 0 prio 0 sx 0 rx 0\n",
+        "0 addr 127.0.0.1 port 9 conn 0 max 0 hard 0 weight 0 prio 0 sx 0 rx 0\n",
+        CHECKED,
+    ),
+    differs(
+        "keys_of_a_server_with_mistakes",
+        "server 0 nonsense 1 max 3, then servers",
+        "0 addr 127.0.0.1 port 9 conn 0 max 3 hard 0 weight 0 prio 0 sx 0 rx 0\n",
+        "0 addr 127.0.0.1 port 9 conn 0 max 0 hard 0 weight 0 prio 0 sx 0 rx 0\n",
+        CHECKED,
+    ),
+    differs(
+        "keys_of_a_server_with_mistakes",
+        "server 0 port http, then servers",
+        "0 addr 127.0.0.1 port 0 conn 0 max 0 hard 0 weight 0 prio 0 sx 0 rx 0\n",
+        "0 addr 127.0.0.1 port 80 conn 0 max 0 hard 0 weight 0 prio 0 sx 0 rx 0\n",
+        SERVICE,
+    ),
+    differs(
+        "keys_of_a_server_with_mistakes",
+        "server 0 address nosuch.invalid max 3",
+        "",
+        "error: …\n",
+        REPORTED,
+    ),
+    differs("a_file_is_included", "include", "", "7\n5\n", INCLUDED),
+    differs(
+        "a_file_is_included",
+        "stdout",
+        "7\ndo_cmd: ignoring command starting with 'foo'\n3\n",
+        "",
+        INCLUDED,
+    ),
+    differs("case_118_the_status_page", "without -w", "Unable to create webstats\n", "a page", STATUS),
+    differs(
+        "the_source_address_by_command",
+        "source nosuch.invalid",
+        "unable to set source address to 'nosuch.invalid'",
+        "error: …\n",
+        REPORTED,
+    ),
+    differs("fastclose_by_command", "tcp_fastclose junk", "", "error: …\n", REPORTED),
+    differs("commands_at_the_start_and_their_answers", "clients_max 10", "10\n", "2048\n", TABLESIZE),
+    differs("commands_at_the_start_and_their_answers", "conn_max 10", "10\n", "500\n", TABLESIZE),
+    differs(
+        "commands_at_the_start_and_their_answers",
+        "foo bar",
+        "do_cmd: ignoring command starting with 'foo'\n",
+        "",
+        STDERR,
+    ),
+    differs(
+        "commands_at_the_start_and_their_answers",
+        "BLACKLIST",
+        "do_cmd: ignoring command starting with 'BLACKLIST'\n",
+        "",
+        STDERR,
+    ),
+    differs(
+        "commands_at_the_start_and_their_answers",
+        "block",
+        "do_cmd: ignoring command starting with 'block'\n",
+        "",
+        OBSOLETE,
+    ),
+    differs(
+        "commands_at_the_start_and_their_answers",
+        "tcp_fastclose",
+        "do_cmd: ignoring tcp_fastclose without argument\n",
+        "",
+        STDERR,
+    ),
+    differs("commands_at_the_start_with_mistakes", "blacklist abc", "starts", "exit 1", ALLORNOTHING),
+    differs("commands_at_the_start_with_mistakes", "tracking -5", "starts", "exit 1", ALLORNOTHING),
+    differs("commands_at_the_start_with_mistakes", "client_acl 10", "starts", "exit 1", ALLORNOTHING),
+    differs(
+        "commands_at_the_start_with_mistakes",
+        "acl x permit 127.0.0.2",
+        "starts",
+        "exit 1",
+        ALLORNOTHING,
+    ),
+    differs("commands_at_the_start_with_mistakes", "acl 1 allow 127.0.0.2", "starts", "exit 1", ALLORNOTHING),
+    differs("commands_at_the_start_with_mistakes", "server abc max 3", "starts", "exit 1", ALLORNOTHING),
+    differs("commands_at_the_start_with_mistakes", "tcp_fastclose junk", "starts", "exit 1", ALLORNOTHING),
+    differs("commands_at_the_start_with_mistakes", "include /no/such/file", "starts", "exit 1", ALLORNOTHING),
+    differs("commands_at_the_start_with_mistakes", "source nosuch.invalid", "starts", "exit 1", ALLORNOTHING),
+    differs(
+        "forms_of_lines",
+        "unknown commands",
+        "do_cmd: ignoring command starting with 'foo'\n9\n",
+        "9\n",
+        STDERR,
+    ),
+    differs(
+        "forms_of_lines",
+        "a tab before a comment",
+        "do_cmd: ignoring command starting with '\t#'\n7\n",
+        "7\n",
+        TABS,
+    ),
+    differs(
+        "forms_of_lines",
+        "a tab between words",
+        "do_cmd: ignoring command starting with 'blacklist\t7'\n30\n",
+        "7\n7\n",
+        TABS,
+    ),
+    differs("a_file_that_includes", "a missing one", "starts: S0", "exit 1", ALLORNOTHING),
+    differs("files_with_mistakes", "blacklist abc", "starts", "exit 1", ALLORNOTHING),
+    differs("files_with_mistakes", "acl 10 permit 127.0.0.1", "starts", "exit 1", ALLORNOTHING),
+    differs("files_with_mistakes", "server x max 3", "starts", "exit 1", ALLORNOTHING),
+    differs("files_with_mistakes", "timeout 0", "starts", "exit 1", ALLORNOTHING),
+    differs("files_with_mistakes", "tcp_fastclose no", "starts", "exit 1", ALLORNOTHING),
+    differs("a_server_without_port_in_the_file", "request", "closed", "S0", LISTENERPORT),
+    differs("case_122_lists_are_not_doubled", "entries", "3", "1", DOUBLED),
+    differs("the_settings_are_written", "written: timeout", "timeout 3\n", "timeout 5\n", TIMEOUT),
+    differs("the_default_settings_are_written", "written: timeout", "timeout 3\n", "timeout 5\n", TIMEOUT),
+    differs(
+        "the_default_settings_are_written",
+        "written: servers",
+        "server 0 acl 0 address 127.0.0.1 port 9001 max 0 hard 0\n",
+        "server 0 acl 0 address 127.0.0.1 port 9001 max 0 hard 0 weight 0 prio 0\n",
+        WEIGHTWRITTEN,
+    ),
+    differs(
+        "files_and_modes_are_written",
+        "written: servers",
+        "server 0 acl 0 address 127.0.0.1 port 9001 max 0 hard 0\nserver 1 acl 0 address ::1 port 9002 max 5 hard 0\n",
+        "server 0 acl 0 address 127.0.0.1 port 9001 max 0 hard 0 weight 0 prio 0\nserver 1 acl 0 address ::1 port 9002 max 5 hard 0 weight 0 prio 0\n",
+        WEIGHTWRITTEN,
+    ),
+    differs(
+        "case_119_what_was_written_is_read",
+        "server 0",
+        "0 addr 127.0.0.1 port <S0> conn 0 max 0 hard 0 weight 0 prio 0 sx 0 rx 0",
+        "0 addr 127.0.0.1 port <S0> conn 0 max 0 hard 0 weight 1 prio 2 sx 0 rx 0",
+        WEIGHTWRITTEN,
+    ),
+    differs(
+        "case_119_what_was_written_is_read",
+        "server 1",
+        "1 addr 127.0.0.1 port <S1> conn 0 max 0 hard 0 weight 0 prio 0 sx 0 rx 0",
+        "1 addr 127.0.0.1 port <S1> conn 0 max 0 hard 0 weight 2 prio 1 sx 0 rx 0",
+        WEIGHTWRITTEN,
+    ),
+    differs(
+        "case_119_what_was_written_is_read",
+        "server 2",
+        "2 addr 127.0.0.1 port <S2> conn 0 max 0 hard 0 weight 0 prio 0 sx 0 rx 0",
+        "2 addr 127.0.0.1 port <S2> conn 0 max 0 hard 0 weight 3 prio 3 sx 0 rx 0",
+        WEIGHTWRITTEN,
+    ),
+    differs("written_nowhere", "no such directory", "", "error: …\n", REPORTED),
+    differs(
+        "case_127_statistics_as_text",
+        "client 0",
+        "garbage",
+        "Client 0 status:\naddress 127.0.0.1\nlast server 1\nconnects  3\nsent  54\nreceived  45\n",
+        GARBAGE,
+    ),
+    differs("hup_with_a_mistake_in_the_file", "then", "S1", "S0", ALLORNOTHING),
+    differs("signals_that_end_it", "SIGINT", "killed by SIGINT", "exit 0", INT),
+    differs("signals_that_end_it", "SIGQUIT", "killed by SIGQUIT", "exit 0", INT),
+    differs("case_106_no_acl_without_number", "no acl", "", "error: …\n", REPORTED),
+    differs("case_106_no_acl_without_number", "no acl: then it", "killed by SIGSEGV", "runs", SURVIVES),
+    differs("case_106_source_without_address", "source", "", "error: …\n", REPORTED),
+    differs("case_106_source_without_address", "source: then it", "killed by SIGSEGV", "runs", SURVIVES),
+    differs("case_106_ssl_ocsp_response_without_file", "ssl_ocsp_response", "", "error: …\n", REPORTED),
+    differs(
+        "case_106_ssl_ocsp_response_without_file",
+        "ssl_ocsp_response: then it",
+        "killed by SIGSEGV",
+        "runs",
+        SURVIVES,
+    ),
+    differs(
+        "case_106_ssl_client_renegotiation_interval_without_number",
+        "ssl_client_renegotiation_interval: then it",
+        "killed by SIGSEGV",
+        "runs",
+        SURVIVES,
+    ),
+    differs("case_106_idlers", "idlers 3", "Idlers: 0/3\n", "error: …\n", REPORTED),
+    differs("case_106_idlers", "idlers 3: then it", "killed by SIGSEGV", "runs", SURVIVES),
+    differs("acl_without_words", "acl", "", "error: …\n", REPORTED),
+    differs("acl_without_action", "acl 1", "", "error: …\n", REPORTED),
+    differs("acl_without_address", "acl 1 permit", "", "error: …\n", REPORTED),
+    differs("socket_without_number", "socket", "Socket 0 belongs to connection -1\n", "error: …\n", REPORTED),
+    differs("include_without_file", "include", "", "error: …\n", REPORTED),
+    differs("a_connection_table_below_nothing", "conn_max -5", "", "error: …\n", REPORTED),
+    differs("a_connection_table_below_nothing", "conn_max -5: then it", "exit 1", "runs", SURVIVES),
+    differs("no_without_word", "no", "", "error: …\n", REPORTED),
+    differs("case_100_a_log_that_cannot_be", "log /no/such/directory/x", "", "error: …\n", REPORTED),
+    differs("case_100_a_log_that_cannot_be", "log /no/such/directory/x: then it", "exit 1", "runs", SURVIVES),
+    differs("case_117_a_listener_that_is_not_ours", "listen 192.0.2.1:80", "", "error: …\n", REPORTED),
+    differs(
+        "case_117_a_listener_that_is_not_ours",
+        "listen 192.0.2.1:80: then it",
+        "exit 1",
+        "runs",
+        SURVIVES,
+    ),
+    differs("a_listener_that_cannot_be", "listen", "", "error: …\n", REPORTED),
+    differs("a_listener_that_cannot_be", "then it", "killed by SIGABRT", "runs", SURVIVES),
+    differs("a_listener_that_cannot_be", "the old one", "is gone", "is kept", SURVIVES),
+    differs("a_file_that_includes_itself_by_command", "include", "", "error: …\n", REPORTED),
+    differs("a_file_that_includes_itself_by_command", "then it", "killed by SIGSEGV", "runs", SURVIVES),
+    differs("far_too_many_servers", "server", "", "error: …\n", REPORTED),
+    differs("far_too_many_servers", "then it", "exit 1", "runs", SURVIVES),
+    differs("a_timeout_of_nothing_by_command", "timeout 0", "0\n", "error: …\n", REPORTED),
+    differs("a_timeout_of_nothing_by_command", "then it", "spins", "is idle", SURVIVES),
+    differs("case_123_a_file_that_includes_itself_at_hup", "then it", "killed by SIGSEGV", "runs", SURVIVES),
+    differs("a_file_that_includes_itself_at_the_start", "ends", "killed by SIGSEGV", "exit 1", ALLORNOTHING),
+    differs("hup_with_a_log_that_cannot_be_opened", "then it", "exit 1", "runs", SURVIVES),
+    differs("hup_with_a_listener_that_is_not_ours", "then it", "exit 1", "runs", SURVIVES),
+    differs("kqueue_on_linux", "start", "exit 1", "S0", OBSOLETE),
+    differs("commands_that_lack_words_at_the_start", "no acl", "killed by SIGSEGV", "exit 1", ALLORNOTHING),
+    differs("commands_that_lack_words_at_the_start", "source", "killed by SIGSEGV", "exit 1", ALLORNOTHING),
+    differs(
+        "commands_that_lack_words_at_the_start",
+        "ssl_ocsp_response",
+        "killed by SIGSEGV",
+        "exit 1",
+        ALLORNOTHING,
+    ),
+    differs(
+        "commands_that_lack_words_at_the_start",
+        "ssl_client_renegotiation_interval",
+        "killed by SIGSEGV",
+        "serves",
+        OBSOLETE,
+    ),
+];
+
+const fn differs(
+    scenario: &'static str,
+    label: &'static str,
+    classic: &'static str,
+    ours: &'static str,
+    reason: &'static str,
+) -> Difference {
+    Difference { scenario, label, classic, ours, reason }
+}
+
+const USAGE: &str =
+    "Wrong usage, no arguments included, ends with a failure and tells so on stderr: scripts must see it.";
+const CHECKED: &str = "What cannot be is refused and named, instead of being taken for something else.";
+const VISIBLE: &str =
+    "The parent waits until the daemon accepts clients: a failure is seen by whoever started it.";
+const SHARED: &str = "SO_REUSEPORT is not set: two pens would each get some of the clients.";
+const INT: &str = "INT and QUIT end it as TERM does, pid file included.";
+const FIXED: &str = "A question at the start is answered from the settings; the classic has no tables yet.";
+const GROUPS: &str = "The groups of root go with its user.";
+const UNIXFILE: &str = "Only a socket is replaced; any other file is somebody's.";
+const TIMEOUT: &str = "The timeout is 5 s by default, as the manuals say.";
+const NOLISTEN: &str = "Nothing is set, so nothing is answered; the classic answers an empty line.";
+const NOSERVERS: &str = "Without servers nobody could be served; the start says so.";
+const WEIGHTS: &str = "Weights that are all 0 count as equal: a mistake must not be an outage.";
+const COUNT: &str = "A connection counts from the moment of choice and is counted out once: limits hold and a burst is spread.";
+const FAILOVER: &str = "A refused connect leads to the next server, whatever the event engine.";
+const ONCE: &str = "Each server is tried once for a client.";
+const SUCCESS: &str = "A client's server is noted when it has been reached, not when it was tried.";
+const USABLE: &str = "Slots that cannot be used take no turns.";
+const TRACKING: &str = "A client that comes back after the tracking time is new, as the manual says.";
+const WHOLE: &str = "Clients over IPv6 are known by the whole address, and an IPv4 client of a dual-stack listener by its IPv4 address.";
+const MASKED: &str =
+    "Bits outside of the mask are taken off, with a warning; the classic's entry never matches.";
+const LENGTH: &str = "IPv4 networks can be written with a length; the classic ignores the line.";
+const ABUSE: &str = "Whom a list refuses is sent to the abuse server, never to the emergency server, and neither has a list itself.";
+const DESCRIPTORS: &str = "Without descriptors it pauses accepting and goes on.";
+const DRAIN: &str = "What is still on its way is passed on before a connection is closed.";
+const IDLE: &str = "Half-closed connections expire, too.";
+const CONTROLBYTES: &str = "Control bytes could forge lines, or talk to a terminal.";
+const TURN: &str = "One record a turn of the client; a body is not a request.";
+const OWNER: &str = "A connection keeps the address of its client, whoever takes that place in the table.";
+const STDERR: &str = "What is skipped is told on stderr, with the other messages; stdout is for answers.";
+const OBSOLETE: &str = "Words of old configurations are accepted without effect.";
+const TABS: &str = "Tabs separate words as spaces do.";
+const ALLORNOTHING: &str = "A configuration with a mistake in it is refused as a whole, with file and line; a running pen keeps what it has.";
+const LISTENERPORT: &str = "A server without a port has the listener's, in the file as on the command line.";
+const GARBAGE: &str = "The classic prints memory there; this is the form that it means.";
+const SURVIVES: &str = "No command, no file and no signal of this kind ends a running balancer.";
+const REPORTED: &str = "Whoever sent the command is told that it failed, and why.";
+const LEVELS: &str = "Debug levels above 3 are the same as 3.";
+const PIECES: &str = "A command is read to the end of its line, in however many pieces it comes.";
+const FREEZE: &str = "A silent client of the control port waits alone.";
+const STATUS: &str = "The page is answered without a file, too.";
+const LOGPORT: &str = "The port belongs to the answer.";
+const NOLOG: &str = "`no log` ends a network log, too.";
+const SERVICE: &str = "A service's name is a port, as on the command line.";
+const EMPTYPORT: &str = "An empty port is the listener's, and the fields behind it count.";
+const INCLUDED: &str =
+    "The answers to the lines of a file go to whoever had it included, and what is skipped to the messages.";
+const DOUBLED: &str = "Reading a file again does not double its lists.";
+const WEIGHTWRITTEN: &str = "Weight and prio are written whether their modes are on or not.";
+const LATER: &str = "Not in this version: the command is refused, not ignored.";
+const PENCTL: &str = "penctl without arguments has failed, and shows its usage on stderr.";
+const PENCTLEXIT: &str = "penctl tells by its exit status that a command failed.";
+const PENCTLLONG: &str = "The limit of a command is that of pen, 4095 bytes.";
+const TABLESIZE: &str =
+    "Commands make the tables larger than their defaults, never smaller; the options -x and -c do both.";
+const WINDOWS: &str = "An option that cannot be used is a failure.";
