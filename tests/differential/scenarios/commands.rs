@@ -24,6 +24,13 @@ fn settled(pen: &Pen<'_>, command: &str, all: &str) -> String {
     pen.ask_until(command, |answer| answer.contains(all))
 }
 
+/// The same, and all connections have ended.
+fn at_rest(pen: &Pen<'_>, all: &str, times: usize) -> String {
+    pen.ask_until("servers", |answer| {
+        answer.matches(all).count() == times && answer.matches(" conn 0 ").count() == answer.lines().count()
+    })
+}
+
 pub fn scenarios() -> Vec<Scenario> {
     vec![
         controlled("case_108_numbers", |t| {
@@ -329,13 +336,11 @@ pub fn scenarios() -> Vec<Scenario> {
             let page = pen.ask("status");
             t.note("title", page.contains("Pen status page"));
             t.note("servers", page.contains("1 servers"));
-            let text = |row: &Vec<String>| {
-                row.iter().map(|cell| cell.to_lowercase()).collect::<Vec<_>>().join(" | ")
-            };
             let tables = page::tables(&page);
             t.note("three tables at least", tables.len() >= 3);
             for (number, table) in tables.iter().take(3).enumerate() {
-                t.note(format!("heading of table {number}"), table.first().map(text).unwrap_or_default());
+                let heading: Vec<String> = table[0].iter().map(|cell| cell.to_lowercase()).collect();
+                t.note(format!("columns of table {number}"), heading.join(" | "));
             }
             t.note("server", page::column(&page, "server", "address").join(" "));
             t.note("port", page::column(&page, "server", "port").join(" "));
@@ -356,10 +361,7 @@ pub fn scenarios() -> Vec<Scenario> {
             t.note("recent, then", settled(&pen, "recent", "sx 40 rx 18"));
             t.note("another", pen.visit_from("127.0.0.9"));
             t.note("and one more", pen.visit());
-            t.note(
-                "servers, at last",
-                settled(&pen, "servers", "conn 0 max 0 hard 0 weight 0 prio 0 sx 36 rx 80"),
-            );
+            t.note("servers, at last", at_rest(&pen, "sx 36 rx 80", 1));
             t.note("recent, at last", settled(&pen, "recent", "sx 80 rx 36"));
             pen.note_asked(["recent 100"]);
         }),
@@ -367,9 +369,7 @@ pub fn scenarios() -> Vec<Scenario> {
             let s = t.webs(3);
             let pen = t.pen(&["-r"]).control().servers(&s).start();
             t.note("requests", pen.visits(6));
-            let done =
-                |text: &str| text.matches("conn 0 max 0 hard 0 weight 0 prio 0 sx 36 rx 80").count() == 3;
-            t.note("servers", pen.ask_until("servers", done));
+            t.note("servers", at_rest(&pen, "sx 36 rx 80", 3));
             t.note("recent", settled(&pen, "recent", "sx 240 rx 108"));
         })
         .with_two_workers_too(),
@@ -378,10 +378,15 @@ pub fn scenarios() -> Vec<Scenario> {
             let pen = t.pen(&["-r"]).control().servers(&g).start();
             let held = pen.hold_many(3);
             t.note("held", names(&held));
-            // Each of them has been greeted with three bytes.
-            let greeted =
-                |text: &str| text.contains("conn 1") && text.contains("conn 2") && text.contains("rx 6\n");
-            t.note("servers", pen.ask_until("servers", greeted));
+            let counted = |text: &str| {
+                [
+                    "conn 1 max 0 hard 0 weight 0 prio 0 sx 0 rx 3",
+                    "conn 2 max 0 hard 0 weight 0 prio 0 sx 0 rx 6",
+                ]
+                .iter()
+                .all(|line| text.contains(line))
+            };
+            t.note("servers", pen.ask_until("servers", counted));
             drop(held);
             let none = |text: &str| text.matches("conn 0").count() == 2;
             t.note("servers, then", pen.ask_until("servers", none));
@@ -408,7 +413,7 @@ pub fn scenarios() -> Vec<Scenario> {
             t.note("close 0", pen.ask("close 0"));
             t.note("it ends", held.ending(DEADLINE) != Ending::Open);
             t.note("for the server, too", became_true(DEADLINE, || g[0].open() == 0).is_some());
-            t.note("servers", settled(&pen, "servers", "conn 0"));
+            t.note("servers", at_rest(&pen, "sx 15 rx 18", 1));
         }),
         controlled("an_unused_connection_is_shown", |t| {
             let pen = idle(t);

@@ -23,15 +23,14 @@ fn sent(pen: &Pen<'_>, bytes: &[u8]) -> String {
     }
 }
 
-/// Sends these pieces, with pauses between them.
+/// Sends these pieces; each when the one before it has been answered, or was not in half a second.
 fn sent_in_pieces(pen: &Pen<'_>, pieces: &[&str]) -> String {
     let mut stream = pen.connect_control().unwrap();
-    for (number, piece) in pieces.iter().enumerate() {
-        if number > 0 {
-            let_pass(Duration::from_millis(150));
-        }
-        // After the first the classic has closed.
+    stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    for piece in pieces {
+        // Whoever has answered has closed, too.
         let _ = stream.write_all(piece.as_bytes());
+        let _ = stream.peek(&mut [0]);
     }
     told(&answer(&stream))
 }

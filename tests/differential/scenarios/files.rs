@@ -156,7 +156,10 @@ pub fn scenarios() -> Vec<Scenario> {
             let pen = t.pen(&["-F", &file]).control().epoll().start();
             t.note("at first", pen.visits(4));
             pen.note_asked(["tracking 44", "weight"]);
-            pen.ask_until("servers", |servers| servers.matches("sx 36 rx 80").count() == 2);
+            let at_rest = |servers: &str| servers.matches(" conn 0 ").count() == 2;
+            pen.ask_until("servers", |servers| {
+                at_rest(servers) && servers.matches("sx 36 rx 80").count() == 2
+            });
             t.scratch.write("config", format!("server 1 port {}\n", s[2].port()));
             pen.signal(Signal::SIGHUP);
             let port = format!("port {}", s[2].port());
