@@ -1,11 +1,12 @@
 #!/bin/bash
 # Shows pen at work: two small web servers, pen in front of them, clients that are spread and come back, a server that
-# dies, and the status page. Ends by itself, or with Ctrl-C, and leaves nothing behind.
+# is taken out of service, one that dies, and the status page. Ends by itself, or with Ctrl-C, and leaves nothing behind.
 #
 # usage: demo.sh path/to/pen
 set -eu
 
 pen=${1:?usage: demo.sh path/to/pen}
+penctl=$(dirname "$pen")/penctl
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/pen-demo.XXXXXX")
 pids=()
 
@@ -95,13 +96,19 @@ free_port front
 
 echo "Two web servers on ports $one and $two (pen's dummy mode), and pen with two workers on port $front:"
 echo
-echo "  pen --workers 2 -f -t 1 -l requests.log -w status.html 127.0.0.1:$front 127.0.0.1:$one 127.0.0.1:$two"
+echo "  pen --workers 2 -f -t 1 -C ./pen.ctl -l requests.log -w status.html \\"
+echo "      127.0.0.1:$front 127.0.0.1:$one 127.0.0.1:$two"
 start one --workers 1 -O dummy "127.0.0.1:$one"
 first=$!
 start two --workers 1 -O dummy "127.0.0.1:$two"
 await curl --silent --fail "http://127.0.0.1:$one/"
 await curl --silent --fail "http://127.0.0.1:$two/"
-start front --workers 2 -t 1 -l "$scratch/requests.log" -w "$scratch/status.html" \
+# A control port must not be root's unless that is said.
+user=()
+if [[ $(id -u) -eq 0 ]]; then
+    user=(-u root)
+fi
+start front --workers 2 -t 1 "${user[@]}" -C "$scratch/pen.ctl" -l "$scratch/requests.log" -w "$scratch/status.html" \
     "127.0.0.1:$front" "127.0.0.1:$one" "127.0.0.1:$two"
 balancer=$!
 await curl --silent --fail "http://127.0.0.1:$front/"
@@ -112,6 +119,14 @@ requests 2 3 4 5
 echo
 echo "They come back to the server that they know:"
 requests 5 4 3 2 2 2
+echo
+echo "Server 1 is taken out of service: it keeps its clients and gets no new ones."
+for command in "drain 1" servers "explain 127.0.0.6"; do
+    echo "  penctl ./pen.ctl $command"
+    "$penctl" "$scratch/pen.ctl" "$command" | sed 's/^/    /'
+done
+requests 6 7 8 3
+"$penctl" "$scratch/pen.ctl" undrain 1
 echo
 echo "The server on port $one is killed. Its clients go to the other one, and nobody notices:"
 kill "$first"

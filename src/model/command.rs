@@ -357,7 +357,10 @@ pub enum Notice {
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Notice::Obsolete(word) => write!(f, "{word} is obsolete and has no effect"),
+            Notice::Obsolete(word) => match word.trim_start_matches("no ") {
+                "epoll" | "kqueue" | "poll" | "select" => write!(f, "{word} has no effect: epoll is used"),
+                _ => write!(f, "{word} is obsolete and has no effect"),
+            },
             Notice::AlwaysOn(word) => write!(f, "{word} is always on"),
             Notice::Bumped(what, value) => write!(f, "{what} bumped to {value}"),
             Notice::Extra(word) => write!(f, "{word:?} and what follows it is ignored"),
@@ -1148,8 +1151,13 @@ mod tests {
     fn old_words_are_accepted_with_a_notice() {
         for word in OBSOLETE {
             assert_eq!(parsed(&format!("{word} 1")).command, Command::Nothing);
-            assert_eq!(notices(word), [format!("{word} is obsolete and has no effect")]);
-            assert_eq!(notices(&format!("no {word}")), [format!("no {word} is obsolete and has no effect")]);
+            for given in [word.to_owned(), format!("no {word}")] {
+                let why = match word {
+                    "epoll" | "kqueue" | "poll" | "select" => "has no effect: epoll is used",
+                    _ => "is obsolete and has no effect",
+                };
+                assert_eq!(notices(&given), [format!("{given} {why}")]);
+            }
         }
         assert_eq!(notices("no tcp_nodelay"), ["tcp_nodelay is always on"]);
         for line in ["tcp_nodelay", "no http", "no peek", "no transparent"] {

@@ -481,10 +481,8 @@ mod tests {
     #[test]
     fn the_same_notice_is_given_once() {
         let reading = read_text("epoll\nepoll\npoll\n").unwrap();
-        let expected = [
-            "pen.cfg:1: epoll is obsolete and has no effect",
-            "pen.cfg:3: poll is obsolete and has no effect",
-        ];
+        let expected =
+            ["pen.cfg:1: epoll has no effect: epoll is used", "pen.cfg:3: poll has no effect: epoll is used"];
         assert_eq!(warnings(&reading), expected);
     }
 

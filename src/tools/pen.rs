@@ -469,7 +469,7 @@ mod tests {
             problems("-O blacklist_x L:80 a"),
             [r#"-O: blacklist must be a number from 0 to 2147483647, not "x""#]
         );
-        assert_eq!(request("-O epoll L:80 a", &[]).notices, ["-O: epoll is obsolete and has no effect"]);
+        assert_eq!(request("-O epoll L:80 a", &[]).notices, ["-O: epoll has no effect: epoll is used"]);
     }
 
     #[test]
@@ -518,7 +518,7 @@ mod tests {
     fn what_is_skipped_is_a_notice_to_a_start_and_a_problem_to_a_check() {
         let files = [("F", "frob\nepoll")];
         let skipped = "F:1: do_cmd: ignoring command starting with 'frob'";
-        let obsolete = "F:2: epoll is obsolete and has no effect";
+        let obsolete = "F:2: epoll has no effect: epoll is used";
         let start = request("-F F L:80 a", &files);
         assert_eq!((start.notices, start.problems), (vec![skipped.into(), obsolete.into()], vec![]));
         let check = request("--check -F F L:80 a", &files);
