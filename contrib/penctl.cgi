@@ -177,7 +177,10 @@ change() {
     esac
     if ask "$@"; then
         top '200 OK'
-        : "${answer:=done}"
+        case $action in
+        diff) : "${answer:=nothing would change}" ;;
+        *) : "${answer:=done}" ;;
+        esac
     else
         top '502 Bad Gateway'
     fi

@@ -50,6 +50,24 @@ fn the_fuzzers_targets_are_those_with_a_corpus() {
     }
 }
 
+/// Else the fuzzer would be built with other packages than those that have been looked at.
+#[test]
+fn the_fuzzers_lock_file_knows_all_packages() {
+    let read = |file: PathBuf| fs::read_to_string(file).unwrap();
+    let manifest = read(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
+    let (_, wanted) = manifest.split_once("[dependencies]\n").unwrap();
+    let wanted = wanted.lines().take_while(|line| !line.starts_with('['));
+    let lock = read(fuzz("Cargo.lock"));
+    let mut packages = lock.split("[[package]]\n");
+    let pen = packages.find(|package| package.starts_with("name = \"pen\"\n")).unwrap();
+    for name in wanted.filter_map(|line| line.split_once(" = ")).map(|(name, _)| name) {
+        assert!(
+            pen.contains(&format!("\n \"{name}\",\n")),
+            "{name}: run cargo update --workspace in contrib/fuzz"
+        );
+    }
+}
+
 fn fuzz(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/fuzz").join(path)
 }

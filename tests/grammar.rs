@@ -135,24 +135,8 @@ fn sayable(settings: &Settings) -> Settings {
     settings
 }
 
-fn is_question(command: &Command) -> bool {
-    matches!(
-        command,
-        Command::Number(_, None)
-            | Command::ClientAcl(None)
-            | Command::ControlAcl(None)
-            | Command::Listen(None)
-            | Command::ShowAbuse
-            | Command::ShowEmergency
-            | Command::ShowGeoip
-            | Command::ShowLog
-            | Command::ShowWebStats
-            | Command::ShowWorkers
-            | Command::Mode
-            | Command::Constant(_)
-            | Command::Operation(_)
-            | Command::Nothing
-    )
+fn changes_nothing(command: &Command) -> bool {
+    command.is_question() || matches!(command, Command::Operation(_) | Command::Nothing)
 }
 
 /// The settings after the line; none if it was refused.
@@ -178,8 +162,9 @@ fn send(base: &Settings, line: &str) -> Option<Settings> {
     assert!(actions.iter().all(|action| matches!(action, Action::Shun(..))), "{actions:?}");
     assert!(settings.servers.len() <= MAX_SERVERS as usize);
     assert_eq!(settings.problems(), []);
+    assert!(settings.clients_max >= base.clients_max && settings.conn_max >= base.conn_max);
     let same = Settings { generation: base.generation, ..settings.clone() } == *base;
-    if parsed.is_none_or(|parsed| is_question(&parsed.command)) {
+    if parsed.is_none_or(|parsed| changes_nothing(&parsed.command)) {
         assert!(same, "a question changed the settings");
     }
     if !same {

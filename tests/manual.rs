@@ -1,13 +1,18 @@
 //! The manual is true and whole: man/pen.1 names every option, its examples and those of README.md are accepted by the
-//! program, and its markup is clean.
+//! program, and the markup of it and of man/penctl.1 is clean.
 #![allow(clippy::unwrap_used)] // the whole crate is a test
+
+#[allow(dead_code, unreachable_pub)] // it is there for all tests
+#[path = "behaviour/support/scratch.rs"]
+mod scratch;
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use pen::model::command::{Command as Setting, CommandError};
+use scratch::Scratch;
 
 /// Every letter that pen 0.34.1 or the manual of 2008 knows.
 const LETTERS: &str = "ABCDEFGHKLNOPQRSTUWXZabcdefhijlmnopqrstuwx";
@@ -29,23 +34,11 @@ fn text(file: &str) -> String {
     std::fs::read_to_string(repository().join(file)).unwrap()
 }
 
-/// A directory of this test's own, gone with it.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Scratch {
-        let path = std::env::temp_dir().join(format!("pen-manual-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        // Some examples are those of other users.
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
-        Scratch(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// A directory that others can write to, too: some examples are theirs.
+fn scratch() -> Scratch {
+    let scratch = Scratch::new();
+    std::fs::set_permissions(scratch.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    scratch
 }
 
 /// `pen --check` with these words, in that directory.
@@ -164,9 +157,9 @@ fn the_examples_of_the_manual_and_the_readme_are_accepted() {
     let local: Vec<String> =
         manual_examples().into_iter().chain(readme).filter(|line| is_local(line)).collect();
     assert!(local.len() >= 5, "only {} examples found", local.len());
-    let scratch = Scratch::new("examples");
+    let scratch = scratch();
     for line in local {
-        let output = check(&words(&line)[1..], &scratch.0);
+        let output = check(&words(&line)[1..], scratch.path());
         assert!(output.status.success(), "{line}\n{}", String::from_utf8_lossy(&output.stderr));
     }
 }
@@ -177,16 +170,18 @@ fn the_manuals_configuration_file_passes_the_check_that_it_shows() {
     let start = lines.iter().position(|line| line == "$ cat pen.cfg").unwrap() + 1;
     let length = lines[start..].iter().position(|line| line.starts_with("$ pen --check -F pen.cfg")).unwrap();
     assert!(length > 0);
-    let scratch = Scratch::new("configuration");
-    std::fs::write(scratch.0.join("pen.cfg"), lines[start..start + length].join("\n")).unwrap();
-    let output = check(&["-F".into(), "pen.cfg".into()], &scratch.0);
+    let scratch = scratch();
+    scratch.write("pen.cfg", lines[start..start + length].join("\n"));
+    let output = check(&["-F".into(), "pen.cfg".into()], scratch.path());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
 fn the_manuals_markup_is_clean() {
-    let mandoc =
-        Command::new("mandoc").args(["-Tlint", "-Wwarning", "man/pen.1"]).current_dir(repository()).output();
+    let mandoc = Command::new("mandoc")
+        .args(["-Tlint", "-Wwarning", "man/pen.1", "man/penctl.1"])
+        .current_dir(repository())
+        .output();
     match mandoc {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             eprintln!("mandoc is not installed: skipped")

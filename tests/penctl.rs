@@ -4,20 +4,24 @@
 //! The servers here are a few lines each: what pen itself answers is told elsewhere.
 #![allow(clippy::unwrap_used)] // the whole crate is a test
 
+#[allow(dead_code, unreachable_pub)] // it is there for all tests
+#[path = "behaviour/support/scratch.rs"]
+mod scratch;
+
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr, setsockopt, sockopt};
 use pen::model::command::{Command as Setting, CommandError};
+use scratch::Scratch;
 
 /// Long enough for anything that should happen at once.
 const SOON: Duration = Duration::from_secs(30);
@@ -28,29 +32,6 @@ fn repository() -> &'static Path {
 
 fn text(file: &str) -> String {
     std::fs::read_to_string(repository().join(file)).unwrap()
-}
-
-/// A directory of this test's own, gone with it.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Scratch {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("penctl-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Scratch(path)
-    }
-
-    fn file(&self, name: &str) -> String {
-        self.0.join(name).to_str().unwrap().to_owned()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 fn penctl() -> Command {
@@ -725,21 +706,6 @@ fn every_option_is_in_the_manual() {
     for option in ["Fl t Ar seconds , Fl -timeout Ar seconds", "Fl w , Fl -words", "Fl -help", "Fl -version"]
     {
         assert!(manual.contains(&format!("\n.It {option}\n")), "{option}");
-    }
-}
-
-#[test]
-fn the_manuals_markup_is_clean() {
-    let lint = Command::new("mandoc")
-        .args(["-Tlint", "-Wwarning", "man/penctl.1"])
-        .current_dir(repository())
-        .output();
-    match lint {
-        Err(error) if error.kind() == ErrorKind::NotFound => eprintln!("mandoc is not installed: skipped"),
-        result => {
-            let output = result.unwrap();
-            assert!(output.status.success(), "{}", out(&output));
-        }
     }
 }
 

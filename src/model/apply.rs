@@ -134,15 +134,10 @@ impl Settings {
             *slot = value.unwrap_or(*slot);
             *slot
         };
-        // Tables grow at run time and never shrink.
-        let grow = |slot: &mut u32| {
-            *slot = value.unwrap_or(*slot).max(*slot);
-            *slot
-        };
         let now = match number {
             Number::Blacklist => set(&mut self.blacklist.0),
-            Number::ClientsMax => grow(&mut self.clients_max),
-            Number::ConnMax => grow(&mut self.conn_max),
+            Number::ClientsMax => set(&mut self.clients_max),
+            Number::ConnMax => set(&mut self.conn_max),
             Number::Debug => {
                 let level = value.unwrap_or(self.debug.into()).min(MAX_DEBUG.into());
                 self.debug = level as u8;
@@ -274,6 +269,8 @@ mod tests {
         assert_eq!(reply(&mut settings, "timeout 8"), "8\n");
         assert_eq!(reply(&mut settings, "tracking 5"), "5\n");
         assert_eq!(reply(&mut settings, "client_acl 3"), "3\n");
+        assert_eq!(reply(&mut settings, "clients_max 9"), "9\n");
+        assert_eq!(reply(&mut settings, "conn_max 10"), "10\n");
         assert_eq!(reply(&mut settings, "control_acl 4"), "4\n");
         assert_eq!(reply(&mut settings, "debug 1"), "1\n");
         assert_eq!(reply(&mut settings, "debug 9"), "3\n");
@@ -282,6 +279,7 @@ mod tests {
         assert_eq!(reply(&mut settings, "listen_queue 7"), "50\n");
         assert_eq!(reply(&mut settings, "multi_accept 0"), "1\n");
         assert_eq!((settings.listen_queue, settings.multi_accept), (50, 1));
+        assert_eq!((settings.clients_max, settings.conn_max), (9, 10));
         assert_eq!(reply(&mut settings, "pending_max 12"), "");
         assert_eq!(reply(&mut settings, "workers 2"), "2\n");
         assert_eq!(
@@ -290,15 +288,6 @@ mod tests {
         );
         assert_eq!((settings.client_acl.index(), settings.control_acl.index()), (3, 4));
         assert_eq!((settings.debug, settings.pending_max, settings.workers), (3, 12, Some(2)));
-    }
-
-    #[test]
-    fn tables_only_grow() {
-        let mut settings = Settings::default();
-        assert_eq!(reply(&mut settings, "clients_max 10"), "2048\n");
-        assert_eq!(reply(&mut settings, "clients_max 3000"), "3000\n");
-        assert_eq!(reply(&mut settings, "conn_max 10"), "500\n");
-        assert_eq!(reply(&mut settings, "conn_max 501"), "501\n");
     }
 
     #[test]

@@ -183,9 +183,9 @@ const SWITCHES: [(&str, Switch); 10] = [
 pub enum Number {
     /// `blacklist`, seconds.
     Blacklist,
-    /// `clients_max`; a smaller number than the present one changes nothing.
+    /// `clients_max`; a running pen's only grows.
     ClientsMax,
-    /// `conn_max`; a smaller number than the present one changes nothing.
+    /// `conn_max`; a running pen's only grows.
     ConnMax,
     /// `debug`; above 3 is 3.
     Debug,
@@ -261,12 +261,9 @@ const OBSOLETE: [&str; 7] =
 /// Why a line is not a command.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
-    /// No such command. The classic went on to the next line, and its wording is kept.
+    /// No such command, with or without `no` before it. The classic went on to the next line, and its wording is kept.
     #[error("do_cmd: ignoring command starting with '{0}'")]
     Unknown(String),
-    /// `no` and something that there is not. In a file it is an unknown command; the classic's control port was silent.
-    #[error("do_cmd: ignoring command starting with 'no {0}'")]
-    UnknownNo(String),
     /// The classic's wording again.
     #[error("do_cmd: ignoring tcp_fastclose without argument")]
     FastCloseAlone,
@@ -335,7 +332,7 @@ pub enum CommandError {
 impl CommandError {
     /// The classic said so and went on. So a file with such a line is read, and only `--check` counts it as wrong.
     pub fn is_ignorable(&self) -> bool {
-        matches!(self, CommandError::Unknown(_) | CommandError::UnknownNo(_) | CommandError::FastCloseAlone)
+        matches!(self, CommandError::Unknown(_) | CommandError::FastCloseAlone)
     }
 }
 
@@ -535,7 +532,7 @@ fn positive(word: String, words: &mut Words) -> Result<Command, CommandError> {
         "source" => {
             let given = words.need("source", "an address")?;
             match given.parse() {
-                Ok(address) => Ok(Command::Source(Some(address))),
+                Ok(address) => Ok(Command::Source(Some(IpAddr::to_canonical(&address)))),
                 Err(_) => Err(CommandError::Source(given)),
             }
         }
@@ -576,7 +573,7 @@ fn negative(word: String, words: &mut Words) -> Result<Command, CommandError> {
             Ok(Command::Nothing)
         }
         _ if OBSOLETE.contains(&word.as_str()) => Ok(obsolete(format!("no {word}"), words)),
-        _ => Err(CommandError::UnknownNo(word)),
+        _ => Err(CommandError::Unknown(format!("no {word}"))),
     }
 }
 
@@ -734,7 +731,12 @@ fn acl(words: &mut Words) -> Result<Command, CommandError> {
                 length.map(|length| number::unsigned("prefix length", length, 0..=128)).transpose()?;
             let length = length.unwrap_or(128);
             let masked = address & v6_mask(length);
-            (Network::V6(masked, length as u8), masked == address)
+            let network = match (masked.to_ipv4_mapped(), length.checked_sub(96)) {
+                // Whoever comes from there is an IPv4 client.
+                (Some(mapped), Some(length)) => Network::V4(mapped, v4_mask(length)),
+                _ => Network::V6(masked, length as u8),
+            };
+            (network, masked == address)
         }
         Err(_) => return Err(CommandError::Network(given)),
     };
@@ -902,6 +904,10 @@ mod tests {
             ("2001:db8::1", v6("2001:db8::1", 128)),
             ("2001:db8::/127", v6("2001:db8::", 127)),
             ("::/0", v6("::", 0)),
+            ("::ffff:10.0.0.1", v4("10.0.0.1", "255.255.255.255")),
+            ("::ffff:10.0.0.0/104", v4("10.0.0.0", "255.0.0.0")),
+            ("::ffff:0:0/96", v4("0.0.0.0", "0.0.0.0")),
+            ("::/95", v6("::", 95)),
         ] {
             assert_eq!(command(&format!("acl 1 permit {text}")), entry(true, network.clone()), "{text}");
             assert_eq!(command(&format!("acl 1 deny {text}")), entry(false, network), "{text}");
@@ -1081,6 +1087,7 @@ mod tests {
         assert_eq!(command("workers auto"), Command::Workers(None));
         assert_eq!(command("include /x"), Command::Include("/x".into()));
         assert_eq!(command("source 127.0.0.55"), Command::Source("127.0.0.55".parse().ok()));
+        assert_eq!(command("source ::ffff:127.0.0.55"), Command::Source("127.0.0.55".parse().ok()));
         assert_eq!(command("no source"), Command::Source(None));
         assert_eq!(command("geoip"), Command::ShowGeoip);
         assert_eq!(command(r#"geoip "/a b""#), Command::Geoip(Some("/a b".into())));
@@ -1133,7 +1140,6 @@ mod tests {
             assert!(error.is_ignorable());
             let word = if word.starts_with("no") { "no foo" } else { word };
             assert_eq!(error.to_string(), format!("do_cmd: ignoring command starting with '{word}'"));
-            assert_eq!(matches!(error, CommandError::UnknownNo(_)), word == "no foo");
         }
         assert!(!Command::parse("no acl").unwrap_err().is_ignorable());
     }

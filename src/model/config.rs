@@ -4,7 +4,8 @@
 //! changes nothing, and every mistake in it is named, with file and line. Pure: the texts come from the caller, who
 //! also acts on [`Reading::actions`].
 
-use std::collections::HashSet;
+use std::cell::OnceCell;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::hash::Hash;
 use std::io;
@@ -12,15 +13,19 @@ use std::path::Path;
 
 use super::address::Drain;
 use super::apply::Action;
-use super::command::{Command, CommandError, Notice, Parsed};
+use super::command::{Command, CommandError, Notice, Number, Parsed};
 use super::ids::ServerId;
-use super::settings::{AclEntry, Settings, SettingsProblem};
+use super::settings::{AclEntry, MAX_ENTRIES, Settings, SettingsProblem};
 
 /// How deep files can include each other; deeper is taken for a circle under changing names.
 const INCLUDE_DEPTH: usize = 16;
 
 /// How many files can be included at all: a few that each include the next one several times would never end.
 const INCLUDED_FILES: usize = 1000;
+
+/// How many bytes the answers to the questions in a text can have: a short question about a long name, asked again and
+/// again, would fill the memory.
+const LONGEST_REPLIES: usize = 1024 * 1024;
 
 /// Reads a file that is included; relative names are relative to wherever pen is.
 pub type Loader<'a> = &'a dyn Fn(&Path) -> io::Result<String>;
@@ -68,6 +73,9 @@ pub enum Fault {
     /// Too many files one after the other.
     #[error("cannot include {0}: {INCLUDED_FILES} files have been included already")]
     TooMany(String),
+    /// Too many questions.
+    #[error("the answers up to here have more than {LONGEST_REPLIES} bytes; ask less at a time")]
+    LongReplies,
     /// `drain` and `undrain` are for what is there: a slip of the pen must not make a server.
     #[error("there is no server {0}")]
     NoServer(ServerId),
@@ -83,6 +91,8 @@ pub enum Warning {
     Notice(Notice),
     /// A line was skipped; `--check` counts it as wrong. Holds the message.
     Skipped(String),
+    /// A line was skipped, and counts as wrong likewise: only a running pen can be asked for this, with this word.
+    Misplaced(&'static str),
     /// Weight is to decide, and there is none.
     Weightless,
 }
@@ -92,6 +102,9 @@ impl fmt::Display for Warning {
         match self {
             Warning::Notice(notice) => notice.fmt(f),
             Warning::Skipped(message) => f.write_str(message),
+            Warning::Misplaced(word) => {
+                write!(f, "{word} is no setting: it must be sent to the control port of a running pen, alone")
+            }
             Warning::Weightless => f.write_str("all servers have weight 0: they count as equal"),
         }
     }
@@ -111,15 +124,27 @@ pub struct Reading {
     pub actions: Vec<Action>,
     /// The lines with commands, where they have a place: for what turns out to be wrong later.
     lines: Vec<At<String>>,
+    /// The words of the lines, each with the last line that has it. Made when somebody asks: a text can have thousands
+    /// of names, and nobody know any of them.
+    places: OnceCell<HashMap<String, usize>>,
 }
 
 impl Reading {
     /// The last line with this word in it, as `FILE:LINE`.
     pub fn place_of(&self, word: &str) -> Option<String> {
-        let has = |line: &&At<String>| line.what.split_whitespace().any(|it| it.trim_matches('"') == word);
-        let line = self.lines.iter().rev().find(has);
-        let line = line.or_else(|| self.lines.iter().rev().find(|line| line.what.contains(word)))?;
+        let line = match self.places.get_or_init(|| self.words()).get(word) {
+            Some(number) => self.lines.get(*number),
+            None => self.lines.iter().rev().find(|line| line.what.contains(word)),
+        }?;
         Some(format!("{}:{}", line.file, line.line?))
+    }
+
+    fn words(&self) -> HashMap<String, usize> {
+        let words = |(number, line)| {
+            let At { what, .. }: &At<String> = line;
+            what.split_whitespace().map(move |word| (word.trim_matches('"').to_owned(), number))
+        };
+        self.lines.iter().enumerate().flat_map(words).collect()
     }
 }
 
@@ -153,7 +178,8 @@ pub struct Rejected {
 /// Reads a file on top of `base`: what a reload does. The new settings have the next generation.
 ///
 /// Nothing is reset, lists grow, servers are never removed; but a list that ends with all that the file would append
-/// stays as it is, so that reading the same file again and again changes nothing.
+/// stays as it is, so that reading the same file again and again changes nothing. The tables of clients and connections
+/// only grow.
 ///
 /// # Errors
 /// If anything is wrong: all of it, and what was skipped; `base` is to be kept then.
@@ -163,7 +189,7 @@ pub fn read(
     text: &str,
     loader: impl Fn(&Path) -> io::Result<String>,
 ) -> Result<Reading, Rejected> {
-    let mut reader = Reader::new(base.clone(), &loader);
+    let mut reader = Reader::running(base.clone(), &loader);
     reader.file(file, text);
     let mut reading = reader.conclude(file)?;
     if reading.settings.weights_are_missing() {
@@ -173,11 +199,11 @@ pub fn read(
 }
 
 /// Reads one command on top of `base`, for somebody who waits for the answer; `origin` says who. The new settings have
-/// the next generation, also after a question. Lists grow as in [`read`]: an entry that its list ends with already
-/// is not appended again.
+/// the next generation, also after a question. Lists and tables grow as in [`read`]: an entry that its list ends with
+/// already is not appended again.
 ///
 /// What a file would skip is a fault here, to be answered as it deserves: [`CommandError::Unknown`],
-/// [`CommandError::UnknownNo`], [`CommandError::FastCloseAlone`]. (Files that the command includes are read as ever.)
+/// [`CommandError::FastCloseAlone`]. (Files that the command includes are read as ever.)
 /// A command for a running pen is the caller's to carry out; it is skipped with a warning here.
 ///
 /// # Errors
@@ -189,7 +215,7 @@ pub fn read_command(
     line: &str,
     loader: impl Fn(&Path) -> io::Result<String>,
 ) -> Result<Reading, Rejected> {
-    let mut reader = Reader::new(base.clone(), &loader);
+    let mut reader = Reader::running(base.clone(), &loader);
     reader.growing_lists(|reader| match Command::parse(line) {
         Ok(Some(parsed)) => reader.carry_out(origin, None, parsed),
         Ok(None) => {}
@@ -204,24 +230,28 @@ pub fn read_command(
 }
 
 /// Reads texts on top of each other and collects all that is wrong instead of ending at the first mistake: for the
-/// command line, where options, `-O` commands and a file follow each other.
+/// command line, where options, `-O` commands and a file follow each other. Tables have the size that was named last.
 pub struct Reader<'a> {
     /// What was read so far; worth something only without faults.
     pub reading: Reading,
     /// What was wrong so far.
     pub faults: Vec<At<Fault>>,
     loader: Loader<'a>,
+    /// Pen runs with what this began with: its tables cannot get smaller.
+    tables_only_grow: bool,
     /// The files that are being read, each included by the one before it.
     open: Vec<String>,
     /// How many files have been included.
     included: usize,
+    /// How many bytes have been answered, those beyond [`LONGEST_REPLIES`] counted too.
+    answered: usize,
     told: HashSet<Warning>,
     /// Put off until all servers are there: those of the command line come after the file that drains them.
     drains: Vec<At<(ServerId, Drain)>>,
 }
 
 impl<'a> Reader<'a> {
-    /// Starts from these settings.
+    /// Starts from these settings, with which no pen runs.
     pub fn new(base: Settings, loader: Loader<'a>) -> Self {
         let reading = Reading {
             settings: base,
@@ -229,16 +259,24 @@ impl<'a> Reader<'a> {
             warnings: vec![],
             actions: vec![],
             lines: vec![],
+            places: OnceCell::new(),
         };
         Reader {
             reading,
             faults: vec![],
             loader,
+            tables_only_grow: false,
             open: vec![],
             included: 0,
+            answered: 0,
             told: HashSet::new(),
             drains: vec![],
         }
+    }
+
+    /// Starts from the settings of a running pen.
+    fn running(base: Settings, loader: Loader<'a>) -> Self {
+        Reader { tables_only_grow: true, ..Reader::new(base, loader) }
     }
 
     /// Reads all lines of a file.
@@ -314,8 +352,14 @@ impl<'a> Reader<'a> {
         if let Command::Drain(server, whom) = parsed.command {
             return self.drains.push(At { file: file.to_owned(), line, what: (server, whom) });
         }
-        let outcome = self.reading.settings.apply(parsed.command);
-        self.reading.replies += &outcome.reply;
+        // It is too long however it goes on: what it ended with before can be no longer than a list may be.
+        if let Command::AclAdd(list, _) = parsed.command
+            && self.reading.settings.acls[list.index()].len() > 2 * MAX_ENTRIES
+        {
+            return;
+        }
+        let outcome = self.reading.settings.apply(self.possible(parsed.command));
+        self.reply(file, line, &outcome.reply);
         for action in outcome.actions {
             match action {
                 Action::Include(name) => match self.load(&name) {
@@ -323,12 +367,34 @@ impl<'a> Reader<'a> {
                     Err(fault) => self.fault(file, line, fault),
                 },
                 Action::Operate(operation) => {
-                    let word = operation.word();
-                    let message = format!("{word} is for the control port of a running pen; skipped");
-                    self.warn(file, line, Warning::Skipped(message));
+                    self.warn(file, line, Warning::Misplaced(operation.word()));
                 }
                 action @ Action::Shun(..) => self.reading.actions.push(action),
             }
+        }
+    }
+
+    fn reply(&mut self, file: &str, line: Option<usize>, reply: &str) {
+        let before = self.answered;
+        self.answered = before.saturating_add(reply.len());
+        if self.answered <= LONGEST_REPLIES {
+            self.reading.replies += reply;
+        } else if before <= LONGEST_REPLIES {
+            self.fault(file, line, Fault::LongReplies);
+        }
+    }
+
+    /// The command as far as it can be done: to make a table smaller that only grows is to ask for its size.
+    fn possible(&self, command: Command) -> Command {
+        let present = match &command {
+            _ if !self.tables_only_grow => return command,
+            Command::Number(Number::ClientsMax, _) => self.reading.settings.clients_max,
+            Command::Number(Number::ConnMax, _) => self.reading.settings.conn_max,
+            _ => return command,
+        };
+        match command {
+            Command::Number(table, Some(size)) if size < present => Command::Number(table, None),
+            _ => command,
         }
     }
 
@@ -458,11 +524,11 @@ mod tests {
     fn what_needs_a_running_pen_is_skipped_with_a_warning() {
         let reading = read_text("servers\nclose 3\nservers\nexit\nhash").unwrap();
         assert!(reading.settings.hash);
-        assert!(reading.warnings.iter().all(|warning| matches!(warning.what, Warning::Skipped(_))));
+        assert!(reading.warnings.iter().all(|warning| matches!(warning.what, Warning::Misplaced(_))));
         let expected = [
-            "pen.cfg:1: servers is for the control port of a running pen; skipped",
-            "pen.cfg:2: close is for the control port of a running pen; skipped",
-            "pen.cfg:4: exit is for the control port of a running pen; skipped",
+            "pen.cfg:1: servers is no setting: it must be sent to the control port of a running pen, alone",
+            "pen.cfg:2: close is no setting: it must be sent to the control port of a running pen, alone",
+            "pen.cfg:4: exit is no setting: it must be sent to the control port of a running pen, alone",
         ];
         assert_eq!(warnings(&reading), expected);
         assert_eq!((reading.replies, reading.actions), (String::new(), vec![]));
@@ -494,6 +560,43 @@ mod tests {
     }
 
     #[test]
+    fn the_place_of_a_word_is_the_last_line_with_it() {
+        let text =
+            "server 0 address www\n# www\nlog \"/a b\"\nserver 1 address \"www\"\nabuse www2:80\nhash\n";
+        let reading = read_text(text).unwrap();
+        let place = |word| reading.place_of(word);
+        assert_eq!(place("www").as_deref(), Some("pen.cfg:4"));
+        assert_eq!(place("/a b").as_deref(), Some("pen.cfg:3"));
+        assert_eq!(place("www2").as_deref(), Some("pen.cfg:5"));
+        assert_eq!(place("www3"), None);
+        assert_eq!(command(&base(), "server 0 address www").unwrap().place_of("www"), None);
+    }
+
+    #[test]
+    fn the_places_of_thousands_of_words_are_found_in_a_long_text_in_no_time() {
+        let servers: String =
+            (0..4096).map(|number| format!("server {number} address s{number}\n")).collect();
+        let reading = read_text(&(servers + &"mode\n".repeat(10_000))).unwrap();
+        let start = std::time::Instant::now();
+        for number in 0..4096 {
+            assert_eq!(reading.place_of(&format!("s{number}")), Some(format!("pen.cfg:{}", number + 1)));
+        }
+        assert!(start.elapsed() < std::time::Duration::from_secs(3), "{:?}", start.elapsed());
+    }
+
+    #[test]
+    fn a_text_of_questions_does_not_fill_the_memory_with_answers() {
+        let log = format!("log /{}\n", "x".repeat(1022));
+        let reading = read_text(&log.repeat(1024)).unwrap();
+        assert_eq!(reading.replies.len(), LONGEST_REPLIES);
+        let faults = read_text(&(log.repeat(1024) + &"log\n".repeat(100_000))).unwrap_err();
+        assert_eq!(
+            faults,
+            ["pen.cfg:1025: the answers up to here have more than 1048576 bytes; ask less at a time"]
+        );
+    }
+
+    #[test]
     fn blacklisting_is_left_to_the_caller() {
         let reading = read_text("server 0 blacklist 100\nserver 0 blacklist 0").unwrap();
         let shun = |seconds| Action::Shun(ServerId(0), Seconds(seconds));
@@ -511,6 +614,26 @@ mod tests {
         assert_eq!(drains("drain 1 all\nserver 1 address b"), [Drain::No, Drain::All]);
         let faults = read_text("undrain 7\nserver 2 max 1\ndrain 2").unwrap_err();
         assert_eq!(faults, ["pen.cfg:1: there is no server 7", "pen.cfg:3: there is no server 2"]);
+    }
+
+    #[test]
+    fn a_running_pens_tables_only_grow() {
+        let text =
+            "clients_max 10\nclients_max 3000\nclients_max 2999\nconn_max 10\nconn_max 501\nconn_max 500";
+        let reading = read_text(text).unwrap();
+        assert_eq!(reading.replies, "2048\n3000\n3000\n500\n501\n501\n");
+        assert_eq!((reading.settings.clients_max, reading.settings.conn_max), (3000, 501));
+        let reading = command(&base(), "conn_max 499").unwrap();
+        assert_eq!((&*reading.replies, reading.settings.conn_max), ("500\n", 500));
+    }
+
+    #[test]
+    fn at_the_start_tables_have_the_size_that_was_named_last() {
+        let mut reader = Reader::new(base(), &no_files);
+        reader.command("-O", "conn_max 600");
+        reader.file("pen.cfg", "clients_max 10\nconn_max 7\nconn_max");
+        assert_eq!(reader.reading.replies, "600\n10\n7\n7\n");
+        assert_eq!((reader.reading.settings.clients_max, reader.reading.settings.conn_max), (10, 7));
     }
 
     #[test]
@@ -543,6 +666,32 @@ mod tests {
             assert_eq!(once.acls, twice.acls, "{text}");
             assert_eq!(once.acls, thrice.acls, "{text}");
         }
+    }
+
+    #[test]
+    fn a_full_list_can_be_read_again_and_one_that_is_too_long_is_a_mistake() {
+        let lines = |count: usize| -> String {
+            let line =
+                |number: usize| format!("acl 3 deny {}\n", std::net::Ipv4Addr::from_bits(number as u32));
+            (0..count).map(line).collect()
+        };
+        let full = lines(MAX_ENTRIES);
+        let once = read_text(&full).unwrap().settings;
+        let twice = read(&once, "pen.cfg", &full, no_files).unwrap().settings;
+        assert_eq!((twice.acls[3].len(), &twice.acls), (MAX_ENTRIES, &once.acls));
+        // Of the last one only so much is kept as says that it is too long.
+        for (base, count) in [(&once, 1), (&once, MAX_ENTRIES + 1), (&once, 5 * MAX_ENTRIES)] {
+            let more = lines(count) + "acl 3 permit ::1\n";
+            let rejected = read(base, "pen.cfg", &more, no_files).unwrap_err();
+            let faults: Vec<String> = rejected.faults.iter().map(ToString::to_string).collect();
+            assert_eq!(faults.len(), 1);
+            assert!(
+                faults[0].starts_with("pen.cfg: access list 3 has more than 65536 entries"),
+                "{faults:?}"
+            );
+        }
+        assert!(read_command(&once, "control", "acl 3 permit ::1", no_files).is_err());
+        assert!(read_command(&once, "control", "acl 4 permit ::1", no_files).is_ok());
     }
 
     #[test]
@@ -652,7 +801,7 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(fault("foo bar"), CommandError::Unknown("foo".into()));
-        assert_eq!(fault("no foo"), CommandError::UnknownNo("foo".into()));
+        assert_eq!(fault("no foo"), CommandError::Unknown("no foo".into()));
         assert_eq!(fault("tcp_fastclose"), CommandError::FastCloseAlone);
         let loader = |_: &Path| Ok("foo\nno foo\nhash".to_owned());
         let reading = read_command(&base(), "control", "include x", loader).unwrap();

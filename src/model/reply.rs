@@ -2,7 +2,8 @@
 //! which tells by them whether a command was carried out.
 //!
 //! Failures of our own begin with `error: `. Those that pen 0.34.1 had a line for keep it, because scripts look for it.
-//! Not here: the answers of commands that succeed ([`super::apply`], `report`). None of them begins like a failure.
+//! Not here: the answers of commands that succeed ([`super::apply`], `report`). None of them begins like a failure,
+//! unless the name of a file does.
 
 use std::fmt::Display;
 
@@ -28,7 +29,7 @@ pub const NO_STATUS: &str = "Unable to create webstats\n";
 /// How much of a reply [`is_failure`] needs: what comes later changes nothing.
 pub const DECISIVE: usize = 64;
 
-/// A command failed: one line, whatever is in the reason. Control characters are shown as escapes (`\n`, `\u{1b}`).
+/// A command failed: one line, whatever is in the reason. What is unprintable is shown as escapes ([`push_printable`]).
 pub fn error(reason: impl Display) -> String {
     line(ERROR, &reason.to_string())
 }
@@ -55,14 +56,20 @@ pub fn is_failure(reply: &str) -> bool {
 
 fn line(before: &str, text: &str) -> String {
     let mut line = before.to_owned();
-    for char in text.chars() {
-        match char.is_control() {
-            true => line.extend(char.escape_default()),
-            false => line.push(char),
-        }
-    }
+    text.chars().for_each(|char| push_printable(&mut line, char));
     line.push('\n');
     line
+}
+
+/// Appends a character; an escape (`\n`, `\u{1b}`) for one that ends a line, moves a cursor, turns the direction of what
+/// follows, or cannot be seen.
+pub fn push_printable(text: &mut String, char: char) {
+    // These Debug escapes, too: they delimit literals.
+    if matches!(char, '"' | '\'' | '\\') {
+        text.push(char);
+    } else {
+        text.extend(char.escape_debug());
+    }
 }
 
 #[cfg(test)]
@@ -83,7 +90,9 @@ mod tests {
     #[test]
     fn errors_are_one_line_whatever_is_in_the_reason() {
         assert_eq!(error("no such file"), "error: no such file\n");
-        assert_eq!(error("a\nok\r\n\tb\0\u{1b}[2J"), "error: a\\nok\\r\\n\\tb\\u{0}\\u{1b}[2J\n");
+        assert_eq!(error("a\nok\r\n\tb\0\u{1b}[2J"), "error: a\\nok\\r\\n\\tb\\0\\u{1b}[2J\n");
+        assert_eq!(error("\u{202e}é \u{2028}"), "error: \\u{202e}é \\u{2028}\n");
+        assert_eq!(error(r#"it's "\""#), "error: it's \"\\\"\n");
         assert_eq!(error(""), "error: \n");
     }
 
@@ -140,6 +149,7 @@ mod tests {
             "Connection 0:\nstate = 2\ndownfd = 8, upfd = 9\nclient = 0, server = 1\npend = 0\n",
             "Connection 0:\nstate = 2\nout of range\n",
             "Connection 1\n2 out of range\n",
+            "Connection 1 is out of range\n",
             "Forcibly closing connection 0\n",
             "Socket 8 belongs to connection -1\n",
             "Idle timeout: 9 seconds\n",

@@ -16,6 +16,9 @@ use super::ids::{AclId, ServerId, Target};
 use super::number::{self, NumberError};
 use super::time::Seconds;
 
+/// How many entries an access list can have.
+pub const MAX_ENTRIES: usize = 65_536;
+
 /// Everything that can be changed while pen runs. A command or a reload makes a new value; nothing changes
 /// one in place. See pen(1), CONFIGURATION.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,6 +167,12 @@ pub enum SettingsProblem {
         "access list {0} has a country in it; name the database of countries with the command geoip FILE"
     )]
     NoCountries(AclId),
+    /// It would be copied, sent to every worker and compiled there with every change.
+    #[error(
+        "access list {0} has more than {MAX_ENTRIES} entries; empty it first with no acl {0}, or name networks instead \
+         of single addresses"
+    )]
+    LongList(AclId),
 }
 
 impl Settings {
@@ -194,6 +203,9 @@ impl Settings {
             let with_countries = lists.filter(|(_, entries)| entries.iter().any(AclEntry::is_country));
             problems.extend(with_countries.map(|(list, _)| SettingsProblem::NoCountries(list)));
         }
+        let lists = (0..).map_while(AclId::new).zip(&self.acls);
+        let long = lists.filter(|(_, entries)| entries.len() > MAX_ENTRIES);
+        problems.extend(long.map(|(list, _)| SettingsProblem::LongList(list)));
         problems
     }
 
@@ -413,6 +425,17 @@ mod tests {
                 "server -2 (d) needs a port of its own, because pen listens on the Unix socket /run/pen.sock",
             ]
         );
+    }
+
+    #[test]
+    fn lists_have_a_length_that_no_list_exceeds() {
+        let mut settings = settings("80", &["a"]);
+        let entry = AclEntry { permit: true, network: Network::V6(Ipv6Addr::LOCALHOST, 128) };
+        settings.acls[4] = vec![entry.clone(); MAX_ENTRIES];
+        assert_eq!(settings.problems(), []);
+        settings.acls[4].push(entry);
+        let text = settings.problems()[0].to_string();
+        assert!(text.starts_with("access list 4 has more than 65536 entries; "), "{text}");
     }
 
     #[test]

@@ -50,11 +50,21 @@ impl PackedSettings {
     pub fn new(settings: &Settings) -> io::Result<Self> {
         Ok(PackedSettings(message::sealed(&serde_json::to_vec(settings)?)?))
     }
+
+    /// Packs them without their access lists, which may be a thousand times as long as the rest.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn without_lists(settings: &Settings) -> io::Result<Self> {
+        Self::new(&Settings { acls: Default::default(), ..settings.clone() })
+    }
 }
 
 /// What goes with settings.
 #[derive(Debug)]
 pub struct Attachments<'a> {
+    /// The settings hold their access lists; else those that the worker has stay.
+    pub lists: bool,
     /// The log.
     pub log: Change<&'a Sink>,
     /// The database of countries.
@@ -88,6 +98,8 @@ pub enum Errand {
 pub struct NewSettings {
     /// The settings.
     pub settings: Settings,
+    /// They hold their access lists; else those in use stay.
+    pub lists: bool,
     /// The log under them.
     pub log: Change<Sink>,
     /// The database of countries under them.
@@ -118,6 +130,7 @@ struct Envelope {
 enum Contents {
     /// The descriptors are, in this order: settings, log, database, listener.
     Use {
+        lists: bool,
         log: Option<LogKind>,
         countries: Option<bool>,
         listener: bool,
@@ -178,8 +191,9 @@ impl MasterEnd {
             }
         };
         descriptors.extend(attached.listener);
-        let listener = attached.listener.is_some();
-        self.send(&Envelope { number, what: Contents::Use { log, countries, listener } }, &descriptors)
+        let (lists, listener) = (attached.lists, attached.listener.is_some());
+        let what = Contents::Use { lists, log, countries, listener };
+        self.send(&Envelope { number, what }, &descriptors)
     }
 
     /// Has a connection ended: the one that was the slot's `uses`-th.
@@ -227,7 +241,7 @@ impl WorkerEnd {
         let mut descriptors = descriptors.into_iter();
         let mut next = || descriptors.next().ok_or(io::ErrorKind::InvalidData);
         let what = match what {
-            Contents::Use { log, countries, listener } => {
+            Contents::Use { lists, log, countries, listener } => {
                 let settings = serde_json::from_slice(&message::unseal(next()?)?)?;
                 let log = match log {
                     None => Change::Keep,
@@ -241,7 +255,7 @@ impl WorkerEnd {
                     Some(true) => Change::Replace(Some(next()?)),
                 };
                 let listener = if listener { Some(next()?) } else { None };
-                Errand::Use(Box::new(NewSettings { settings, log, countries, listener }))
+                Errand::Use(Box::new(NewSettings { settings, lists, log, countries, listener }))
             }
             Contents::Close { conn, uses } => Errand::Close(conn, uses),
             Contents::Retire => Errand::Retire,
@@ -312,6 +326,7 @@ mod tests {
         let (log, listener) = message::pair().unwrap();
         let sink = Sink::File(log);
         let all = Attachments {
+            lists: true,
             log: Change::Replace(Some(&sink)),
             countries: Change::Replace(Some(listener.as_fd())),
             listener: Some(listener.as_fd()),
@@ -322,9 +337,11 @@ mod tests {
         assert!(matches!(new.log, Change::Replace(Some(Sink::File(_)))));
         assert!(matches!(new.countries, Change::Replace(Some(_))));
         assert!(new.listener.is_some());
-        let none = Attachments { log: Change::Keep, countries: Change::Replace(None), listener: None };
+        let none =
+            Attachments { lists: false, log: Change::Keep, countries: Change::Replace(None), listener: None };
         master.send_settings(4, &packed, &none).unwrap();
         let (number, new) = new_settings(&worker);
+        assert!(!new.lists);
         assert_eq!((number, &new.settings), (4, &settings), "the same memory can be read by many");
         assert!(matches!((new.log, new.countries), (Change::Keep, Change::Replace(None))));
         assert!(new.listener.is_none());

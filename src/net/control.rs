@@ -22,7 +22,7 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::model::address::ClientAddress;
+use crate::model::address::{ClientAddress, SocketAddress};
 use crate::model::time::{Moment, Seconds};
 use crate::sys::socket;
 use crate::sys::wait::Interest;
@@ -30,7 +30,7 @@ use crate::sys::wait::Interest;
 pub use request::{Refusal, Request, RequestReader};
 
 /// Most sessions at a time.
-const MOST_SESSIONS: usize = 32;
+pub const MOST_SESSIONS: usize = 32;
 
 /// Most clients taken from the listener's queue at a time.
 const MOST_ACCEPTED: usize = 32;
@@ -56,6 +56,15 @@ const WRITE_SIZE: usize = 64 * 1024;
 /// Most bytes dropped after the answer.
 const MOST_DROPPED: usize = 4 * 1024 * 1024;
 
+/// What one more is told when all sessions wait for answers.
+const FULL: &str = "error: the control port is busy with others; try again\n";
+
+/// What those are told who still wait for an answer at the end.
+const ENDED: &str = "error: pen has ended, and nobody knows what came of it\n";
+
+/// What those are told who had not sent all of their request.
+const NOT_HEARD: &str = "error: pen has ended; nothing is changed\n";
+
 /// How long accepting pauses when the system has no room, in microseconds.
 const PAUSE: u64 = 200_000;
 
@@ -65,15 +74,28 @@ pub struct SessionId(u64);
 
 /// Who is at the other end of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Peer(pub ClientAddress);
+pub struct Peer {
+    /// Its address.
+    pub address: ClientAddress,
+    /// It has connected to a loopback address.
+    pub to_loopback: bool,
+}
 
 impl Peer {
+    fn of(socket: &OwnedFd, address: ClientAddress) -> Peer {
+        let here = socket::local_address(socket.as_fd());
+        let to_loopback =
+            matches!(here, Ok(SocketAddress::Inet(here)) if here.ip().to_canonical().is_loopback());
+        Peer { address, to_loopback }
+    }
+
     /// Does it run on this machine, with a right to name its files: did it come over a Unix socket or from a loopback
-    /// address?
+    /// address? To one, too: what users of other machines make pen connect to (`server`, `source`) cannot be one, as
+    /// no server is the control port.
     pub fn is_local(&self) -> bool {
-        match self.0 {
+        match self.address {
             ClientAddress::Unix => true,
-            ClientAddress::Inet(ip, _) => ip.to_canonical().is_loopback(),
+            ClientAddress::Inet(ip, _) => self.to_loopback && ip.to_canonical().is_loopback(),
         }
     }
 }
@@ -81,7 +103,7 @@ impl Peer {
 /// The address without the port, or `unix`.
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.address.fmt(f)
     }
 }
 
@@ -207,6 +229,18 @@ impl<L: AsFd> ControlPort<L> {
         self.pause.as_mut().and_then(|pause| pause.reason.take())
     }
 
+    /// Ends all sessions. Nothing must look like a whole answer that is none, not even nothing.
+    pub fn end(self) {
+        for session in self.sessions.values() {
+            match session.phase {
+                Phase::Waiting => drop(socket::send(session.socket.as_fd(), ENDED.as_bytes())),
+                Phase::Reading(_) => drop(socket::send(session.socket.as_fd(), NOT_HEARD.as_bytes())),
+                Phase::Writing { .. } => session.cut_off(),
+                Phase::Lingering { .. } => {}
+            }
+        }
+    }
+
     fn step(&mut self, id: SessionId, now: Moment) -> Option<Asked> {
         let session = self.sessions.get_mut(&id)?;
         match session.step(now) {
@@ -224,8 +258,16 @@ impl<L: AsFd> ControlPort<L> {
             match socket::accept(self.listener.as_fd()) {
                 Ok((socket, address)) => {
                     self.pause = None;
-                    let peer = Peer(address);
-                    if admits(&peer) && self.make_room() {
+                    let peer = Peer::of(&socket, address);
+                    if !admits(&peer) {
+                        continue;
+                    }
+                    if !self.make_room() {
+                        // No answer at all would look like one to a command that has nothing to say. Neither must
+                        // a reset take it away.
+                        let _ = socket::receive(socket.as_fd(), &mut [0; READ_SIZE]);
+                        let _ = socket::send(socket.as_fd(), FULL.as_bytes());
+                    } else {
                         let id = SessionId(self.count);
                         self.count += 1;
                         self.sessions.insert(id, Session::new(socket, peer, now));

@@ -317,7 +317,16 @@ impl<'a> Worker<'a> {
             match self.channel.receive() {
                 Ok(Some(Order { number, what })) => {
                     match what {
-                        Errand::Use(new) => self.take_over(*new),
+                        Errand::Use(new) => {
+                            if let Err(error) = self.take_over(*new) {
+                                self.messages.error(format_args!(
+                                    "worker {}: cannot use the new settings: {}",
+                                    self.id,
+                                    words(&error)
+                                ));
+                                return false;
+                            }
+                        }
                         Errand::Close(conn, uses) => self.close_by_order(conn, uses),
                         Errand::Retire => self.retire(),
                     }
@@ -376,11 +385,18 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// New settings apply from the next connection on, timeouts at once.
-    fn take_over(&mut self, new: NewSettings) {
-        self.settings = new.settings;
+    /// New settings apply from the next connection on, timeouts at once. An error if the database of countries cannot
+    /// be mapped: without it access lists would let the wrong clients in.
+    fn take_over(&mut self, new: NewSettings) -> io::Result<()> {
+        if let Change::Replace(countries) = new.countries {
+            self.countries = countries.map(geoip::Database::from_fd).transpose()?;
+        }
+        let lists = std::mem::replace(&mut self.settings, new.settings).acls;
         self.terms = Terms::from(&self.settings);
-        self.lists = AccessLists::compile(&self.settings.acls);
+        match new.lists {
+            true => self.lists = AccessLists::compile(&self.settings.acls),
+            false => self.settings.acls = lists,
+        }
         // More connections: the master has raised the limit. This asks for it.
         if let Ok(limit) = privileges::raise_descriptor_limit(None, 0) {
             self.descriptors.limit = limit;
@@ -390,11 +406,15 @@ impl<'a> Worker<'a> {
             self.log.replace(sink);
         }
         if let Some(listener) = new.listener.filter(|_| !self.draining) {
+            if let Ok(address) = socket::local_address(listener.as_fd()) {
+                self.page = page(&address);
+            }
             self.replace_listener(listener);
         }
         self.region.workers().set_settings(self.id, self.settings.generation);
         // What accepting was paused for may be there now.
         self.retry_accept();
+        Ok(())
     }
 
     /// Registers one of a connection's sockets.

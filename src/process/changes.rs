@@ -9,12 +9,13 @@
 //! `check` and `diff` go the same way and stop before anything is changed.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use crate::model::address::SocketAddress;
+use crate::model::address::{Host, SocketAddress};
 use crate::model::apply::Action;
 use crate::model::command::{Command, CommandError};
 use crate::model::config::{self, At, Fault, Reading, Rejected, Warning};
@@ -26,21 +27,30 @@ use crate::model::time::Moment;
 use crate::net::channel::Change as Replacement;
 use crate::net::control::SessionId;
 use crate::policy::acl::AccessLists;
-use crate::process::check;
-use crate::process::listening::Listener;
+use crate::process::listening::{ListenError, Listener};
 use crate::process::lookups::{NAMES_TIME, unresolved_line};
 use crate::process::master::{Master, MasterState};
 use crate::process::names::{NameError, Question, ResolvedServers, questions};
-use crate::process::startup::worker_count;
+use crate::process::owned_path::OwnedPath;
+use crate::process::startup::{unwritable_page, worker_count};
 use crate::process::supervisor::{Complete, Dispatch};
-use crate::report::log::{self, Sink};
+use crate::report::log::{self, LogError, Sink};
 use crate::shared::region::{Geometry, RegionError};
 use crate::sys::geoip::Database;
 use crate::sys::reason::words;
-use crate::sys::{privileges, textfile};
+use crate::sys::{clock, privileges, textfile};
 
 /// What the text of the control port is called in messages.
 const CONTROL: &str = "control";
+
+/// So many mistakes or warnings are told: a batch can have one in each of half a million lines.
+const MOST_TOLD: usize = 100;
+
+/// How long the master goes on with one change after the other before it looks after everything else, in microseconds.
+const TURN: u64 = 20_000;
+
+/// When a change is tried again that could not be made because a worker held the lock, in microseconds.
+const RETRY: u64 = 10_000;
 
 /// Why somebody may not name a file.
 pub(super) const ONLY_LOCAL: &str =
@@ -103,6 +113,8 @@ struct Change {
     reading: Reading,
     names: BTreeSet<Question>,
     until: Moment,
+    /// Opened by a try that failed for the moment: who came to the new listener since is not sent away.
+    resources: Option<NewResources>,
 }
 
 /// What came of it, in the words for a session.
@@ -148,13 +160,40 @@ impl Refusal {
     }
 }
 
-/// What new settings need beside themselves, opened before anything is changed.
+/// What new settings need beside themselves, opened before anything is changed. Dropped, it leaves nothing behind.
+#[derive(Debug)]
 struct NewResources {
     servers: ResolvedServers,
     listener: Option<Listener>,
-    log: Option<Option<Sink>>,
+    log: Option<Option<NewLog>>,
     countries: Option<Option<Database>>,
     workers: u32,
+}
+
+/// A log that is not in use yet. If its file was made for it, that goes with it.
+#[derive(Debug)]
+struct NewLog {
+    sink: Sink,
+    made: Option<OwnedPath>,
+}
+
+impl NewLog {
+    fn open(destination: &LogDestination) -> Result<Self, LogError> {
+        let missing = match destination {
+            LogDestination::File(path) if !path.exists() => Some(path),
+            LogDestination::File(_) | LogDestination::Network(..) => None,
+        };
+        let sink = log::open(destination)?;
+        // A link to it was there before.
+        let made = missing.and_then(|path| fs::canonicalize(path).and_then(|path| OwnedPath::of(&path)).ok());
+        Ok(NewLog { sink, made })
+    }
+
+    /// It is in use.
+    fn keep(mut self) -> Sink {
+        self.made.iter_mut().for_each(OwnedPath::disown);
+        self.sink
+    }
 }
 
 impl Text {
@@ -181,13 +220,22 @@ impl Change {
 }
 
 impl Changes {
-    /// Is one to be tried again soon?
-    pub(super) fn is_to_be_tried(&self) -> bool {
-        self.again
+    /// When there is something to do about them at the latest, beside names that come to be known.
+    pub(super) fn next_try(&self, now: Moment) -> Option<Moment> {
+        match &self.current {
+            Some(_) => self.again.then(|| now.plus_micros(RETRY)),
+            None => (!self.waiting.is_empty()).then_some(now),
+        }
+    }
+
+    /// Does one wait for names?
+    pub(super) fn wait_for_names(&self) -> bool {
+        self.current.as_ref().is_some_and(|change| !change.names.is_empty())
     }
 
     /// Nothing is changed any more. Those who wait for an answer.
     pub(super) fn abandon(&mut self) -> Vec<SessionId> {
+        self.again = false;
         let wishes = self.current.take().map(|change| change.wish).into_iter().chain(self.waiting.drain(..));
         let sessions = wishes.filter_map(|wish| match wish.asker {
             Asker::Session { id, .. } => Some(id),
@@ -219,44 +267,71 @@ impl Master<'_> {
         self.state.settings.clone().apply(command).reply
     }
 
-    /// Goes on with the changes as far as names are known.
+    /// Goes on with the changes as far as names are known, but not for long: there are workers to be looked after.
     pub(super) fn advance_changes(&mut self, now: Moment) {
-        loop {
-            if self.changes.current.is_none() {
-                let Some(wish) = self.changes.waiting.pop_front() else { return };
-                match self.begin(wish, now) {
-                    Ok(change) => self.changes.current = Some(change),
-                    Err(asker_and_answer) => {
-                        let (asker, answer) = *asker_and_answer;
-                        self.answer(asker, answer, now);
-                        continue;
-                    }
-                }
-            }
-            let Some(change) = self.changes.current.take_if(|change| {
-                let owed = |name| {
-                    self.lookups.is_owed(name)
-                        || self.state.resolver.as_ref().is_some_and(|resolver| resolver.is_pending(name))
-                };
-                change.until <= now || !change.names.iter().any(owed)
-            }) else {
-                return;
-            };
-            let asker = change.wish.asker;
-            self.changes.again = false;
-            match self.conclude(&change, now) {
-                Ok(answer) => self.answer(asker, answer, now),
-                Err(Refusal::Later) => {
-                    self.changes.current = Some(change);
-                    self.changes.again = true;
-                    return;
-                }
-                Err(Refusal::Never(obstacles)) => {
-                    let problems: Vec<String> = obstacles.iter().map(|it| change.name(it)).collect();
-                    let answer = self.refuse(&change.wish, &problems, &change.reading.warnings);
+        while self.advance_change(now) && clock::now().micros_since(now) < TURN {}
+    }
+
+    /// Goes on with the first one. False if it is not done yet, or there is none.
+    fn advance_change(&mut self, now: Moment) -> bool {
+        if self.changes.current.is_none() {
+            let Some(wish) = self.changes.waiting.pop_front() else { return false };
+            match self.begin(wish, now) {
+                Ok(change) => self.changes.current = Some(change),
+                Err(asker_and_answer) => {
+                    let (asker, answer) = *asker_and_answer;
                     self.answer(asker, answer, now);
+                    return true;
                 }
             }
+        }
+        let Some(mut change) = self.changes.current.take_if(|change| {
+            let owed = |name| {
+                self.lookups.is_owed(name)
+                    || self.state.resolver.as_ref().is_some_and(|resolver| resolver.is_pending(name))
+            };
+            change.until <= now || !change.names.iter().any(owed)
+        }) else {
+            return false;
+        };
+        let asker = change.wish.asker;
+        self.changes.again = false;
+        let answer = match self.conclude(&mut change, now) {
+            Ok(answer) => answer,
+            Err(Refusal::Later) => {
+                self.changes.current = Some(change);
+                self.changes.again = true;
+                return false;
+            }
+            Err(Refusal::Never(obstacles)) => {
+                let problems: Vec<String> = obstacles.iter().map(|it| change.name(it)).collect();
+                self.refuse(&change.wish, &problems, &change.reading.warnings)
+            }
+        };
+        self.answer(asker, answer, now);
+        self.forget_names();
+        true
+    }
+
+    /// Asks for these. Names that are asked for now and then anyway make way: each may take half a minute.
+    fn ask_first(&mut self, names: &BTreeSet<Question>) {
+        if names.is_empty() {
+            return;
+        }
+        if let Some(resolver) = &mut self.state.resolver {
+            resolver.keep_only(names);
+        }
+        self.lookups.keep_only(names);
+        self.lookups.want(names.iter().cloned());
+    }
+
+    /// What only the last change wanted to know is not waited for any more, by the changes behind it least of all.
+    fn forget_names(&mut self) {
+        let needed = questions(&self.state.settings);
+        self.state.names.keep_only(&needed);
+        self.lookups.keep_only(&needed);
+        if let Some(resolver) = &mut self.state.resolver {
+            resolver.keep_only(&needed);
         }
     }
 
@@ -281,8 +356,8 @@ impl Master<'_> {
                 if matches!(wish.text, Text::Command(_) | Text::Batch(_)) {
                     names = &names - &questions(&self.state.settings);
                 }
-                self.lookups.want(names.iter().cloned());
-                Ok(Change { wish, reading, names, until: now.plus(NAMES_TIME) })
+                self.ask_first(&names);
+                Ok(Change { wish, reading, names, until: now.plus(NAMES_TIME), resources: None })
             }
             Err(failure) => {
                 let answer = match failure {
@@ -297,7 +372,8 @@ impl Master<'_> {
     /// New settings on top of those in force.
     fn read_text(&self, text: &Text, local: bool) -> Result<Reading, Unread> {
         let settings = &self.state.settings;
-        let load = |path: &Path| match local {
+        // Who has the usual file read again names none: what it includes goes with it.
+        let load = |path: &Path| match local || matches!(text, Text::File(_)) {
             true => textfile::read_regular(path).and_then(config::decode),
             false => Err(io::Error::new(io::ErrorKind::PermissionDenied, ONLY_LOCAL)),
         };
@@ -310,22 +386,25 @@ impl Master<'_> {
                 })?;
                 config::read(settings, &path.display().to_string(), &text, load).map_err(Unread::from)?
             }
-            Text::Batch(text) => {
-                let reading = config::read(settings, CONTROL, text, load).map_err(Unread::from)?;
-                // A file goes on without a line that means nothing, as ever. Here somebody waits who can mend it.
-                let skipped: Vec<String> = reading
-                    .warnings
-                    .iter()
-                    .filter(|warning| matches!(warning.what, Warning::Skipped(_)))
-                    .map(ToString::to_string)
-                    .collect();
-                if !skipped.is_empty() {
-                    return Err(Unread::Text(skipped, Vec::new()));
+            Text::Batch(text) => match config::read(settings, CONTROL, text, load) {
+                Ok(reading) => match mistakes_in_batch(&reading.warnings) {
+                    (mistakes, _) if mistakes.is_empty() => reading,
+                    (mistakes, others) => return Err(Unread::Text(mistakes, others)),
+                },
+                Err(Rejected { faults, warnings }) => {
+                    let (mistakes, others) = mistakes_in_batch(&warnings);
+                    let faults = faults.iter().map(ToString::to_string);
+                    return Err(Unread::Text(faults.chain(mistakes).collect(), others));
                 }
-                reading
-            }
+            },
             Text::Command(line) => {
-                config::read_command(settings, CONTROL, line, load).map_err(Unread::of_line)?
+                config::read_command(settings, CONTROL, line, load).map_err(|rejected| {
+                    // Its answer is empty.
+                    for fault in rejected.faults.iter().filter(|fault| is_unknown_no(&fault.what)) {
+                        self.state.messages.note(format_args!("{CONTROL}: {}", fault.what));
+                    }
+                    Unread::of_line(rejected)
+                })?
             }
         };
         if !local
@@ -342,42 +421,51 @@ impl Master<'_> {
         let messages = &self.state.messages;
         let name = wish.text.name();
         if wish.purpose == Purpose::Change && !matches!(wish.text, Text::Command(_)) {
-            for warning in warnings {
-                messages.note(format_args!("{warning}"));
-            }
-            for problem in problems {
-                messages.error(format_args!("{problem}"));
-            }
+            first(warnings).for_each(|warning| messages.note(format_args!("{warning}")));
+            first(problems).for_each(|problem| messages.error(format_args!("{problem}")));
             messages.error(format_args!("{name}: nothing is changed"));
         }
-        let errors = problems.iter().map(reply::error);
-        Answer::now(errors.chain(warnings.iter().map(warning_line)).collect())
+        let errors = first(problems).map(reply::error);
+        Answer::now(errors.chain(first(warnings).map(warning_line)).collect())
     }
 
     /// All names are known, or will not be: the wish is fulfilled.
-    fn conclude(&mut self, change: &Change, now: Moment) -> Result<Answer, Refusal> {
-        let warnings = || change.reading.warnings.iter().map(warning_line);
+    fn conclude(&mut self, change: &mut Change, now: Moment) -> Result<Answer, Refusal> {
+        let warnings = |change: &Change| -> Vec<String> {
+            let page = unwritable_page(&change.reading.settings).map(|line| format!("warning: {line}\n"));
+            first(&change.reading.warnings).map(warning_line).chain(page).collect()
+        };
         match change.wish.purpose {
             Purpose::Check => {
                 self.examine(change)?;
-                Ok(Answer::now(["ok\n".to_string()].into_iter().chain(warnings()).collect()))
+                Ok(Answer::now(["ok\n".to_string()].into_iter().chain(warnings(change)).collect()))
             }
             Purpose::Diff => {
                 self.examine(change)?;
                 Ok(Answer::now(self.differences(change)))
             }
             Purpose::Change if self.is_what_is_in_force(change) => {
-                for warning in &change.reading.warnings {
+                for warning in first(&change.reading.warnings) {
                     self.state.messages.note(format_args!("{warning}"));
                 }
                 // Workers may still be about to take over what is in force.
                 Ok(Answer { reply: change.reading.replies.clone(), order: Some(self.settings_order) })
             }
             Purpose::Change => {
-                let resources = self.prepare(change)?;
-                let order = self.commit(change, resources, now)?;
+                let resources = match change.resources.take() {
+                    Some(kept) => kept,
+                    // It stops at the first obstacle; all of them are to be named.
+                    None => {
+                        self.prepare(change).map_err(|first| self.examine(change).err().unwrap_or(first))?
+                    }
+                };
+                if let Err(refusal) = self.publish(&change.reading.settings, &resources.servers) {
+                    change.resources = Some(resources);
+                    return Err(refusal);
+                }
+                let order = self.commit(change, resources, now);
                 let reply = match &change.wish.text {
-                    Text::File(_) => ["ok\n".to_string()].into_iter().chain(warnings()).collect(),
+                    Text::File(_) => ["ok\n".to_string()].into_iter().chain(warnings(change)).collect(),
                     Text::Command(_) | Text::Batch(_) => change.reading.replies.clone(),
                 };
                 Ok(Answer { reply, order: Some(order) })
@@ -405,7 +493,7 @@ impl Master<'_> {
         };
         let obstacle = |error: &NameError| Obstacle { word: error.word(), reason: error.to_string() };
         let servers = names
-            .resolve_servers(settings, &address)
+            .resolve_servers(settings, &address, self.control_address())
             .map_err(|errors| Refusal::Never(errors.iter().map(obstacle).collect()))?;
         // A name that is new and means nothing is a mistake; one that was there before comes and goes with its
         // name server.
@@ -427,12 +515,35 @@ impl Master<'_> {
         Ok((servers, address))
     }
 
-    /// Where the log is to go, if that is to change.
-    fn new_log(&self, settings: &Settings) -> Result<Option<Option<LogDestination>>, Refusal> {
-        let Some(new) = &settings.log else {
+    /// Why the new address cannot be listened at. What is in the way may be the old one.
+    fn not_listening(&self, settings: &Settings, error: &ListenError) -> Refusal {
+        let reason = match (error, self.state.listener.as_ref().map(Listener::address)) {
+            (
+                ListenError::Refused { address: SocketAddress::Inet(new), reason },
+                Some(SocketAddress::Inet(old)),
+            ) if reason.kind() == io::ErrorKind::AddrInUse
+                && new.port() == old.port()
+                && (new.ip().is_unspecified() || old.ip().is_unspecified()) =>
+            {
+                format!(
+                    "cannot listen on {new} beside {old}; listen on another port first, or start pen again"
+                )
+            }
+            _ => error.to_string(),
+        };
+        Refusal::of(listen_word(settings), reason)
+    }
+
+    /// Where the log is to go, if it is to be opened: elsewhere, or again, because a reload does that.
+    fn new_log(&self, change: &Change) -> Result<Option<Option<LogDestination>>, Refusal> {
+        let Some(new) = &change.reading.settings.log else {
             return Ok(self.state.settings.log.is_some().then_some(None));
         };
-        if Some(new) == self.state.settings.log.as_ref() {
+        // Whoever sent HUP has been told already if that failed.
+        let again = matches!(new, LogDestination::File(_))
+            && matches!(change.wish.text, Text::File(_))
+            && change.wish.asker != Asker::Signal;
+        if Some(new) == self.state.settings.log.as_ref() && !again {
             return Ok(None);
         }
         // Opening it must ask nobody: that could take long.
@@ -466,9 +577,9 @@ impl Master<'_> {
         let settings = &change.reading.settings;
         let (servers, address) = self.resolve(change)?;
         let countries = self.new_countries(change)?;
-        let log = match self.new_log(settings)? {
+        let log = match self.new_log(change)? {
             Some(Some(destination)) => {
-                let log = log::open(&destination);
+                let log = NewLog::open(&destination);
                 let word = settings.log.as_ref().map(ToString::to_string).unwrap_or_default();
                 Some(Some(log.map_err(|error| Refusal::of(word, error))?))
             }
@@ -479,7 +590,7 @@ impl Master<'_> {
             true => None,
             false => {
                 let listener = Listener::open(address, settings.listen_queue);
-                Some(listener.map_err(|error| Refusal::of(listen_word(settings), error))?)
+                Some(listener.map_err(|error| self.not_listening(settings, &error))?)
             }
         };
         let workers = match settings.workers == self.state.settings.workers {
@@ -497,52 +608,54 @@ impl Master<'_> {
             Err(Refusal::Never(more)) => problems.extend(more),
             Ok(()) | Err(Refusal::Later) => {}
         };
-        let unwritable = |what: &str, path: &Path| match check::unwritable(what, path) {
-            Some(line) => Err(Refusal::of(path.display(), line)),
-            None => Ok(()),
-        };
         match self.resolve(change) {
             Ok((_, address)) if self.state.listener.as_ref().is_some_and(|it| *it.address() == address) => {}
             Ok((_, address)) => {
-                note(Listener::check(address).map_err(|error| Refusal::of(listen_word(settings), error)));
+                note(Listener::check_free(address).map_err(|error| self.not_listening(settings, &error)));
             }
             Err(refusal) => note(Err(refusal)),
         }
         note(self.new_countries(change).map(drop));
-        note(self.new_log(settings).and_then(|log| match log {
-            Some(Some(LogDestination::File(path))) => unwritable("log", &path),
+        note(self.new_log(change).and_then(|log| match log {
+            Some(Some(LogDestination::File(path))) => {
+                log::check(&path).map_err(|error| Refusal::of(path.display(), error))
+            }
             Some(Some(LogDestination::Network(..)) | None) | None => Ok(()),
         }));
-        if let Some(path) = &settings.web_stats {
-            note(unwritable("status page", path));
-        }
         if problems.is_empty() { Ok(()) } else { Err(Refusal::Never(problems)) }
     }
 
-    /// Changes everything. The number of the order to the workers.
-    fn commit(&mut self, change: &Change, resources: NewResources, now: Moment) -> Result<u64, Refusal> {
+    /// Changes the shared tables: the last that can fail.
+    fn publish(&self, settings: &Settings, servers: &ResolvedServers) -> Result<(), Refusal> {
+        let region = self.state.region;
+        region.grow(Geometry { clients: settings.clients_max, connections: settings.conn_max })?;
+        let ResolvedServers { servers, emergency, abuse, .. } = servers;
+        let published = region.servers().publish(servers, emergency.as_ref(), abuse.as_ref());
+        published.map_err(|_| Refusal::Later)
+    }
+
+    /// Changes everything else. The number of the order to the workers.
+    fn commit(&mut self, change: &Change, resources: NewResources, now: Moment) -> u64 {
         let NewResources { servers, listener, log, countries, workers } = resources;
         let reading = &change.reading;
+        // A command is told as it came, and a file is still there.
+        let told =
+            if matches!(change.wish.text, Text::Batch(_)) { self.differences(change) } else { String::new() };
         let state = &mut self.state;
-        let geometry =
-            Geometry { clients: reading.settings.clients_max, connections: reading.settings.conn_max };
-        state.region.grow(geometry)?;
-        let published = state.region.servers().publish(
-            &servers.servers,
-            servers.emergency.as_ref(),
-            servers.abuse.as_ref(),
-        );
-        published.map_err(|_| Refusal::Later)?;
-        // From here on nothing fails.
         let generation = state.settings.generation + 1;
         let old_queue = state.settings.listen_queue;
         let old_conn_max = state.settings.conn_max;
+        let page_is_new = state.settings.web_stats != reading.settings.web_stats;
+        let lists = state.settings.acls != reading.settings.acls;
         state.settings = Settings { generation, ..reading.settings.clone() };
         state.messages.set_debug(state.settings.debug);
-        state.lists = AccessLists::compile(&state.settings.acls);
-        let news = News { log: log.is_some(), countries: countries.is_some(), listener: listener.is_some() };
+        if lists {
+            state.lists = AccessLists::compile(&state.settings.acls);
+        }
+        let news =
+            News { lists, log: log.is_some(), countries: countries.is_some(), listener: listener.is_some() };
         if let Some(log) = log {
-            state.log = log;
+            state.log = log.map(NewLog::keep);
         }
         if let Some(countries) = countries {
             state.countries = countries;
@@ -571,7 +684,7 @@ impl Master<'_> {
         self.state.region.workers().set_count(self.supervisor.places());
         self.raise_limits(old_conn_max);
         let name = change.wish.text.name();
-        for warning in &reading.warnings {
+        for warning in first(&reading.warnings) {
             self.state.messages.note(format_args!("{warning}"));
         }
         let all_names = questions(&self.state.settings);
@@ -579,17 +692,25 @@ impl Master<'_> {
         {
             self.state.messages.error(format_args!("{}", unresolved_line(name, reason)));
         }
-        self.state.names.keep_only(&all_names);
         let names = &self.state.names;
         let unknown = all_names.into_iter().filter(|name| !names.knows(name)).collect();
         self.lookups.renew(unknown, now);
         let order = self.send_settings(news);
+        // As at a start, it may be so when the page is written.
+        if let Some(line) = unwritable_page(&reading.settings)
+            && (page_is_new || matches!(change.wish.text, Text::File(_)))
+        {
+            self.state.messages.error(format_args!("{line}"));
+        }
+        for line in told.lines() {
+            self.state.messages.note(format_args!("{name}: {line}"));
+        }
         let what = match &change.wish.text {
             Text::Command(line) => format!("{name}: {}", line.trim()),
             Text::File(_) | Text::Batch(_) => name,
         };
         self.state.messages.note(format_args!("{what}: in force now (generation {generation})"));
-        Ok(order)
+        order
     }
 
     /// More connections may need more descriptors, in every process.
@@ -627,51 +748,49 @@ impl Master<'_> {
             let lines: Vec<_> = lines.chain(difference.after.iter().map(|line| ('+', line))).collect();
             let last = lines.len() - 1;
             for (number, (sign, line)) in lines.into_iter().enumerate() {
-                let remark = touched.as_deref().filter(|_| number == last).unwrap_or_default();
+                let remark = if number == last { touched.as_str() } else { "" };
                 text += &format!("{sign} {line}{remark}\n");
             }
         }
         for action in &change.reading.actions {
             if let Action::Shun(server, length) = action {
                 let live = self.state.region.ledger().load(Target::Server(*server));
-                text += &format!("+ server {server} blacklist {length} # {} stay\n", connections(live));
+                text += &format!("+ server {server} blacklist {length}{}\n", remark(live, " stay"));
             }
         }
         text
     }
 
     /// The remark about connections, if a difference touches some.
-    fn touched(&self, difference: &Difference, before: &Settings, after: &Settings) -> Option<String> {
+    fn touched(&self, difference: &Difference, before: &Settings, after: &Settings) -> String {
         let region = self.state.region;
         let open = region.workers().connections();
-        Some(match difference.what {
+        let (touched, how) = match difference.what {
             Subject::Server(target) => {
                 let place = |settings: &Settings| {
                     let spec = settings.targets().find(|(it, _)| *it == target);
                     spec.map(|(_, spec)| (spec.host.clone(), spec.port.clone()))
                 };
-                let live = region.ledger().load(target);
-                match place(before) == place(after) {
-                    true => format!(" # {}", connections(live)),
-                    false => format!(" # {} stay where they are until they end", connections(live)),
-                }
+                let moves = place(before) != place(after);
+                (region.ledger().load(target), if moves { " stay where they are until they end" } else { "" })
             }
-            Subject::Listener => format!(" # {} stay", connections(open)),
-            Subject::IdleTimeout => format!(" # {}, measured by it at once", connections(open)),
+            Subject::Listener => (open, " stay"),
+            Subject::IdleTimeout => (open, ", measured by it at once"),
             Subject::Workers => {
                 let (now, then) = (self.state.workers, worker_count(after));
                 let views = (then..now.max(then)).map(|worker| region.workers().view(WorkerId(worker)));
-                let ending = views.map(|view| view.connections).sum();
-                format!(" # {} of workers that go stay until they end", connections(ending))
+                (views.map(|view| view.connections).sum(), " of workers that go stay until they end")
             }
-            Subject::List(_) | Subject::Other(_) => return None,
-        })
+            Subject::List(_) | Subject::Other(_) => (0, ""),
+        };
+        remark(touched, how)
     }
 }
 
 /// What was opened anew with the settings.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct News {
+    pub(super) lists: bool,
     pub(super) log: bool,
     pub(super) countries: bool,
     pub(super) listener: bool,
@@ -688,6 +807,7 @@ impl Master<'_> {
         };
         self.settings_order = self.supervisor.send_settings(&Dispatch {
             settings: &self.state.settings,
+            lists: news.lists,
             log: change(news.log, complete.log),
             countries,
             listener: complete.listener.filter(|_| news.listener),
@@ -725,8 +845,8 @@ impl Unread {
     fn of_line(rejected: Rejected) -> Self {
         let told = |fault: &At<Fault>| match &fault.what {
             // The classic has no word for it.
-            Fault::Command(CommandError::UnknownNo(_)) => String::new(),
-            Fault::Command(error) if error.is_ignorable() => format!("{error}\n"),
+            what if is_unknown_no(what) => String::new(),
+            Fault::Command(why) if fault.line.is_none() => reply::refused(why),
             what if fault.line.is_none() => reply::error(what),
             _ => reply::error(fault),
         };
@@ -734,28 +854,79 @@ impl Unread {
     }
 }
 
-/// The command by which `after` names a file that `before` does not.
+/// A file goes on without a line that means nothing, as ever; who sends a batch waits, and can mend it. What is wrong
+/// with it, and the other warnings.
+fn mistakes_in_batch(warnings: &[At<Warning>]) -> (Vec<String>, Vec<At<Warning>>) {
+    let (mut mistakes, mut others) = (Vec::new(), Vec::new());
+    for warning in warnings {
+        match &warning.what {
+            Warning::Skipped(_) => mistakes.push(warning.to_string()),
+            Warning::Misplaced(word) => {
+                let what = format!("{word} cannot be in a batch; send it by itself");
+                mistakes.push(At { file: warning.file.clone(), line: warning.line, what }.to_string());
+            }
+            Warning::Notice(_) | Warning::Weightless => others.push(warning.clone()),
+        }
+    }
+    (mistakes, others)
+}
+
+fn is_unknown_no(fault: &Fault) -> bool {
+    matches!(fault, Fault::Command(CommandError::Unknown(words)) if words.starts_with("no "))
+}
+
+/// The command by which `after` names a file, or a Unix socket, that `before` does not.
 fn names_a_file(before: &Settings, after: &Settings) -> Option<&'static str> {
     let new_log = matches!(&after.log, Some(LogDestination::File(_))) && before.log != after.log;
     let new_page = after.web_stats.is_some() && before.web_stats != after.web_stats;
     let new_countries = after.geoip.is_some() && before.geoip != after.geoip;
-    [("log", new_log), ("web_stats", new_page), ("geoip", new_countries)]
-        .into_iter()
-        .find_map(|(command, named)| named.then_some(command))
+    let listens_on_path = after.listen.as_ref().is_some_and(|spec| spec.path().is_some());
+    let new_listener = listens_on_path && before.listen != after.listen;
+    let known = paths_of_servers(before);
+    let new_server = paths_of_servers(after).difference(&known).next().is_some();
+    [
+        ("log", new_log),
+        ("web_stats", new_page),
+        ("geoip", new_countries),
+        ("listen", new_listener),
+        ("server", new_server),
+    ]
+    .into_iter()
+    .find_map(|(command, named)| named.then_some(command))
+}
+
+/// The Unix sockets that connections are made to.
+fn paths_of_servers(settings: &Settings) -> BTreeSet<&Path> {
+    let hosts = settings.targets().filter_map(|(_, spec)| spec.host.as_ref());
+    hosts
+        .filter_map(|host| match host {
+            Host::Path(path) => Some(path.as_path()),
+            Host::Ip(_) | Host::Name(_) => None,
+        })
+        .collect()
 }
 
 fn listen_word(settings: &Settings) -> String {
     settings.listen.as_ref().map(ToString::to_string).unwrap_or_default()
 }
 
-fn warning_line(warning: &At<Warning>) -> String {
+/// As many of them as somebody may want to read, each in a line, and how many more there are.
+fn first<T: ToString>(all: &[T]) -> impl Iterator<Item = String> {
+    let more = all.len().saturating_sub(MOST_TOLD);
+    let rest = (more > 0).then(|| format!("and {more} more"));
+    all.iter().take(MOST_TOLD).map(ToString::to_string).chain(rest)
+}
+
+fn warning_line(warning: String) -> String {
     format!("warning: {warning}\n")
 }
 
-fn connections(number: u32) -> String {
-    match number {
-        1 => "1 connection".to_string(),
-        number => format!("{number} connections"),
+/// What stands behind a line that so many connections are touched by; nothing if none is.
+fn remark(connections: u32, how: &str) -> String {
+    match connections {
+        0 => String::new(),
+        1 => format!(" # 1 connection{how}"),
+        _ => format!(" # {connections} connections{how}"),
     }
 }
 
@@ -780,6 +951,14 @@ mod tests {
         assert_eq!(named(|it| it.log = Some("host:9".parse().unwrap())), None);
         assert_eq!(named(|it| it.web_stats = Some("/w".into())), Some("web_stats"));
         assert_eq!(named(|it| it.geoip = Some("/g".into())), Some("geoip"));
+        assert_eq!(named(|it| it.listen = Some("/l".parse().unwrap())), Some("listen"));
+        assert_eq!(named(|it| it.listen = Some("127.0.0.1:80".parse().unwrap())), None);
+        assert_eq!(named(|it| it.servers = vec!["/s".parse().unwrap()]), Some("server"));
+        assert_eq!(named(|it| it.emergency = Some("/s".parse().unwrap())), Some("server"));
+        assert_eq!(named(|it| it.abuse = Some("127.0.0.1:80".parse().unwrap())), None);
+        let with = Settings { servers: vec!["/s".parse().unwrap()], ..Settings::default() };
+        let moved = Settings { emergency: Some("/s".parse().unwrap()), ..with.clone() };
+        assert_eq!(names_a_file(&with, &moved), None, "it was named by somebody who may");
         let with = Settings { web_stats: Some("/w".into()), ..Settings::default() };
         assert_eq!(names_a_file(&with, &Settings::default()), None, "to write none any more is harmless");
     }

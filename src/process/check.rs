@@ -39,12 +39,15 @@ pub fn check(launch: &Launch, settings: &Settings, problems: Vec<String>) -> Exi
 
 fn find_problems(launch: &Launch, settings: &Settings, problems: &mut Vec<String>) {
     let mut names = look_up_all(settings);
+    let mut control = None;
     if let Some(spec) = &launch.control {
         match (control_refused(launch), control_address(spec, &mut names)) {
             (Some(reason), _) => problems.push(reason.to_string()),
             (None, Err(problem)) => problems.push(problem),
             (None, Ok(address)) => {
-                problems.extend(Listener::check_control(address).err().map(|error| error.to_string()))
+                problems
+                    .extend(Listener::check_control(address.clone()).err().map(|error| error.to_string()));
+                control = Some(address);
             }
         }
     }
@@ -52,7 +55,7 @@ fn find_problems(launch: &Launch, settings: &Settings, problems: &mut Vec<String
     if settings.listen.is_some() {
         match listen_address(settings, &names) {
             Ok(address) => {
-                match names.resolve_servers(settings, &address) {
+                match names.resolve_servers(settings, &address, control.as_ref()) {
                     Ok(servers) => {
                         let names = servers.unresolved.iter();
                         problems.extend(names.map(|(name, reason)| format!("server {name}: {reason}")));

@@ -7,10 +7,12 @@ use std::fs;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
+use crate::model::address::SocketAddress;
 use crate::model::command::{Command, Operation};
 use crate::model::ids::{ConnId, WorkerId};
 use crate::model::render;
 use crate::model::reply;
+use crate::model::settings::LogDestination;
 use crate::model::time::Moment;
 use crate::net::control::{Asked, Peer, Request, SessionId};
 use crate::process::changes::{Asker, ONLY_LOCAL, Purpose, Text, Wish};
@@ -31,6 +33,11 @@ pub(super) struct Confirmation {
 }
 
 impl Master<'_> {
+    /// Where the control port is.
+    pub(super) fn control_address(&self) -> Option<&SocketAddress> {
+        self.control.as_ref().map(|control| control.listener().address())
+    }
+
     /// What the control port waits for.
     pub(super) fn control_descriptors(&self) -> Vec<(BorrowedFd<'_>, Interest)> {
         match (&self.control, self.stage) {
@@ -49,7 +56,7 @@ impl Master<'_> {
         let state = &self.state;
         let admits = |peer: &Peer| {
             let country = |ip| state.countries.as_ref().and_then(|countries| countries.country(ip));
-            state.lists.verdicts(&peer.0, country).permits(state.settings.control_acl)
+            state.lists.verdicts(&peer.address, country).permits(state.settings.control_acl)
         };
         let asked = control.advance(now, admits);
         if let Some(error) = control.take_trouble() {
@@ -164,15 +171,22 @@ impl Master<'_> {
         }
     }
 
-    /// Does what HUP does.
+    /// Does what HUP does: the log is opened again whatever is in the file.
     fn reload_for(&mut self, asker: Asker, now: Moment) {
         let Asker::Session { id, .. } = asker else { return };
-        if let Err(error) = self.reopen_log() {
-            return self.reply(id, reply::error(format_args!("{error}; nothing is changed")), now);
-        }
-        match self.state.launch.config.clone() {
-            Some(path) => self.wish_from(asker, Text::File(path), Purpose::Change, now),
-            None => self.reply(id, reply::error(NO_FILE), now),
+        let reopened = self.reopen_log();
+        let is_logging = matches!(self.state.settings.log, Some(LogDestination::File(_)));
+        match (self.state.launch.config.clone(), reopened) {
+            // If the file still names a log that cannot be opened, that is a mistake in it.
+            (Some(path), _) => self.wish_from(asker, Text::File(path), Purpose::Change, now),
+            (None, Ok(())) if is_logging => {
+                let reply = format!("ok\nwarning: {NO_FILE}; the log is opened again, that is all\n");
+                self.reply_after(id, reply, None, self.settings_order);
+            }
+            (None, Ok(())) => self.reply(id, reply::error(NO_FILE), now),
+            (None, Err(error)) => {
+                self.reply(id, reply::error(format_args!("{error}; the old one is kept")), now);
+            }
         }
     }
 
@@ -235,7 +249,10 @@ impl Master<'_> {
         let target = fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
         match write_file(&target, &text) {
             Ok(()) => String::new(),
-            Err(error) => reply::error(format_args!("cannot write {}: {}", path.display(), words(&error))),
+            Err(error) => {
+                let place = if state.launch.jail.is_some() { " in the jail" } else { "" };
+                reply::error(format_args!("cannot write {}{place}: {}", path.display(), words(&error)))
+            }
         }
     }
 

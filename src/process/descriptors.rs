@@ -4,6 +4,7 @@ use std::io;
 
 use crate::model::ids::MAX_WORKERS;
 use crate::model::settings::{Launch, Settings};
+use crate::net::control::MOST_SESSIONS;
 use crate::net::event_loop::SPARE;
 use crate::sys::privileges;
 
@@ -13,8 +14,8 @@ const WORKERS_OWN: u64 = 5;
 /// What pipes for large flows may take beside all connections. They do without if it is not granted.
 const FOR_PIPES: u64 = 2 * 64;
 
-/// What the master has: a line to each worker, and a few of its own.
-const FOR_THE_MASTER: u64 = MAX_WORKERS as u64 + 32;
+/// What the master has: a line to each worker, the sessions of the control port, and a few of its own.
+const FOR_THE_MASTER: u64 = MAX_WORKERS as u64 + MOST_SESSIONS as u64 + 32;
 
 /// The limit of each process of pen, and what a worker needs of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

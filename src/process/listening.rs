@@ -122,19 +122,40 @@ impl Listener {
     ///
     /// See [`ListenError`].
     pub fn check(address: SocketAddress) -> Result<(), ListenError> {
-        if let SocketAddress::Unix(path) = &address {
-            return match fs::symlink_metadata(path) {
+        let checked = match &address {
+            SocketAddress::Unix(path) => match fs::symlink_metadata(path) {
                 Ok(found) if found.file_type().is_socket() => Ok(()),
-                Ok(_) => Err(ListenError::NotASocket { path: path.clone() }),
-                Err(_) => privileges::check_writable(path)
-                    .map_err(|reason| ListenError::Refused { address: address.clone(), reason }),
-            };
+                Ok(_) => return Err(ListenError::NotASocket { path: path.clone() }),
+                Err(_) => privileges::check_writable(path),
+            },
+            // Nobody can connect to it before it is closed again.
+            SocketAddress::Inet(_) => socket::bind(&address).map(drop),
+        };
+        match checked {
+            Err(reason) if reason.kind() == io::ErrorKind::AddrInUse => Ok(()),
+            checked => checked.map_err(|reason| ListenError::Refused { address, reason }),
         }
-        match Listener::open(address, 0) {
-            Ok(_) => Ok(()),
-            Err(ListenError::Refused { reason, .. }) if reason.kind() == io::ErrorKind::AddrInUse => Ok(()),
-            Err(error) => Err(error),
+    }
+
+    /// Could it be opened now, while whoever listens there goes on?
+    ///
+    /// # Errors
+    ///
+    /// See [`ListenError`].
+    pub fn check_free(address: SocketAddress) -> Result<(), ListenError> {
+        let taken = match &address {
+            SocketAddress::Unix(path) => {
+                socket::is_answered(path).then(|| io::Error::from(io::ErrorKind::AddrInUse))
+            }
+            // Nobody can connect to it before it is closed again.
+            SocketAddress::Inet(_) => {
+                socket::bind(&address).err().filter(|error| error.kind() == io::ErrorKind::AddrInUse)
+            }
+        };
+        if let Some(reason) = taken {
+            return Err(ListenError::Refused { address, reason });
         }
+        Listener::check(address)
     }
 
     /// Where it listens.
@@ -211,7 +232,12 @@ mod tests {
         let dead = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let error = Listener::open(SocketAddress::Unix(path.clone()), 50).unwrap_err();
         assert!(error.to_string().contains("another program listens there"), "{error}");
+        assert_eq!(
+            Listener::check_free(SocketAddress::Unix(path.clone())).unwrap_err().to_string(),
+            error.to_string()
+        );
         drop(dead);
+        Listener::check_free(SocketAddress::Unix(path.clone())).unwrap();
         assert!(path.exists());
         Listener::open(SocketAddress::Unix(path.clone()), 50).unwrap();
     }
@@ -229,6 +255,21 @@ mod tests {
         assert!(Listener::check(nowhere).is_err());
         let foreign = SocketAddress::Inet("192.0.2.1:80".parse().unwrap());
         assert!(Listener::check(foreign).is_err());
+    }
+
+    #[test]
+    fn what_is_free_now_is_another_question() {
+        let any = SocketAddress::Inet("127.0.0.1:0".parse().unwrap());
+        for address in [SocketAddress::Unix(path("free")), any] {
+            Listener::check_free(address.clone()).unwrap();
+            let listener = Listener::open(address.clone(), 50).unwrap();
+            let taken = socket::local_address(listener.as_fd()).unwrap();
+            Listener::check(taken.clone()).unwrap();
+            let refusal = Listener::check_free(taken.clone()).unwrap_err().to_string();
+            assert!(refusal.contains("another program listens there"), "{refusal}");
+            drop(listener);
+            Listener::check_free(taken).unwrap();
+        }
     }
 
     #[test]
@@ -251,6 +292,7 @@ mod tests {
         let address = SocketAddress::Inet(first.local_addr().unwrap());
         let error = Listener::open(address.clone(), 50).unwrap_err();
         Listener::check(address.clone()).unwrap();
+        assert_eq!(Listener::check_free(address.clone()).unwrap_err().to_string(), error.to_string());
         assert!(error.to_string().starts_with(&format!("cannot listen on {address}: ")), "{error}");
         drop(first);
         Listener::open(address, 50).unwrap().set_backlog(60).unwrap();

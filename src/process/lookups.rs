@@ -62,6 +62,11 @@ impl Lookups {
         std::mem::take(&mut self.wanted)
     }
 
+    /// Nothing else is to be asked.
+    pub(super) fn keep_only(&mut self, questions: &BTreeSet<Question>) {
+        self.wanted.retain(|question| questions.contains(question));
+    }
+
     /// Nobody can be asked now.
     pub(super) fn give_up(&mut self) {
         self.wanted.clear();
@@ -92,13 +97,15 @@ impl Lookups {
 impl Master<'_> {
     /// Asks for unknown names when it is time to, and uses those that are known now.
     pub(super) fn advance_lookups(&mut self, now: Moment) {
-        self.lookups.advance(now);
+        if !self.changes.wait_for_names() {
+            self.lookups.advance(now);
+        }
         let MasterState { region, settings, names, listener, messages, .. } = &self.state;
         if !self.lookups.found {
             return;
         }
         let Some(listener) = listener else { return };
-        let Ok(servers) = names.resolve_servers(settings, listener.address()) else {
+        let Ok(servers) = names.resolve_servers(settings, listener.address(), self.control_address()) else {
             return;
         };
         // Tried again at the next turn if a worker has the lock.

@@ -58,9 +58,6 @@ const START_TIME: Seconds = Seconds(10);
 /// How often the master looks at the heartbeats.
 const HEARTBEAT_CHECK: Seconds = Seconds(1);
 
-/// When a change is tried again that could not be made because a worker held the lock, in microseconds.
-const CHANGE_RETRY: u64 = 10_000;
-
 /// A master that has not looked for this long was stopped itself.
 const OWN_PAUSE: Seconds = Seconds(5);
 
@@ -173,12 +170,13 @@ impl<'a> Master<'a> {
             if let Some(forked) = self.start_due_workers(now) {
                 return self.into_worker(forked);
             }
-            if let Some(process) = self.start_resolver() {
-                return Role::ResolverProcess(process);
-            }
             self.advance(now);
             if let Some(result) = self.verdict() {
                 return Role::Ended(self.finish(result));
+            }
+            // After that: it asks for the names that have just been found to be needed.
+            if let Some(process) = self.start_resolver() {
+                return Role::ResolverProcess(process);
             }
             self.wait(now);
         }
@@ -206,11 +204,12 @@ impl<'a> Master<'a> {
         if now.micros_since(self.checked) >= HEARTBEAT_CHECK.micros() {
             self.check_heartbeats(now);
         }
-        self.confirm(now);
         if self.stage == Stage::Serving {
             self.advance_lookups(now);
             self.advance_changes(now);
         }
+        // Last: what was asked for just now may be so already.
+        self.confirm(now);
     }
 
     fn advance_start(&mut self, until: Moment, now: Moment) {
@@ -247,6 +246,10 @@ impl<'a> Master<'a> {
                 HEARTBEAT_TIMEOUT.as_secs()
             ));
         }
+        self.resend_orders();
+    }
+
+    fn resend_orders(&mut self) {
         if self.supervisor.has_unsent_orders() {
             // While draining there is no listener, but the log may have been opened anew.
             self.supervisor.resend_orders(&self.state.settings, complete(&self.state));
@@ -260,8 +263,8 @@ impl<'a> Master<'a> {
         if let Stage::Starting { until: end } | Stage::Stopping { until: end } = self.stage {
             until = until.min(end);
         }
-        if self.changes.is_to_be_tried() {
-            until = until.min(now.plus_micros(CHANGE_RETRY));
+        if let Some(moment) = self.changes.next_try(now).filter(|_| self.stage == Stage::Serving) {
+            until = until.min(moment);
         }
         if let Some(deadline) = self.control.as_ref().and_then(ControlPort::next_deadline) {
             until = until.min(deadline);
@@ -291,6 +294,7 @@ impl<'a> Master<'a> {
         let now = clock::now();
         for (worker, _) in workers.iter().zip(&ready[1..]).filter(|&(_, &ready)| ready) {
             self.supervisor.read_reports(*worker);
+            self.resend_orders();
         }
         if resolver_at.is_some_and(|at| ready[at]) {
             self.read_answers();
@@ -350,7 +354,7 @@ impl<'a> Master<'a> {
         for pid in supervisor.pids().into_iter().chain(resolver) {
             fork::wait(pid);
         }
-        drop((listener, control, pidfile));
+        drop((listener, control.map(ControlPort::end), pidfile));
         match (result, notifier) {
             (Ok(()), None) => ExitCode::SUCCESS,
             (Ok(()), Some(notifier)) => {

@@ -51,6 +51,16 @@ pub enum NameError {
     /// nobody reads of it twice.
     #[error(transparent)]
     PortNeeded(#[from] SettingsProblem),
+    /// Clients would be sent to the control port, and be taken for users of this machine there.
+    #[error("server {server}: {address} is the control port, where clients must not be sent")]
+    ControlPort {
+        /// The server.
+        server: Target,
+        /// The word that it is about.
+        word: String,
+        /// Where it would be.
+        address: SocketAddr,
+    },
     /// The listener's host is unknown.
     #[error("{place}: {reason}")]
     Unknown {
@@ -153,7 +163,7 @@ impl ResolvedNames {
         Ok(SocketAddress::Inet(SocketAddr::new(ip, port)))
     }
 
-    /// The servers of these settings, of a pen that listens there.
+    /// The servers of these settings, of a pen that listens there and has its control port there.
     ///
     /// # Errors
     ///
@@ -162,11 +172,12 @@ impl ResolvedNames {
         &self,
         settings: &Settings,
         listener: &SocketAddress,
+        control: Option<&SocketAddress>,
     ) -> Result<ResolvedServers, Vec<NameError>> {
         let mut problems = Vec::new();
         let mut unresolved = Vec::new();
         let mut define = |target: Target, spec: &ServerSpec| {
-            let address = match self.server_address(target, spec, listener) {
+            let address = match self.server_address(target, spec, listener, control) {
                 Ok(address) => address,
                 Err(ServerError::Wrong(problem)) => {
                     problems.push(problem);
@@ -205,6 +216,7 @@ impl ResolvedNames {
         target: Target,
         spec: &ServerSpec,
         listener: &SocketAddress,
+        control: Option<&SocketAddress>,
     ) -> Result<Option<SocketAddress>, ServerError> {
         let Some(host) = &spec.host else {
             return Ok(None);
@@ -235,8 +247,27 @@ impl ResolvedNames {
             }
             Host::Path(_) => return Ok(None),
         };
-        Ok(Some(SocketAddress::Inet(SocketAddr::new(ip, port))))
+        let address = SocketAddr::new(ip, port);
+        if let Some(SocketAddress::Inet(control)) = control
+            && leads_to(address, *control)
+        {
+            let word = host.to_string();
+            let error = NameError::ControlPort { server: target, word: word.clone(), address };
+            return Err(match host {
+                Host::Name(_) => ServerError::Unresolved(word, error.to_string()),
+                Host::Ip(_) | Host::Path(_) => ServerError::Wrong(error),
+            });
+        }
+        Ok(Some(SocketAddress::Inet(address)))
     }
+}
+
+/// Does a connection to `server` end at the socket bound to `control`, at a loopback address?
+fn leads_to(server: SocketAddr, control: SocketAddr) -> bool {
+    let (to, bound) = (server.ip().to_canonical(), control.ip().to_canonical());
+    // The kernel takes a connection to 0.0.0.0 or :: for one to loopback.
+    let meets = to == bound || to.is_unspecified() || (bound.is_unspecified() && to.is_loopback());
+    server.port() == control.port() && meets
 }
 
 enum ServerError {
@@ -251,7 +282,7 @@ impl NameError {
             NameError::Service { service, .. } => service.clone(),
             NameError::PortNeeded(SettingsProblem::PortNeeded { host, .. }) => host.to_string(),
             NameError::PortNeeded(_) => String::new(),
-            NameError::Unknown { word, .. } => word.clone(),
+            NameError::ControlPort { word, .. } | NameError::Unknown { word, .. } => word.clone(),
         }
     }
 }
@@ -335,7 +366,7 @@ mod tests {
             ..Settings::default()
         };
         assert!(questions(&settings).is_empty());
-        let servers = ResolvedNames::default().resolve_servers(&settings, &listener()).unwrap();
+        let servers = ResolvedNames::default().resolve_servers(&settings, &listener(), None).unwrap();
         assert_eq!(addresses(&servers), ["[::1]:8001", "127.0.0.1:80"]);
         assert_eq!((servers.servers[0].soft, servers.servers[0].hard), (1, 2));
         assert_eq!((servers.servers[0].weight, servers.servers[0].prio), (3, 4));
@@ -376,7 +407,7 @@ mod tests {
         let mut names = ResolvedNames::default();
         names.learn(host("here"), Answer::Address("192.0.2.1".parse().unwrap()));
         names.learn(host("gone"), Answer::Unknown("no such name".to_string()));
-        let servers = names.resolve_servers(&settings, &listener()).unwrap();
+        let servers = names.resolve_servers(&settings, &listener(), None).unwrap();
         assert_eq!(addresses(&servers), ["-", "192.0.2.1:2", "-", "-"]);
         assert_eq!(servers.unresolved, [("gone".to_string(), "no such name".to_string())]);
         assert!(servers.is_usable());
@@ -388,7 +419,7 @@ mod tests {
             servers: vec![literal("127.0.0.1", Port::Number(0)), named("x", Port::Number(1))],
             ..Settings::default()
         };
-        assert!(!ResolvedNames::default().resolve_servers(&settings, &listener()).unwrap().is_usable());
+        assert!(!ResolvedNames::default().resolve_servers(&settings, &listener(), None).unwrap().is_usable());
     }
 
     #[test]
@@ -418,7 +449,7 @@ mod tests {
         };
         let unix = SocketAddress::Unix(PathBuf::from("/run/pen"));
         let problems: Vec<_> = ResolvedNames::default()
-            .resolve_servers(&settings, &unix)
+            .resolve_servers(&settings, &unix, None)
             .unwrap_err()
             .iter()
             .map(ToString::to_string)
@@ -428,6 +459,36 @@ mod tests {
         let words = "server 1 (127.0.0.1) needs a port of its own";
         assert!(problems[1].starts_with(words), "{problems:?}");
         assert_eq!(problems[1], settings.problems()[0].to_string(), "--check would name it twice");
+    }
+
+    #[test]
+    fn no_server_is_the_control_port() {
+        let mut names = ResolvedNames::default();
+        names.learn(host("here"), Answer::Address("127.0.0.1".parse().unwrap()));
+        let refusal = |control: &str, spec: ServerSpec| {
+            let settings = Settings { emergency: Some(spec), ..Settings::default() };
+            let control = SocketAddress::Inet(control.parse().unwrap());
+            match names.resolve_servers(&settings, &listener(), Some(&control)) {
+                Err(errors) => Some(errors[0].to_string()),
+                Ok(servers) => servers.unresolved.first().map(|(name, reason)| format!("{name}: {reason}")),
+            }
+        };
+        let at = |ip: &str| literal(ip, Port::Number(7001));
+        let words = "is the control port, where clients must not be sent";
+        for control in ["0.0.0.0:7001", "[::]:7001"] {
+            for ip in ["127.0.0.1", "127.9.9.9", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1"] {
+                assert!(refusal(control, at(ip)).unwrap().ends_with(words), "{control} {ip}");
+            }
+            assert_eq!(refusal(control, at("192.0.2.1")), None, "it may be another machine");
+        }
+        assert_eq!(refusal("127.0.0.1:7001", at("127.0.0.2")), None);
+        assert_eq!(refusal("127.0.0.1:7001", literal("127.0.0.1", Port::Number(7002))), None);
+        assert_eq!(
+            refusal("192.0.2.1:7001", at("192.0.2.1")).unwrap(),
+            format!("server -1: 192.0.2.1:7001 {words}")
+        );
+        let named = refusal("127.0.0.1:7001", named("here", Port::Number(7001))).unwrap();
+        assert!(named.starts_with("here: ") && named.ends_with(words), "{named}");
     }
 
     #[test]

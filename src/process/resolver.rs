@@ -85,6 +85,11 @@ impl Resolver {
         self.send_next()
     }
 
+    /// Asks nothing else any more, but for what it has been asked already.
+    pub fn keep_only(&mut self, questions: &BTreeSet<Question>) {
+        self.waiting.retain(|question| questions.contains(question));
+    }
+
     /// Is that question not answered yet?
     pub fn is_pending(&self, question: &Question) -> bool {
         self.asked.as_ref() == Some(question) || self.waiting.contains(question)

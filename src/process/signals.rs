@@ -33,6 +33,7 @@ impl Master<'_> {
     pub(super) fn stop(&mut self, now: Moment) {
         if !matches!(self.stage, Stage::Stopping { .. }) {
             self.stage = Stage::Stopping { until: now.plus(STOP_TIME) };
+            self.abandon_changes(now);
             self.state.region.set_phase(Phase::Stopping);
             self.supervisor.signal_all(Signal::SIGTERM);
         }
@@ -41,9 +42,7 @@ impl Master<'_> {
     /// QUIT: nobody new, the others run to their end.
     fn drain(&mut self, now: Moment) {
         self.stage = Stage::Draining;
-        for session in self.changes.abandon() {
-            self.reply(session, reply::error("pen is about to end; nothing is changed"), now);
-        }
+        self.abandon_changes(now);
         self.state.region.set_phase(Phase::Draining);
         // As long as one process has the listener, clients are queued on it.
         self.state.listener = None;
@@ -51,11 +50,18 @@ impl Master<'_> {
         self.state.messages.note(format_args!("no new connections; pen ends with the last one that is open"));
     }
 
+    fn abandon_changes(&mut self, now: Moment) {
+        for session in self.changes.abandon() {
+            self.reply(session, reply::error("pen is about to end; nothing is changed"), now);
+        }
+    }
+
     /// USR2: a core file for whoever looks for a fault. The workers end with their master.
     fn abort(&mut self) -> ! {
         self.state.messages.error(format_args!("aborting, as USR2 asks for"));
         self.state.pidfile = None;
         self.state.listener = None;
+        self.control = None;
         fork::abort_with_core();
     }
 

@@ -121,7 +121,15 @@ fn prepare(launch: &Launch, settings: &Settings) -> Result<Prepared, String> {
     };
     let mut names = look_up_in_time(settings, resolver::look_up, clock::now);
     let address = listen_address(settings, &names)?;
-    let servers = names.resolve_servers(settings, &address).map_err(|errors| {
+    let control = match &launch.control {
+        Some(_) if let Some(reason) = control_refused(launch) => {
+            warn(reason.to_string());
+            None
+        }
+        Some(spec) => Some(control_address(spec, &mut names)?),
+        None => None,
+    };
+    let servers = names.resolve_servers(settings, &address, control.as_ref()).map_err(|errors| {
         let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
         lines.join("\npen: ")
     })?;
@@ -136,17 +144,8 @@ fn prepare(launch: &Launch, settings: &Settings) -> Result<Prepared, String> {
     if let Some(jail) = &launch.jail {
         check_jail(jail)?;
     }
-    let control = match &launch.control {
-        Some(_) if let Some(reason) = control_refused(launch) => {
-            warn(reason.to_string());
-            None
-        }
-        Some(spec) => {
-            let address = control_address(spec, &mut names)?;
-            Some(Listener::open_control(address, user.as_ref()).map_err(|error| error.to_string())?)
-        }
-        None => None,
-    };
+    let control = control.map(|address| Listener::open_control(address, user.as_ref())).transpose();
+    let control = control.map_err(|error| error.to_string())?;
     let countries = load_countries(settings)?;
     let descriptors = provide_descriptors(socket::count_descriptors(), launch, settings)?;
     if let Some(line) = descriptors.shortage(settings.conn_max) {
@@ -219,7 +218,7 @@ fn changes_place(launch: &Launch) -> bool {
 
 /// The line that tells that the status page could not be written from here, as this user. That may change while pen
 /// runs, so it is no reason not to start.
-fn unwritable_page(settings: &Settings) -> Option<String> {
+pub(super) fn unwritable_page(settings: &Settings) -> Option<String> {
     settings.web_stats.as_deref().and_then(|path| unwritable("status page", path))
 }
 

@@ -12,6 +12,9 @@
 //! A worker whose heartbeat stops gets SIGABRT (a core file shows where it hangs), then SIGKILL. Decisions and
 //! bookkeeping only: the master forks, reaps and reports.
 
+use std::cell::OnceCell;
+use std::collections::VecDeque;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -30,6 +33,10 @@ pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a worker has for writing its core file before it gets SIGKILL.
 const CORE_DUMP_TIME: Duration = Duration::from_secs(1);
+
+/// Orders that a worker has been given and has not carried out. A stopped one would collect the settings of every
+/// change, each in memory of its own; it gets the last ones alone, when it moves again.
+const MOST_UNDONE: usize = 8;
 
 /// When to try again after fork(2) has failed.
 const FORK_RETRY: Duration = Duration::from_secs(1);
@@ -75,12 +82,16 @@ struct WorkerProcess {
     silent_from: Moment,
     /// It got SIGABRT, and gets SIGKILL at this moment.
     kill_at: Option<Moment>,
-    /// It does not have the latest settings: sending them failed.
+    /// It does not have the latest settings: sending them failed, or it has too much to do.
     unsent: bool,
     /// It is to end with its last connection, and nobody takes its place.
     retiring: Retiring,
     /// The latest order that it has carried out, or that was given before it was made.
     done: u64,
+    /// The order by which it was given what it had missed of earlier ones.
+    resent: u64,
+    /// The orders that it was given since, and has not carried out.
+    undone: VecDeque<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +107,8 @@ enum Retiring {
 pub struct Dispatch<'a> {
     /// The settings.
     pub settings: &'a Settings,
+    /// Their access lists have changed.
+    pub lists: bool,
     /// What has changed of the log.
     pub log: Change<&'a Sink>,
     /// What has changed of the database of countries.
@@ -120,6 +133,7 @@ pub struct Complete<'a> {
 impl<'a> Complete<'a> {
     fn attachments(self) -> Attachments<'a> {
         Attachments {
+            lists: true,
             log: Change::Replace(self.log),
             countries: Change::Replace(self.countries),
             listener: self.listener,
@@ -162,24 +176,26 @@ fn later(moment: Moment, length: Duration) -> Moment {
 }
 
 impl Supervisor {
-    /// There are to be that many workers, at least one. New ones are due at once; those that are too many (the last)
-    /// are told to end with their last connections, or are not started any more.
+    /// There are to be that many workers, at least one. New ones are due at once; of those that are too many (the
+    /// last) the ones that do not run are not started any more, and others are told to end with their last connections.
     pub fn resize(&mut self, workers: u32, now: Moment) {
         self.wanted = workers.clamp(1, MAX_WORKERS);
         self.fill(now);
         let there_are = self.slots.iter().filter(|slot| slot.counts()).count() as u32;
         let mut surplus = there_are.saturating_sub(self.wanted);
-        for slot in self.slots.iter_mut().rev().filter(|slot| slot.counts()) {
-            if surplus == 0 {
-                break;
-            }
-            surplus -= 1;
-            match &mut slot.state {
-                State::Running(worker) => {
-                    self.orders += 1;
-                    worker.retire(self.orders);
+        // One that cannot start must not stay in the place of one that serves.
+        for running in [false, true] {
+            for slot in self.slots.iter_mut().rev().filter(|slot| slot.counts()) {
+                match &mut slot.state {
+                    _ if surplus == 0 => break,
+                    State::Running(worker) if running => {
+                        self.orders += 1;
+                        worker.retire(self.orders);
+                    }
+                    State::Due(_) | State::Disabled if !running => slot.state = State::Vacant,
+                    State::Running(_) | State::Due(_) | State::Disabled | State::Vacant => continue,
                 }
-                State::Due(_) | State::Disabled | State::Vacant => slot.state = State::Vacant,
+                surplus -= 1;
             }
         }
         self.forget_vacant();
@@ -230,6 +246,8 @@ impl Supervisor {
                 unsent: false,
                 retiring: Retiring::No,
                 done: self.orders,
+                resent: 0,
+                undone: VecDeque::new(),
             }));
         }
     }
@@ -265,7 +283,8 @@ impl Supervisor {
     /// Has every worker carried out that order, and all before it that were meant for it? One that was made later, or
     /// has ended, has.
     pub fn all_did(&self, order: u64) -> bool {
-        self.running().all(|(_, worker)| worker.done >= order && worker.retiring != Retiring::Unsent)
+        let did = |worker: &WorkerProcess| worker.done >= order.max(worker.resent) && !worker.misses_orders();
+        self.running().all(|(_, worker)| did(worker))
     }
 
     /// The channels on which something may come, for waiting.
@@ -338,9 +357,12 @@ impl Supervisor {
     pub fn send_settings(&mut self, dispatch: &Dispatch<'_>) -> u64 {
         self.orders += 1;
         let number = self.orders;
-        let packed = PackedSettings::new(dispatch.settings);
+        let all = OnceCell::new();
+        let all = || all.get_or_init(|| PackedSettings::new(dispatch.settings)).as_ref().ok();
+        let short = (!dispatch.lists).then(|| PackedSettings::without_lists(dispatch.settings));
         let complete = dispatch.complete.attachments();
         let changes = Attachments {
+            lists: dispatch.lists,
             log: match &dispatch.log {
                 Change::Keep => Change::Keep,
                 Change::Replace(log) => Change::Replace(*log),
@@ -353,9 +375,11 @@ impl Supervisor {
         };
         for worker in self.slots.iter_mut().filter_map(WorkerSlot::worker) {
             let attached = if worker.unsent { &complete } else { &changes };
-            // A worker that is stuck has not read the earlier ones, one that is dead never will.
-            let send = |packed| worker.channel.send_settings(number, packed, attached).is_ok();
-            worker.unsent = !packed.as_ref().is_ok_and(send);
+            let packed = match &short {
+                Some(short) if !worker.unsent => short.as_ref().ok(),
+                _ => all(),
+            };
+            worker.use_settings(number, packed, attached);
         }
         number
     }
@@ -364,7 +388,7 @@ impl Supervisor {
     /// could not be given.
     pub fn send_close(&mut self, worker: WorkerId, conn: ConnId, uses: u32) -> Option<u64> {
         let number = self.orders + 1;
-        self.worker(worker)?.channel.send_close(number, conn, uses).ok()?;
+        self.worker(worker)?.order(number, |channel| channel.send_close(number, conn, uses)).ok()?;
         self.orders = number;
         Some(number)
     }
@@ -374,23 +398,25 @@ impl Supervisor {
         self.running().all(|(id, process)| id != worker || process.done >= order)
     }
 
-    /// Is there a worker without the latest orders?
+    /// Is there a worker without the latest orders that could be given them now?
     pub fn has_unsent_orders(&self) -> bool {
-        self.running().any(|(_, worker)| worker.unsent || worker.retiring == Retiring::Unsent)
+        self.running().any(|(_, worker)| worker.misses_orders() && worker.undone.len() < MOST_UNDONE)
     }
 
     /// Sends those workers everything as it is now.
     pub fn resend_orders(&mut self, settings: &Settings, complete: Complete<'_>) {
-        let number = self.orders;
         let complete = complete.attachments();
         let packed = PackedSettings::new(settings);
         for worker in self.slots.iter_mut().filter_map(WorkerSlot::worker) {
-            if worker.unsent {
-                let send = |packed| worker.channel.send_settings(number, packed, &complete).is_ok();
-                worker.unsent = !packed.as_ref().is_ok_and(send);
-            }
             if worker.retiring == Retiring::Unsent {
-                worker.retire(number);
+                self.orders += 1;
+                worker.resent = self.orders;
+                worker.retire(self.orders);
+            }
+            if worker.unsent {
+                self.orders += 1;
+                worker.resent = self.orders;
+                worker.use_settings(self.orders, packed.as_ref().ok(), &complete);
             }
         }
     }
@@ -475,8 +501,31 @@ impl WorkerSlot {
 }
 
 impl WorkerProcess {
+    /// Does it not have all orders that were meant for it? What it has done says nothing then: it may have carried
+    /// out a later one.
+    fn misses_orders(&self) -> bool {
+        self.unsent || self.retiring == Retiring::Unsent
+    }
+
+    /// Gives it an order. A worker that is stuck has not read the earlier ones, one that is dead never will.
+    fn order(&mut self, number: u64, send: impl FnOnce(&MasterEnd) -> io::Result<()>) -> io::Result<()> {
+        if self.undone.len() >= MOST_UNDONE {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        send(&self.channel)?;
+        self.undone.push_back(number);
+        Ok(())
+    }
+
+    fn use_settings(&mut self, order: u64, packed: Option<&PackedSettings>, attached: &Attachments<'_>) {
+        let sent = packed.is_some_and(|packed| {
+            self.order(order, |channel| channel.send_settings(order, packed, attached)).is_ok()
+        });
+        self.unsent = !sent;
+    }
+
     fn retire(&mut self, order: u64) {
-        let sent = self.channel.send_retire(order).is_ok();
+        let sent = self.order(order, |channel| channel.send_retire(order)).is_ok();
         self.retiring = if sent { Retiring::Yes } else { Retiring::Unsent };
     }
 
@@ -485,7 +534,12 @@ impl WorkerProcess {
             match self.channel.receive() {
                 Ok(Some(Report::Ready)) => self.ready = true,
                 Ok(Some(Report::Failed(reason))) => self.failure = Some(reason),
-                Ok(Some(Report::Done(order))) => self.done = self.done.max(order),
+                Ok(Some(Report::Done(order))) => {
+                    self.done = self.done.max(order);
+                    while self.undone.front().is_some_and(|undone| *undone <= order) {
+                        self.undone.pop_front();
+                    }
+                }
                 Ok(None) => return,
                 // It is gone, or sends nonsense: in both cases there is nothing more to learn here.
                 Err(_) => self.channel_closed = true,
@@ -641,7 +695,14 @@ mod tests {
     const NOTHING: Complete<'_> = Complete { log: None, countries: None, listener: None };
 
     fn dispatch<'a>(settings: &'a Settings, complete: Complete<'a>) -> Dispatch<'a> {
-        Dispatch { settings, log: Change::Keep, countries: Change::Keep, listener: None, complete }
+        Dispatch {
+            settings,
+            lists: false,
+            log: Change::Keep,
+            countries: Change::Keep,
+            listener: None,
+            complete,
+        }
     }
 
     #[test]
@@ -651,19 +712,31 @@ mod tests {
         let complete = Complete { listener: Some(listener.as_fd()), ..NOTHING };
         let mut settings = Settings::default();
         let mut order = 0;
-        while !supervisor.has_unsent_orders() {
+        for _ in 0..MOST_UNDONE + 3 {
             settings.generation += 1;
             order = supervisor.send_settings(&dispatch(&settings, complete));
         }
-        while ends[0].receive().unwrap().is_some() {}
+        assert_eq!(supervisor.send_close(WorkerId(0), ConnId(1), 1), None, "it has enough to do");
+        assert!(!supervisor.has_unsent_orders(), "there is no room for them");
+        while let Some(Order { number, .. }) = ends[0].receive().unwrap() {
+            ends[0].report(&Report::Done(number)).unwrap();
+        }
+        supervisor.read_reports(WorkerId(0));
+        assert!(supervisor.has_unsent_orders());
+        // That it has carried out a later one does not mean that it has those that it never got.
+        let close = supervisor.send_close(WorkerId(0), ConnId(1), 1).unwrap();
+        assert!(matches!(ends[0].receive().unwrap(), Some(Order { number, .. }) if number == close));
+        ends[0].report(&Report::Done(close)).unwrap();
+        supervisor.read_reports(WorkerId(0));
+        assert!(supervisor.did(WorkerId(0), close) && !supervisor.all_did(order));
         settings.generation += 1;
         supervisor.resend_orders(&settings, complete);
         assert!(!supervisor.has_unsent_orders() && !supervisor.all_did(order));
         let Order { number, what: Errand::Use(new) } = ends[0].receive().unwrap().unwrap() else {
             panic!("no settings");
         };
-        assert_eq!((number, new.settings.generation), (order, settings.generation));
-        assert!(new.listener.is_some() && matches!(new.log, Change::Replace(None)));
+        assert_eq!(new.settings.generation, settings.generation);
+        assert!(new.lists && new.listener.is_some() && matches!(new.log, Change::Replace(None)));
         ends[0].report(&Report::Done(number)).unwrap();
         supervisor.read_reports(WorkerId(0));
         assert!(supervisor.all_did(order));
@@ -733,6 +806,15 @@ mod tests {
         assert_eq!((supervisor.next_due(now), supervisor.places()), (None, MAX_WORKERS));
         supervisor.reaped(NOBODY - 9, ExitStatus::Exited(0), now);
         assert_eq!(supervisor.next_due(now), Some(WorkerId(9)));
+    }
+
+    #[test]
+    fn those_that_cannot_start_go_before_those_that_serve() {
+        let now = Moment(60 * SECOND);
+        let (mut supervisor, _ends) = supervisor(2);
+        supervisor.reaped(NOBODY, ExitStatus::Exited(CANNOT_START), now).unwrap();
+        supervisor.resize(1, now);
+        assert!(!supervisor.reaped(NOBODY - 1, ExitStatus::Killed(Signal::SIGKILL), now).unwrap().retired);
     }
 
     #[test]

@@ -12,12 +12,14 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use crate::model::address::ClientAddress;
 use crate::model::logline;
 use crate::model::settings::LogDestination;
 use crate::model::time::WallTime;
 use crate::sys::logfile;
+use crate::sys::privileges;
 use crate::sys::reason::words;
 
 /// At most this many bytes to a file at a time.
@@ -43,6 +45,16 @@ pub struct LogError {
     pub destination: String,
     /// What the system says.
     pub reason: io::Error,
+}
+
+/// Could the log be this file? Nothing is opened.
+///
+/// # Errors
+///
+/// What [`open`] would say.
+pub fn check(path: &Path) -> Result<(), LogError> {
+    privileges::check_writable(path)
+        .map_err(|reason| LogError { destination: path.display().to_string(), reason })
 }
 
 /// Opens a log: O_APPEND|O_CREAT|O_CLOEXEC mode 0644, or a connected UDP socket. Resolves a host name (blocking).

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
 use syslog::{Facility, Formatter3164, LogFormat, Severity};
 
+use crate::model::reply::push_printable;
 use crate::model::time::{Moment, Seconds};
 use crate::sys::clock;
 
@@ -133,18 +134,12 @@ fn stamp() -> String {
     out
 }
 
-/// Appends `text` with every control character as an escape (`\n`, `\u{1b}`).
+/// Appends `text`, with escapes for what is unprintable.
 fn escape_into(out: &mut String, text: fmt::Arguments<'_>) {
     struct Escaping<'a>(&'a mut String);
     impl fmt::Write for Escaping<'_> {
         fn write_str(&mut self, part: &str) -> fmt::Result {
-            for char in part.chars() {
-                if char.is_control() {
-                    self.0.extend(char.escape_default());
-                } else {
-                    self.0.push(char);
-                }
-            }
+            part.chars().for_each(|char| push_printable(self.0, char));
             Ok(())
         }
     }
@@ -254,6 +249,7 @@ mod tests {
     #[test]
     fn what_could_fake_a_line_or_move_a_cursor_is_escaped() {
         assert_eq!(escaped("a\nb\r\t\x1b[2J\u{9b}\u{7f}"), "a\\nb\\r\\t\\u{1b}[2J\\u{9b}\\u{7f}");
+        assert_eq!(escaped("\u{202e}\u{2028}\u{200b}"), "\\u{202e}\\u{2028}\\u{200b}");
         assert_eq!(escaped("cannot listen on [::1]:80: é\\"), "cannot listen on [::1]:80: é\\");
     }
 

@@ -10,6 +10,7 @@ use std::fmt::{Display, Write as _};
 use super::status::{self, ClientRow, ConnectionRow, OpenBytes, ServerRow};
 use crate::model::address::Drain;
 use crate::model::ids::{ConnId, MAX_SERVERS, MAX_WORKERS, ServerId, Target, WorkerId};
+use crate::model::reply;
 use crate::model::settings::Settings;
 use crate::model::time::{Moment, Seconds};
 use crate::shared::clients::ClientView;
@@ -64,7 +65,7 @@ pub fn recent(region: &Region, now: Moment, within: Seconds) -> String {
 /// client and no server, as on the status page.
 pub fn connection(region: &Region, conn: ConnId) -> String {
     if conn.0 >= region.slots().capacity() {
-        return format!("Connection {conn} out of range\n");
+        return reply::out_of_range(conn);
     }
     let unused = ConnectionView {
         client: None,

@@ -67,6 +67,16 @@ impl KernelAddress {
 /// # Errors
 /// The kernel's; `AddrInUse` also for a Unix socket's path that exists, whatever it is.
 pub fn listen(address: &SocketAddress, backlog: u32) -> io::Result<OwnedFd> {
+    let socket = bind(address)?;
+    set_backlog(socket.as_fd(), backlog)?;
+    Ok(socket)
+}
+
+/// What [`listen`] makes, before anybody can connect to it.
+///
+/// # Errors
+/// As there.
+pub fn bind(address: &SocketAddress) -> io::Result<OwnedFd> {
     let kernel = KernelAddress::new(address)?;
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let socket = ns::socket(kernel.family(), SockType::Stream, flags, None)?;
@@ -82,7 +92,6 @@ pub fn listen(address: &SocketAddress, backlog: u32) -> io::Result<OwnedFd> {
         SocketAddress::Unix(_) => {}
     }
     kernel.bind(&socket)?;
-    set_backlog(socket.as_fd(), backlog)?;
     Ok(socket)
 }
 

@@ -7,15 +7,22 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
 
+/// No longer file is read, in bytes: ten full access lists take less, and memory for several times that is there.
+const MOST: u64 = 64 << 20;
+
 /// All bytes of a regular file. Everything else is refused: a FIFO's writer may never come, a device may never end.
 ///
 /// # Errors
 ///
-/// It is no regular file, or cannot be read.
+/// It is no regular file, cannot be read, or has more than 64 MiB.
 pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
-    let (mut file, _) = open_regular(path)?;
+    let (file, _) = open_regular(path)?;
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
+    // Whatever its length was said to be: it may grow.
+    file.take(MOST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MOST {
+        return Err(io::Error::other("it has more than 64 MiB"));
+    }
     Ok(bytes)
 }
 
@@ -106,6 +113,8 @@ mod tests {
         let path = std::env::temp_dir().join(format!("pen-textfile-{}", std::process::id()));
         std::fs::write(&path, "blacklist 3\n").unwrap();
         assert_eq!(read_regular(&path).unwrap(), b"blacklist 3\n");
+        File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(read_regular(&path).unwrap_err().to_string(), "it has more than 64 MiB");
         std::fs::remove_file(&path).unwrap();
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert!(read_regular(&path).is_err());

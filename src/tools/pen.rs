@@ -42,7 +42,10 @@ pub fn main() -> ExitCode {
         return answer(concat!("pen ", env!("CARGO_PKG_VERSION"), "\n"));
     }
     let request = Request::read(&arguments, &|path| std::fs::read(path).and_then(config::decode));
-    answer(&request.replies);
+    // A check says what is wrong, and nothing else.
+    if !request.launch.check {
+        answer(&request.replies);
+    }
     for notice in &request.notices {
         complain(notice);
     }
@@ -277,7 +280,7 @@ impl Assembly<'_> {
             };
             match self.settings().servers.get_mut(number) {
                 // The list of a place is the file's to say: an operand has no word for it.
-                Some(place) => *place = ServerSpec { acl: place.acl, drain: place.drain, ..server },
+                Some(place) => *place = ServerSpec { acl: place.acl, ..server },
                 None => self.settings().servers.push(server),
             }
         }
@@ -294,7 +297,9 @@ impl Assembly<'_> {
         let reading = self.reader.reading;
         for warning in reading.warnings {
             match warning.what {
-                Warning::Skipped(_) if self.launch.check => self.problems.push(warning.to_string()),
+                Warning::Skipped(_) | Warning::Misplaced(_) if self.launch.check => {
+                    self.problems.push(warning.to_string())
+                }
                 _ => self.notices.push(warning.to_string()),
             }
         }
@@ -529,8 +534,11 @@ mod tests {
     #[test]
     fn what_needs_a_running_pen_is_skipped_at_the_start() {
         let request = request("-O servers -F F L:80 a", &[("F", "pid\nhash")]);
-        let skipped =
-            |place, word| format!("{place}: {word} is for the control port of a running pen; skipped");
+        let skipped = |place, word| {
+            format!(
+                "{place}: {word} is no setting: it must be sent to the control port of a running pen, alone"
+            )
+        };
         assert_eq!(request.notices, [skipped("-O", "servers"), skipped("F:1", "pid")]);
         assert_eq!((request.problems, request.settings.hash), (vec![], true));
         assert_eq!(problems("--check -O servers L:80 a"), [skipped("-O", "servers")]);

@@ -109,10 +109,54 @@ fn what_cannot_be_opened_changes_nothing() {
         let reply = pen.ask(&command);
         assert!(reply.starts_with("error: ") && reply.ends_with('\n'), "{command}: {reply:?}");
     }
+    // What was opened already goes with the change: the log that was made for it, the socket.
+    let (log, socket) = (pen.scratch.file("new"), pen.scratch.file("socket"));
+    std::os::unix::fs::symlink(pen.scratch.file("behind"), pen.scratch.file("link")).unwrap();
+    let link = pen.scratch.file("link");
+    let clash = format!("listen {}", taken.local_addr().unwrap());
+    for batch in [
+        [format!("log {log}"), clash.clone()],
+        [format!("log {link}"), clash],
+        ["log /no/such/directory/log".to_owned(), format!("listen {socket}")],
+    ] {
+        assert!(pen.batch(&[&batch[0], &batch[1]]).starts_with("error: "), "{batch:?}");
+    }
+    let left = |path: &str| std::fs::symlink_metadata(path).is_ok();
+    assert!(!left(&log) && !left(&socket) && !left(&pen.scratch.file("behind")) && left(&link));
+    let everywhere = format!("0.0.0.0:{}", pen.address.port());
+    let reply = pen.ask(&format!("listen {everywhere}"));
+    assert!(reply.starts_with(&format!("error: cannot listen on {everywhere} beside 127.0.0.1:")), "{reply}");
     assert_eq!(pen.ask("listen"), listen);
     assert_eq!(pen.ask("log"), format!("{}\n", pen.scratch.file("log")));
     assert_eq!(pen.visits(2), "S0 S0");
     wait_until("the log is written", || pen.scratch.read("log").lines().count() == 2);
+}
+
+/// pen(1), CONTROL PORT: each change goes to the messages. What is so already is none, and costs the workers nothing.
+#[test]
+fn what_is_so_already_is_no_change() {
+    only_ours!("it says nothing of changes");
+    let pen = Pen::with(&[]).servers(webs(1)).controlled().start();
+    for command in ["hash", "hash", "no http", "blacklist 30", "server 0", "blacklist 31", "conn_max 9"] {
+        pen.ask(command);
+    }
+    let told = pen.stderr();
+    let changes: Vec<&str> =
+        told.lines().filter_map(|line| line.split_once("control: ")).map(|it| it.1).collect();
+    let expected = ["hash: in force now (generation 2)", "blacklist 31: in force now (generation 3)"];
+    assert_eq!(changes, expected);
+}
+
+/// pen(1), CONTROL PORT: an unknown command is said to be one, in one line; one behind `no` is in the messages alone.
+#[test]
+fn what_is_no_command_is_answered_in_the_classics_words() {
+    only_ours!("it escapes nothing, and has other messages");
+    let pen = Pen::with(&[]).servers(webs(1)).controlled().start();
+    for (line, word) in [("foo bar", "foo"), ("\u{1b}[2J", r"\u{1b}[2J")] {
+        assert_eq!(pen.ask(line), format!("do_cmd: ignoring command starting with '{word}'\n"));
+    }
+    pen.tell("no stuborn");
+    assert!(pen.stderr().contains("ignoring command starting with 'no stuborn'"), "{}", pen.stderr());
 }
 
 /// pen(1), log: requests go to the new log from the reply on; `no log` ends it.
@@ -149,7 +193,9 @@ fn one_connection_is_closed() {
     wait_until("one connection has ended", || ended() >= 1);
     assert!(became_true(Duration::from_millis(300), || ended() > 1).is_none(), "more than one was closed");
     wait_until("it is counted out", || pen.ask("servers").contains("conn 4"));
-    assert_eq!(pen.ask("close 999"), "Connection 999 out of range\n");
+    for beyond in [500, 999] {
+        assert_eq!(pen.ask(&format!("close {beyond}")), format!("Connection {beyond} out of range\n"));
+    }
     assert_eq!(pen.ask("connection 500"), "Connection 500 out of range\n");
 }
 

@@ -10,7 +10,7 @@ use nix::unistd::{Pid, User, mkfifo};
 use crate::support::backend::webs;
 use crate::support::mmdb::{Mmdb, Value};
 use crate::support::pen::Builder;
-use crate::support::{Backend, Pen, Scratch, needs_root, only_ours, wait_until};
+use crate::support::{Backend, Pen, Scratch, needs_root, only_ours, processes, wait_until};
 
 /// 127.0.0.2 and its neighbours are in SE, 127.0.0.4 to 7 in DK, but 127.0.0.6 in NO; 127.0.0.1 and 8 nowhere.
 fn world() -> Mmdb {
@@ -172,4 +172,31 @@ fn countries_need_a_database() {
     let ended = Pen::with(&["-O", "acl 1 deny country SE"]).servers(["127.0.0.1:9"]).run();
     assert_eq!(ended.code(), 1, "{ended:?}");
     assert!(ended.stderr.contains("list 1") && ended.stderr.contains("geoip FILE"), "{ended:?}");
+}
+
+/// pen(1), geoip, CONTROL PORT: a database that is named while pen runs is in effect in every worker when the reply
+/// comes; so is a new file under the same name after a reload, and so is none.
+#[test]
+fn the_database_can_be_changed_while_pen_runs() {
+    only_ours!("its databases are of another kind");
+    let (s, files) = (webs(1), Scratch::new());
+    let database = files.write("world.mmdb", world().bytes());
+    let config = files.write("pen.cfg", "");
+    let pen = Pen::with(&["-F", &config]).servers(&s).workers(3).controlled().start();
+    let geoip = format!("geoip {database}");
+    let replies = format!("{database}\n1\n");
+    assert_eq!(pen.batch(&[&geoip, "acl 1 permit country SE", "client_acl 1"]), replies);
+    assert_eq!(pen.visits_from([2, 4, 2, 4, 2, 4, 2, 4]), "S0 closed S0 closed S0 closed S0 closed");
+    files.write("world.mmdb", Mmdb::v6().countries([("127.0.0.4/32", "SE")]).bytes());
+    assert_eq!(pen.visits_from([2, 4]), "S0 closed");
+    assert_eq!(pen.ask("reload"), "ok\n");
+    assert_eq!(pen.visits_from([2, 4, 2, 4, 2, 4, 2, 4]), "closed S0 closed S0 closed S0 closed S0");
+    let open = || pen.workers().iter().map(|pid| processes::descriptors(*pid)).sum::<usize>();
+    let before = open();
+    for _ in 0..20 {
+        assert_eq!(pen.ask("reload"), "ok\n");
+    }
+    wait_until("no descriptors are left of the earlier ones", || open() <= before);
+    assert_eq!(pen.batch(&["no acl 1", "no geoip"]), "");
+    assert_eq!(pen.visits_from([2, 4, 6]), "S0 S0 S0");
 }

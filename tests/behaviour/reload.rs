@@ -114,17 +114,100 @@ fn check_and_diff_change_nothing() {
     expect(format!("- server 0 acl 0 address 127.0.0.1 port {}", g[0].port()));
     expect(format!("+ server 0 acl 0 address 127.0.0.1 port {}", g[1].port()));
     assert!(diff.contains("# 3 connections"), "{diff}");
+    drop(held);
+    wait_until("nothing is left of them", || pen.ask("servers").contains(" conn 0 "));
+    let diff = pen.ask(&format!("diff {other}"));
+    assert!(diff.contains("\n+ idle_timeout 9\n") && !diff.contains('#'), "remarks about nobody: {diff}");
+    let held = pen.hold_many(3);
     let broken = directory.write("broken", "blacklist x\nserver 0 port y:\n");
     let reply = pen.ask(&format!("check {broken}"));
     assert!(reply.lines().count() == 2 && reply.lines().all(|line| line.starts_with("error: ")), "{reply}");
     assert!(pen.ask("check /no/such/file").starts_with("error: "));
     assert_eq!(pen.ask("blacklist"), "30\n");
     assert!(held.iter().all(Held::echoes));
-    // That somebody else has the address is found out without taking it.
-    let taken = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let clash = directory.write("clash", "listen 192.0.2.1:80\n");
-    assert!(pen.ask(&format!("check {clash}")).starts_with("error: "));
-    drop(taken);
+    // A reload would fail of an address that somebody else has, so that is said.
+    let taken = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let _listener = std::net::TcpListener::bind(taken).unwrap();
+    let _unix = std::os::unix::net::UnixListener::bind(directory.file("taken")).unwrap();
+    for address in [taken.to_string(), directory.file("taken"), "192.0.2.1:80".to_string()] {
+        let clash = directory.write("clash", format!("listen {address}\n"));
+        let (check, reload) = (pen.ask(&format!("check {clash}")), pen.ask(&format!("diff {clash}")));
+        assert!(check.starts_with(&format!("error: {clash}:1: cannot listen on {address}: ")), "{check}");
+        assert_eq!(check, reload);
+        directory.write("cfg", format!("listen {address}\n"));
+        assert_eq!(pen.ask("reload"), check.replace(&clash, &file));
+    }
+    // The address of pen itself is no obstacle.
+    let same = directory.write("same", format!("listen {}\n", pen.address));
+    assert_eq!(pen.ask(&format!("check {same}")), "ok\n");
+    // All that cannot be opened is named at once, by reload as by check.
+    directory.write("cfg", format!("listen {taken}\nlog /no/such/log\ngeoip /none\n"));
+    let (check, reload) = (pen.ask("check"), pen.ask("reload"));
+    assert_eq!((check.lines().count(), &reload), (3, &check), "{check}");
+}
+
+/// pen(1), check: would reload accept this file? A status page that cannot be written is a warning, for both.
+#[test]
+fn check_and_reload_agree_about_the_status_page() {
+    only_ours!("it cannot");
+    let s = webs(1);
+    let directory = Scratch::new();
+    let page = directory.file("missing/page");
+    let file = directory.write("cfg", format!("{}web_stats {page}\n", servers(&[&s[0]])));
+    let pen = Pen::with(&["-F", &file]).controlled().start();
+    let warned = format!("ok\nwarning: cannot write the status page {page}: No such file or directory\n");
+    assert_eq!(
+        (pen.ask("check"), pen.ask("reload"), pen.ask("diff")),
+        (warned.clone(), warned, String::new())
+    );
+    let other = directory.write("other", "no web_stats\n");
+    assert_eq!(pen.ask(&format!("check {other}")), "ok\n");
+    let told = || pen.stderr().matches("cannot write the status page").count();
+    let before = told();
+    assert_eq!(pen.ask("web_stats /no/such/page"), "/no/such/page\n");
+    assert_eq!(told(), before + 1, "{}", pen.stderr());
+}
+
+/// pen(1), reload: the log is opened again, for whoever rotates it, even without a file and whatever is in it; but a
+/// file that names a log that cannot be opened is faulty.
+#[test]
+fn reload_opens_the_log_again() {
+    only_ours!("it has no reload");
+    let s = webs(1);
+    let directory = Scratch::new();
+    let log = directory.file("log");
+    let rotate = |pen: &Pen, number: u32| {
+        std::fs::rename(&log, format!("{log}.{number}")).unwrap();
+        let reply = pen.ask("reload");
+        assert!(std::path::Path::new(&log).exists(), "{reply}");
+        reply
+    };
+    let pen = Pen::with(&["-l", &log]).servers(&s).controlled().start();
+    let reply = rotate(&pen, 1);
+    assert!(reply.starts_with("ok\nwarning: ") && reply.contains("-F"), "{reply}");
+    drop(pen);
+
+    let good = format!("{}log {log}\n", servers(&[&s[0]]));
+    let file = directory.write("cfg", &good);
+    let pen = Pen::with(&["-F", &file]).controlled().start();
+    assert_eq!(rotate(&pen, 2), "ok\n");
+    directory.write("cfg", format!("{good}blacklist x\n"));
+    assert!(rotate(&pen, 3).starts_with("error: "));
+    std::fs::remove_file(&log).unwrap();
+    std::fs::create_dir(&log).unwrap();
+    directory.write("cfg", &good);
+    let refused = |what: &str| {
+        let reply = pen.ask(what);
+        assert!(reply.starts_with("error: ") && reply.contains(":2: cannot "), "{what}: {reply}");
+    };
+    refused("check");
+    refused("reload");
+    let elsewhere = directory.file("elsewhere");
+    directory.write("cfg", format!("log {elsewhere}\n"));
+    assert_eq!(
+        (pen.ask("check"), pen.ask("reload"), pen.ask("log")),
+        ("ok\n".into(), "ok\n".into(), format!("{elsewhere}\n"))
+    );
 }
 
 /// Without -F there is nothing to reload, and that is said.

@@ -246,12 +246,17 @@ fn a_worker_that_gets_a_signal_by_itself_does_no_harm() {
 #[test]
 fn usr2_aborts_pen_and_its_workers() {
     let (g, files) = (greeters(1), Scratch::new());
-    let mut pen = Pen::with(&[]).servers(&g).workers(3).directory(files.path()).with_signals().start();
+    let mut pen =
+        Pen::with(&[]).servers(&g).workers(3).directory(files.path()).with_signals().controlled().start();
     let held = pen.hold();
     assert!(held.echoes());
     pen.signal(Signal::SIGUSR2);
     let status = pen.wait_for_end().unwrap();
     assert_eq!(status.signal(), Some(Signal::SIGABRT as i32));
+    assert!(
+        classic() || !std::path::Path::new(&pen.scratch.file("ctl")).exists(),
+        "the control socket is left"
+    );
     assert_ne!(held.ending(SOON), Ending::Open);
     // Where core files go to the working directory and are not forbidden for good, there is one: of what pen uses,
     // not of all that its tables could grow to.

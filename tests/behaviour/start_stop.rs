@@ -407,7 +407,7 @@ fn check_accepts_what_would_start() {
     let config = files.write("pen.cfg", "roundrobin\nacl 1 permit 127.0.0.1\nclient_acl 1\n");
     let pid = files.file("pid");
     let ended = Pen::with(&["--check", "-F", &config, "-p", &pid]).servers(&s).run();
-    assert_eq!(ended.code(), 0, "{ended:?}");
+    assert_eq!((ended.code(), ended.stdout.as_str(), ended.stderr.as_str()), (0, "ok\n", ""));
     assert_eq!(files.names(), ["pen.cfg"]);
     assert_eq!(s[0].accepted(), 0);
 }

@@ -156,8 +156,8 @@ fn hup_makes_room_for_more_clients() {
     only_ours!("it has a least size");
     let s = webs(1);
     let files = Scratch::new();
-    let config = files.write("pen.cfg", "clients_max 2\n");
-    let pen = Pen::with(&["-c", "3", "-F", &config, "-w", "SCRATCH/status"]).servers(&s).workers(2).start();
+    let config = files.write("pen.cfg", "clients_max 3\n");
+    let pen = Pen::with(&["-c", "5", "-F", &config, "-w", "SCRATCH/status"]).servers(&s).workers(2).start();
     let clients = |page: &str| column(page, "client", "address").len();
     pen.visits_from(1..=9);
     let page = pen.page();

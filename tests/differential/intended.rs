@@ -345,8 +345,6 @@ pub static DIFFERENCES: &[Difference] = &[
         REPORTED,
     ),
     differs("fastclose_by_command", "tcp_fastclose junk", "", "error: …\n", REPORTED),
-    differs("commands_at_the_start_and_their_answers", "clients_max 10", "10\n", "2048\n", TABLESIZE),
-    differs("commands_at_the_start_and_their_answers", "conn_max 10", "10\n", "500\n", TABLESIZE),
     differs(
         "commands_at_the_start_and_their_answers",
         "foo bar",
@@ -600,8 +598,6 @@ const LATER: &str = "Not in this version: the command is refused, not ignored.";
 const PENCTL: &str = "penctl without arguments has failed, and shows its usage on stderr.";
 const PENCTLEXIT: &str = "penctl tells by its exit status that a command failed.";
 const PENCTLLONG: &str = "The limit of a command is that of pen, 4095 bytes.";
-const TABLESIZE: &str =
-    "Commands make the tables larger than their defaults, never smaller; the options -x and -c do both.";
 const WINDOWS: &str = "An option that cannot be used is a failure.";
 const WHOASKED: &str = "What an included file answers goes to whoever sent the command.";
 const EMPTYFIELD: &str =

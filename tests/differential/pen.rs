@@ -8,7 +8,6 @@ use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -189,7 +188,7 @@ impl<'a> Builder<'a> {
         let listen = spec.replace("PORT", &port.to_string());
         let control = self.control.then(|| stage.port(&name("C")));
         let (stdout, stderr) = (format!("stdout{number}"), format!("stderr{number}"));
-        let marker = marker();
+        let marker = processes::marker();
         let mut command = self.command_line(&listen, control, &marker);
         command.stdout(File::create(stage.scratch.file(&stdout)).unwrap());
         command.stderr(File::create(stage.scratch.file(&stderr)).unwrap());
@@ -240,7 +239,7 @@ impl<'a> Builder<'a> {
         let spec = self.listen.as_deref().unwrap_or("127.0.0.1:PORT");
         let listen = spec.replace("PORT", &free_port().to_string());
         let control = self.control.then(free_port);
-        let marker = marker();
+        let marker = processes::marker();
         let mut command = self.command_line(&listen, control, &marker);
         run(stage, &mut command, &marker, number)
     }
@@ -256,7 +255,7 @@ fn run(stage: &Stage, command: &mut Command, marker: &str, number: u32) -> Resul
         status = child.try_wait().unwrap();
         status.is_some()
     });
-    kill_all(&processes::family(marker));
+    processes::kill_all(&processes::family(marker));
     let Some(status) = status else {
         let _ = child.wait();
         return Err("runs".to_owned());
@@ -266,22 +265,11 @@ fn run(stage: &Stage, command: &mut Command, marker: &str, number: u32) -> Resul
 
 /// Runs pen with these arguments alone.
 pub fn bare(stage: &Stage, arguments: &[&str]) -> Result<Ended, String> {
-    let marker = marker();
+    let marker = processes::marker();
     let (name, value) = marker.split_once('=').unwrap();
     let mut command = Command::new(&stage.program.path);
     command.args(arguments).env(name, value).stdin(Stdio::null()).current_dir(stage.scratch.path());
     run(stage, &mut command, &marker, stage.next_pen())
-}
-
-fn marker() -> String {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("PEN_TEST_MARK={}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
-}
-
-fn kill_all(pids: &BTreeSet<i32>) {
-    for &pid in pids {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-    }
 }
 
 /// A running pen. Dropping it ends it; of ours nothing may be left then.
@@ -553,7 +541,7 @@ impl Drop for Pen<'_> {
             return;
         }
         let left = self.family();
-        kill_all(&left);
+        processes::kill_all(&left);
         gone(SOON);
         if !self.stage.program.classic {
             self.stage.fault(format!("TERM left processes of the pen on {}: {left:?}", self.listen));

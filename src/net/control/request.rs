@@ -35,6 +35,9 @@ pub enum Refusal {
     /// Only comments may be anything.
     #[error("the command is not UTF-8")]
     NotText,
+    /// Web pages can make a browser send it, and say what stands before and in the path.
+    #[error("this is not a web server")]
+    Http,
     /// A line of a batch, counted from 1 after `begin`.
     #[error("line {0} is longer than {LONGEST_LINE} bytes; nothing is changed")]
     LongLine(usize),
@@ -186,9 +189,20 @@ fn is_word(line: &[u8], word: &[u8]) -> bool {
     words.next() == Some(word) && words.next().is_none_or(|next| next.starts_with(b"#"))
 }
 
+/// Is it the first line of an HTTP request? Its method and path are up to a web page whose name has come to mean this
+/// machine: `write /path HTTP/1.1` must not be taken for a command.
+fn is_http(line: &[u8]) -> bool {
+    let mut words = line.split(|byte| *byte == b' ');
+    let version = words.next_back().and_then(|last| last.strip_prefix(b"HTTP/"));
+    version.is_some_and(|it| it.iter().all(|byte| b"0123456789.".contains(byte))) && words.count() >= 2
+}
+
 fn command(line: &[u8]) -> Result<Request, Refusal> {
     if line.len() > LONGEST_LINE {
         return Err(Refusal::LongCommand);
+    }
+    if is_http(line) {
+        return Err(Refusal::Http);
     }
     config::decode(line.to_vec()).map(Request::Command).map_err(|_| Refusal::NotText)
 }
@@ -291,6 +305,17 @@ mod tests {
         let mut begun = RequestReader::default();
         assert_eq!((begun.push(b"begin"), begun.settle()), (None, None));
         assert_eq!(begun.push(b"ning\n"), Some(ask("beginning")));
+    }
+
+    #[test]
+    fn requests_of_browsers_are_no_commands() {
+        for line in ["POST / HTTP/1.1", "write /tmp/x HTTP/1.1", "exit /%0aexit HTTP/1.0", "a b c HTTP/2"] {
+            let whole = whole(format!("{line}\r\nHost: it\r\n\r\nexit\n").as_bytes());
+            assert_eq!(whole, Err(Refusal::Http), "{line}");
+        }
+        for line in ["log HTTP/1.1", "log \"/the HTTP/1.1\"", "log /x # of HTTP/x"] {
+            assert_eq!(whole(line.as_bytes()), ask(line));
+        }
     }
 
     #[test]

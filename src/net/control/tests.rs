@@ -4,8 +4,9 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::model::address::SocketAddress;
 use crate::sys::wait;
+
+const UNIX: Peer = Peer { address: ClientAddress::Unix, to_loopback: false };
 
 /// A port on the loopback interface, whose time goes by when a test says so.
 struct Rig {
@@ -43,7 +44,7 @@ impl Rig {
         theirs.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let id = SessionId(self.port.count);
         self.port.count += 1;
-        self.port.sessions.insert(id, Session::new(ours.into(), Peer(ClientAddress::Unix), self.now));
+        self.port.sessions.insert(id, Session::new(ours.into(), UNIX, self.now));
         (id, theirs)
     }
 
@@ -188,7 +189,7 @@ fn a_command_without_a_line_end_is_whole_after_two_seconds() {
     assert_eq!(rig.advance(), []);
     rig.now = due;
     let request = command("blacklist");
-    assert_eq!(rig.advance(), [Asked { session, peer: Peer(ClientAddress::Unix), request }]);
+    assert_eq!(rig.advance(), [Asked { session, peer: UNIX, request }]);
     assert_eq!(rig.port.next_deadline(), None);
     rig.pass(100_000);
     assert_eq!(rig.advance(), []);
@@ -486,13 +487,26 @@ fn nobody_who_waits_for_an_answer_makes_room() {
         assert_eq!(asked, []);
         late.is_finished()
     });
-    assert_eq!(late.join().unwrap(), "");
+    assert_eq!(late.join().unwrap(), FULL);
     for (session, client) in waiting {
         rig.reply(session, "no hash\n");
         client.shutdown(Shutdown::Write).unwrap();
         assert_eq!(rest(client), "no hash\n");
     }
     rig.until_gone();
+}
+
+#[test]
+fn nothing_looks_like_an_answer_that_is_none() {
+    let mut rig = Rig::new();
+    let (waiting, asker) = rig.pair();
+    (&asker).write_all(b"acl 1 deny ::1\n").unwrap();
+    assert_eq!(rig.asked().session, waiting);
+    let (_, batch) = rig.pair();
+    (&batch).write_all(b"begin\nacl 1 deny ::1\n").unwrap();
+    assert_eq!(rig.advance(), []);
+    rig.port.end();
+    assert_eq!((rest(asker), rest(batch)), (ENDED.to_owned(), NOT_HEARD.to_owned()));
 }
 
 #[test]
@@ -568,17 +582,21 @@ fn a_client_that_is_gone_ends_its_session() {
 }
 
 #[test]
+fn a_session_knows_where_it_has_connected_to() {
+    let mut rig = Rig::new();
+    let _client = rig.say("mode\n");
+    let asked = rig.asked();
+    assert!(asked.peer.to_loopback && asked.peer.is_local(), "{asked:?}");
+}
+
+#[test]
 fn only_this_machine_is_local() {
-    let inet = |ip: &str| Peer(ClientAddress::Inet(ip.parse().unwrap(), 1));
-    for local in [
-        Peer(ClientAddress::Unix),
-        inet("127.0.0.1"),
-        inet("127.9.9.9"),
-        inet("::1"),
-        inet("::ffff:127.0.0.1"),
-    ] {
+    let inet = |ip: &str| Peer { address: ClientAddress::Inet(ip.parse().unwrap(), 1), to_loopback: true };
+    for local in [UNIX, inet("127.0.0.1"), inet("127.9.9.9"), inet("::1"), inet("::ffff:127.0.0.1")] {
         assert!(local.is_local(), "{local}");
     }
+    let from_loopback_to_elsewhere = Peer { to_loopback: false, ..inet("127.0.0.1") };
+    assert!(!from_loopback_to_elsewhere.is_local());
     for foreign in ["10.0.0.1", "128.0.0.1", "::2", "::ffff:10.0.0.1", "0.0.0.0"] {
         assert!(!inet(foreign).is_local(), "{foreign}");
     }

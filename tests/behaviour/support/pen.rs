@@ -8,7 +8,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -132,11 +131,6 @@ impl Builder {
         command
     }
 
-    fn marker() -> String {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        format!("PEN_TEST_MARK={}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
-    }
-
     /// Starts it and waits until it serves.
     pub fn start(self) -> Pen {
         loop {
@@ -163,7 +157,7 @@ impl Builder {
 
     fn start_at(&self, listen: &str, port: u16) -> Result<Pen, Ended> {
         let scratch = Scratch::new();
-        let marker = Self::marker();
+        let marker = processes::marker();
         let mut command = self.command(listen, &marker, &scratch);
         command.stdout(File::create(scratch.file("stdout")).unwrap());
         command.stderr(File::create(scratch.file("stderr")).unwrap());
@@ -215,14 +209,14 @@ impl Builder {
     /// Runs a command line that is expected to end by itself. A daemon that it starts all the same is ended here.
     pub fn run(self) -> Ended {
         let (listen, _) = self.place();
-        let (scratch, marker) = (Scratch::new(), Self::marker());
+        let (scratch, marker) = (Scratch::new(), processes::marker());
         run(self.command(&listen, &marker, &scratch), &marker, &scratch)
     }
 }
 
 /// Runs pen with these arguments alone, which is expected to end by itself.
 pub fn pen_says(arguments: &[&str]) -> Ended {
-    let (scratch, marker) = (Scratch::new(), Builder::marker());
+    let (scratch, marker) = (Scratch::new(), processes::marker());
     let (name, value) = marker.split_once('=').unwrap();
     let mut command = Command::new(program());
     command.args(arguments).env(name, value).stdin(Stdio::null()).current_dir(scratch.path());
@@ -239,7 +233,7 @@ fn run(mut command: Command, marker: &str, scratch: &Scratch) -> Ended {
         status.is_some()
     });
     let left = processes::family(marker);
-    kill_all(&left);
+    processes::kill_all(&left);
     let status = status.unwrap_or_else(|| child.wait().unwrap());
     let ended = Ended { status, stdout: scratch.read("stdout"), stderr: scratch.read("stderr") };
     assert!(in_time.is_some(), "pen was expected to end by itself: {command:?} {ended:?}");
@@ -438,12 +432,6 @@ impl Pen {
     }
 }
 
-fn kill_all(pids: &BTreeSet<i32>) {
-    for &pid in pids {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-    }
-}
-
 /// Reads what is there of a file that another process writes.
 pub fn read_file(path: &str) -> String {
     let mut text = Vec::new();
@@ -475,7 +463,7 @@ impl Drop for Pen {
             return;
         }
         let left = processes::family(&self.marker);
-        kill_all(&left);
+        processes::kill_all(&left);
         gone(SOON);
         if !std::thread::panicking() {
             panic!("TERM left processes of the pen on {}: {left:?}", self.listen);

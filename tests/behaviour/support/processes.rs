@@ -3,7 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, BufRead};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// The parts of /proc/PID/stat that the stories use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +46,18 @@ pub fn children(parent: i32) -> Vec<i32> {
     found
 }
 
+/// A variable of the environment, `NAME=VALUE`, that no other pen of these tests is given: its family is found by it.
+pub fn marker() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("PEN_TEST_MARK={}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+pub fn kill_all(pids: &BTreeSet<i32>) {
+    for &pid in pids {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
 /// The live processes started with `marker` in their environment, and all their descendants: also those that became
 /// daemons or orphans.
 pub fn family(marker: &str) -> BTreeSet<i32> {
@@ -72,7 +88,7 @@ pub fn status(pid: i32, field: &str) -> String {
 }
 
 /// Does the process catch, ignore or block this signal, so that it will not die of it?
-pub fn prepared_for(pid: i32, signal: nix::sys::signal::Signal) -> bool {
+pub fn prepared_for(pid: i32, signal: Signal) -> bool {
     let bit = 1u64 << (signal as u32 - 1);
     ["SigCgt", "SigIgn", "SigBlk"]
         .iter()
@@ -175,4 +191,9 @@ fn open(pid: i32) -> Vec<String> {
 /// Has the process a descriptor of this, as /proc names it?
 pub fn has_open(pid: i32, what: &str) -> bool {
     open(pid).iter().any(|open| open == what)
+}
+
+/// How many descriptors it has open.
+pub fn descriptors(pid: i32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
