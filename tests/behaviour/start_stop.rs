@@ -564,10 +564,17 @@ fn the_listen_queue_is_as_long_as_it_was_asked_for() {
         return;
     }
     let s = webs(1);
-    let pen = Pen::with(&["-q", "77"]).servers(&s).start();
+    let pen = Pen::with(&["-q", "77"]).servers(&s).controlled().start();
     let filter = format!("sport = :{}", pen.address.port());
-    let output = Command::new("ss").args(["-Hltn", &filter]).output().unwrap();
-    let line = String::from_utf8(output.stdout).unwrap();
-    // State, waiting now, the most that may.
-    assert_eq!(line.split_whitespace().nth(2), Some("77"), "{line}");
+    let length = || {
+        let output = Command::new("ss").args(["-Hltn", &filter]).output().unwrap();
+        let line = String::from_utf8(output.stdout).unwrap();
+        // State, waiting now, the most that may.
+        line.split_whitespace().nth(2).map(str::to_owned)
+    };
+    assert_eq!(length().as_deref(), Some("77"));
+    if !classic() {
+        assert_eq!(pen.ask("listen_queue 88"), "88\n");
+        assert_eq!(length().as_deref(), Some("88"));
+    }
 }
