@@ -15,7 +15,8 @@ fn signals_that_the_parent_ignored_or_blocked_work_all_the_same() {
     only_ours!("the classic has no workers");
     let backend = Backend::web("a");
     let odd = ["env", "--ignore-signal=CHLD,HUP,USR1", "--block-signal=CHLD,TERM,INT,QUIT"];
-    let mut pen = Pen::with(&[]).servers([&backend]).through(&odd).start();
+    // With a control port: a worker that is killed before all have started ends the start.
+    let mut pen = Pen::with(&[]).servers([&backend]).controlled().through(&odd).start();
     let victim = pen.workers()[0];
     kill(Pid::from_raw(victim), Signal::SIGKILL).unwrap();
     wait_until("the worker is replaced", || {
