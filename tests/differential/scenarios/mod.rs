@@ -64,7 +64,7 @@ impl Scenario {
                 continue;
             }
             let Some(panic) = panic else { return Ok(transcript) };
-            if panic.contains(PORT_TAKEN) {
+            if PORT_TAKEN.iter().any(|words| panic.contains(words)) {
                 continue;
             }
             let seen = transcript.observations.into_iter();
@@ -83,8 +83,8 @@ impl Scenario {
     }
 }
 
-/// A pen that should have started says this when another program was quicker with the port that was free before.
-const PORT_TAKEN: &str = "Address already in use";
+/// A pen that should have started says one of these when another program was quicker with the port that was free before.
+const PORT_TAKEN: [&str; 2] = ["Address already in use", "can't bind local address"];
 
 thread_local! {
     /// Some while a scenario is played by this thread: the message of its panic, if there was one.
