@@ -1,0 +1,207 @@
+//! What new settings need beside themselves: opened before anything is changed, or found wanting.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+
+use super::{Asker, Change, Obstacle, Refusal, Text};
+use crate::model::address::SocketAddress;
+use crate::model::settings::{LogDestination, Settings};
+use crate::process::listening::{ListenError, Listener};
+use crate::process::master::{Master, MasterState};
+use crate::process::names::{NameError, Question, ResolvedServers, questions};
+use crate::process::owned_path::OwnedPath;
+use crate::process::startup::worker_count;
+use crate::report::log::{self, LogError, Sink};
+use crate::sys::geoip::Database;
+
+/// What new settings need beside themselves, opened before anything is changed. Dropped, it leaves nothing behind.
+#[derive(Debug)]
+pub(super) struct NewResources {
+    pub(super) servers: ResolvedServers,
+    pub(super) listener: Option<Listener>,
+    pub(super) log: Option<Option<NewLog>>,
+    pub(super) countries: Option<Option<Database>>,
+    pub(super) workers: u32,
+}
+
+/// A log that is not in use yet. If its file was made for it, that goes with it.
+#[derive(Debug)]
+pub(super) struct NewLog {
+    sink: Sink,
+    made: Option<OwnedPath>,
+}
+
+impl NewLog {
+    pub(super) fn open(destination: &LogDestination) -> Result<Self, LogError> {
+        let missing = match destination {
+            LogDestination::File(path) if !path.exists() => Some(path),
+            LogDestination::File(_) | LogDestination::Network(..) => None,
+        };
+        let sink = log::open(destination)?;
+        // A link to it was there before.
+        let made = missing.and_then(|path| fs::canonicalize(path).and_then(|path| OwnedPath::of(&path)).ok());
+        Ok(NewLog { sink, made })
+    }
+
+    /// It is in use.
+    pub(super) fn keep(mut self) -> Sink {
+        self.made.iter_mut().for_each(OwnedPath::disown);
+        self.sink
+    }
+}
+
+impl Master<'_> {
+    /// The servers with their addresses, and where to listen.
+    fn resolve(&self, change: &Change) -> Result<(ResolvedServers, SocketAddress), Refusal> {
+        let settings = &change.reading.settings;
+        let MasterState { names, listener, .. } = &self.state;
+        let Some(listener) = listener else {
+            return Err(Refusal::of("", "pen does not listen any more"));
+        };
+        let address = match &settings.listen {
+            Some(spec) => names.listen_address(spec).map_err(|error| Refusal::of(error.word(), error))?,
+            None => listener.address().clone(),
+        };
+        let obstacle = |error: &NameError| Obstacle { word: error.word(), reason: error.to_string() };
+        let servers = names
+            .resolve_servers(settings, &address, self.control_address())
+            .map_err(|errors| Refusal::Never(errors.iter().map(obstacle).collect()))?;
+        // A name that is new and means nothing is a mistake; one that was there before comes and goes with its
+        // name server.
+        let before = questions(&self.state.settings);
+        let new = servers.unresolved.iter().filter(|(name, _)| !before.contains(&host(name)));
+        let unknown: Vec<Obstacle> = new
+            .map(|(name, reason)| Obstacle {
+                word: name.clone(),
+                reason: format!("unknown or invalid address [{name}]: {reason}"),
+            })
+            .collect();
+        if !unknown.is_empty() {
+            return Err(Refusal::Never(unknown));
+        }
+        // To take the last server out of use is a command like any other.
+        if matches!(change.wish.text, Text::File(_)) && !servers.is_usable() && !settings.dummy {
+            return Err(Refusal::of("", servers.why_unusable()));
+        }
+        Ok((servers, address))
+    }
+
+    /// Why the new address cannot be listened at. What is in the way may be the old one.
+    fn not_listening(&self, settings: &Settings, error: &ListenError) -> Refusal {
+        let reason = match (error, self.state.listener.as_ref().map(Listener::address)) {
+            (
+                ListenError::Refused { address: SocketAddress::Inet(new), reason },
+                Some(SocketAddress::Inet(old)),
+            ) if reason.kind() == io::ErrorKind::AddrInUse
+                && new.port() == old.port()
+                && (new.ip().is_unspecified() || old.ip().is_unspecified()) =>
+            {
+                format!(
+                    "cannot listen on {new} beside {old}; listen on another port first, or start pen again"
+                )
+            }
+            _ => error.to_string(),
+        };
+        Refusal::of(listen_word(settings), reason)
+    }
+
+    /// Where the log is to go, if it is to be opened: elsewhere, or again, because a reload does that.
+    fn new_log(&self, change: &Change) -> Result<Option<Option<LogDestination>>, Refusal> {
+        let Some(new) = &change.reading.settings.log else {
+            return Ok(self.state.settings.log.is_some().then_some(None));
+        };
+        // Whoever sent HUP has been told already if that failed.
+        let again = matches!(new, LogDestination::File(_))
+            && matches!(change.wish.text, Text::File(_))
+            && change.wish.asker != Asker::Signal;
+        if Some(new) == self.state.settings.log.as_ref() && !again {
+            return Ok(None);
+        }
+        // Opening it must ask nobody: that could take long.
+        let destination = self.state.names.log_destination(new);
+        match &destination {
+            LogDestination::Network(host, _) if host.parse::<IpAddr>().is_err() => Err(Refusal::of(
+                new,
+                format!("cannot open the log {new}: the address of {host} is not known"),
+            )),
+            LogDestination::Network(..) | LogDestination::File(_) => Ok(Some(Some(destination))),
+        }
+    }
+
+    /// The database of countries, if it is to be another, or its file is to be read again.
+    fn new_countries(&self, change: &Change) -> Result<Option<Option<Database>>, Refusal> {
+        let settings = &change.reading.settings;
+        match &settings.geoip {
+            None => Ok(self.state.countries.is_some().then_some(None)),
+            same if *same == self.state.settings.geoip && !matches!(change.wish.text, Text::File(_)) => {
+                Ok(None)
+            }
+            Some(path) => {
+                let database = Database::load(path);
+                Ok(Some(Some(database.map_err(|error| Refusal::of(path.display(), error))?)))
+            }
+        }
+    }
+
+    /// Opens what the new settings need; changes nothing.
+    pub(super) fn prepare(&self, change: &Change) -> Result<NewResources, Refusal> {
+        let settings = &change.reading.settings;
+        let (servers, address) = self.resolve(change)?;
+        let countries = self.new_countries(change)?;
+        let log = match self.new_log(change)? {
+            Some(Some(destination)) => {
+                let log = NewLog::open(&destination);
+                let word = settings.log.as_ref().map(ToString::to_string).unwrap_or_default();
+                Some(Some(log.map_err(|error| Refusal::of(word, error))?))
+            }
+            Some(None) => Some(None),
+            None => None,
+        };
+        let listener = match self.state.listener.as_ref().is_some_and(|it| *it.address() == address) {
+            true => None,
+            false => {
+                let listener = Listener::open(address, settings.listen_queue);
+                Some(listener.map_err(|error| self.not_listening(settings, &error))?)
+            }
+        };
+        let workers = match settings.workers == self.state.settings.workers {
+            true => self.state.workers,
+            false => worker_count(settings),
+        };
+        Ok(NewResources { servers, listener, log, countries, workers })
+    }
+
+    /// What [`Master::prepare`] would complain of, without opening anything that somebody could notice.
+    pub(super) fn examine(&self, change: &Change) -> Result<(), Refusal> {
+        let settings = &change.reading.settings;
+        let mut problems = Vec::new();
+        let mut note = |result: Result<(), Refusal>| match result {
+            Err(Refusal::Never(more)) => problems.extend(more),
+            Ok(()) | Err(Refusal::Later) => {}
+        };
+        match self.resolve(change) {
+            Ok((_, address)) if self.state.listener.as_ref().is_some_and(|it| *it.address() == address) => {}
+            Ok((_, address)) => {
+                note(Listener::check_free(address).map_err(|error| self.not_listening(settings, &error)));
+            }
+            Err(refusal) => note(Err(refusal)),
+        }
+        note(self.new_countries(change).map(drop));
+        note(self.new_log(change).and_then(|log| match log {
+            Some(Some(LogDestination::File(path))) => {
+                log::check(&path).map_err(|error| Refusal::of(path.display(), error))
+            }
+            Some(Some(LogDestination::Network(..)) | None) | None => Ok(()),
+        }));
+        if problems.is_empty() { Ok(()) } else { Err(Refusal::Never(problems)) }
+    }
+}
+
+fn listen_word(settings: &Settings) -> String {
+    settings.listen.as_ref().map(ToString::to_string).unwrap_or_default()
+}
+
+pub(super) fn host(name: &str) -> Question {
+    Question::Host(name.to_string())
+}
