@@ -1,11 +1,15 @@
-//! What a visit costs in the shared tables: `cargo bench --bench tables`.
+//! What a visit costs in the shared tables and the access lists: `cargo bench --bench tables`.
 //!
 //! - `client table`: a visit of one of 500 clients that come all the time, while 1,000 or 1,000,000 are remembered:
 //!   the same work, whatever the table's size. The uniform ones, and a table that is full so that every visit throws
 //!   somebody out, show what the processor's caches add when visits go all over the table.
 //! - `selection`: the whole of a connection's way through the tables.
+//! - `access lists`: all verdicts on a client, by few entries and by thousands; and with the country looked up.
 //! - `lock`: alone, and while other processes want it as badly.
-#![allow(unsafe_code, clippy::unwrap_used, missing_docs)]
+#![allow(unsafe_code, unreachable_pub, clippy::unwrap_used, missing_docs)]
+
+#[path = "../tests/behaviour/support/mmdb.rs"]
+mod mmdb;
 
 use std::hint::black_box;
 use std::net::Ipv4Addr;
@@ -17,14 +21,14 @@ use nix::unistd::{ForkResult, Pid, fork};
 
 use pen::model::address::{ClientAddress, Drain, SocketAddress};
 use pen::model::ids::{AclId, WorkerId};
-use pen::model::settings::Settings;
+use pen::model::settings::{AclEntry, Network, Settings};
 use pen::model::time::{Moment, Seconds};
-use pen::policy::acl::Verdicts;
+use pen::policy::acl::{AccessLists, Verdicts};
 use pen::policy::selection::Rules;
 use pen::shared::region::{Geometry, Region};
 use pen::shared::servers::Definition;
 use pen::shared::visits::{self, Terms};
-use pen::sys::clock;
+use pen::sys::{clock, geoip, sealed};
 
 const WORKER: WorkerId = WorkerId(0);
 const HOT: u32 = 500;
@@ -140,6 +144,62 @@ fn selection(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// So many networks of 256 addresses, none of them beside another, and after them so many countries.
+fn access_lists(networks: u32, countries: u8) -> AccessLists {
+    let network = |number: u32| Network::V4(Ipv4Addr::from_bits(number << 9), Ipv4Addr::from_bits(!0xff));
+    let country = |number: u8| Network::Country(letters(number));
+    let entries = (0..networks).map(network).chain((0..countries).map(country));
+    let mut lists: [Vec<AclEntry>; AclId::COUNT] = Default::default();
+    lists[1] = entries.map(|network| AclEntry { permit: true, network }).collect();
+    AccessLists::compile(&lists)
+}
+
+fn letters(number: u8) -> String {
+    [b'A' + number / 26, b'A' + number % 26].map(char::from).iter().collect()
+}
+
+/// 200,000 networks of 200 countries: three quarters of all IPv4 addresses.
+fn countries() -> geoip::Database {
+    let networks: Vec<(String, String)> = (0..200_000u32)
+        .map(|number| (format!("{}/18", Ipv4Addr::from_bits(number << 14)), letters((number % 200) as u8)))
+        .collect();
+    let networks = networks.iter().map(|(network, letters)| (network.as_str(), letters.as_str()));
+    let bytes = mmdb::Mmdb::v6().countries(networks).bytes();
+    let memory = sealed::copy("countries", &bytes[..], bytes.len() as u64).unwrap();
+    geoip::Database::from_fd(memory).unwrap()
+}
+
+fn access(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("access lists");
+    let database = countries();
+    let anybody =
+        |random: &mut Random| ClientAddress::Inet(Ipv4Addr::from_bits(random.below(u32::MAX)).into(), 1);
+    for (networks, countries) in [(5, 0), (10_000, 0), (5, 3), (10_000, 200)] {
+        let lists = access_lists(networks, countries);
+        let name = format!("{networks} networks, {countries} countries");
+        let mut random = Random(7);
+        group.bench_function(BenchmarkId::new("verdicts", &name), |bencher| {
+            bencher.iter(|| {
+                let country = |_| Some(*b"DD");
+                black_box(lists.verdicts(&anybody(&mut random), country))
+            });
+        });
+        if lists.wants_countries() {
+            group.bench_function(BenchmarkId::new("country and verdicts", &name), |bencher| {
+                bencher.iter(|| {
+                    let country = |address| database.country(address);
+                    black_box(lists.verdicts(&anybody(&mut random), country))
+                });
+            });
+        }
+    }
+    let mut random = Random(7);
+    group.bench_function("country", |bencher| {
+        bencher.iter(|| database.country(Ipv4Addr::from_bits(black_box(random.below(u32::MAX))).into()));
+    });
+    group.finish();
+}
+
 /// Other processes that take the lock, do what a visit does under it, and let go, all the time.
 struct Rivals(Vec<Pid>);
 
@@ -195,5 +255,5 @@ fn lock(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, client_table, selection, lock);
+criterion_group!(benches, client_table, selection, access, lock);
 criterion_main!(benches);
