@@ -241,7 +241,7 @@ pub enum ServerChange {
 /// How far back `recent` looks unless it is told.
 const RECENT: u32 = 300;
 
-/// Commands of capabilities that are not built yet. Their `no` forms are true and do nothing.
+/// Commands of capabilities that this version lacks. Their `no` forms are true and do nothing.
 const NOT_AVAILABLE: [&str; 9] = [
     "dsr_if",
     "dsr_ip",

@@ -4,10 +4,12 @@
 //! uses the new ones. What is said to the sessions' sockets, and for how long, is [`crate::net::control`]'s business.
 
 use std::fs;
+use std::io;
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::model::address::SocketAddress;
+use crate::model::address::{ClientAddress, SocketAddress};
 use crate::model::command::{Command, Operation};
 use crate::model::ids::{ConnId, WorkerId};
 use crate::model::render;
@@ -55,8 +57,8 @@ impl Master<'_> {
         let Some(control) = &mut self.control else { return };
         let state = &self.state;
         let admits = |peer: &Peer| {
-            let country = |ip| state.countries.as_ref().and_then(|countries| countries.country(ip));
-            state.lists.verdicts(&peer.address, country).permits(state.settings.control_acl)
+            let verdicts = state.lists.verdicts(&peer.address, |ip| state.country(ip));
+            verdicts.permits(state.settings.control_acl)
         };
         let asked = control.advance(now, admits);
         if let Some(error) = control.take_trouble() {
@@ -86,16 +88,18 @@ impl Master<'_> {
             }
             Request::Batch(lines) => Text::Batch(lines),
         };
-        let asker = Asker::Session { id: session, local };
-        self.wish_from(asker, text, Purpose::Change, now);
+        self.wish_for(session, local, text, Purpose::Change, now);
     }
 
-    /// Some things are not done any more when pen is about to end.
-    fn wish_from(&mut self, asker: Asker, text: Text, purpose: Purpose, now: Moment) {
-        match (self.stage, asker) {
-            (Stage::Serving, _) => self.wish(Wish { asker, text, purpose }),
-            (_, Asker::Session { id, .. }) => self.reply(id, reply::error("pen is about to end"), now),
-            (_, Asker::Signal) => {}
+    /// Nothing is changed any more when pen is about to end.
+    fn wish_for(&mut self, session: SessionId, local: bool, text: Text, purpose: Purpose, now: Moment) {
+        match self.stage {
+            Stage::Serving => {
+                self.wish(Wish { asker: Asker::Session { id: session, local }, text, purpose });
+            }
+            Stage::Starting { .. } | Stage::Draining | Stage::Stopping { .. } => {
+                self.reply(session, reply::error("pen is about to end"), now);
+            }
         }
     }
 
@@ -130,12 +134,12 @@ impl Master<'_> {
     }
 
     fn operate(&mut self, session: SessionId, local: bool, operation: Operation, now: Moment) {
-        let asker = Asker::Session { id: session, local };
         let region = self.state.region;
         let reply = match operation {
-            Operation::Check(file) => return self.look_at(asker, file, Purpose::Check, now),
-            Operation::Diff(file) => return self.look_at(asker, file, Purpose::Diff, now),
-            Operation::Reload => return self.reload_for(asker, now),
+            Operation::Check(_) | Operation::Diff(_) if !local => reply::error(ONLY_LOCAL),
+            Operation::Check(file) => return self.look_at(session, file, Purpose::Check, now),
+            Operation::Diff(file) => return self.look_at(session, file, Purpose::Diff, now),
+            Operation::Reload => return self.reload_for(session, local, now),
             Operation::Close(conn) => return self.close_connection(session, conn, now),
             Operation::Exit => match self.state.launch.exit_enabled {
                 true => {
@@ -161,31 +165,28 @@ impl Master<'_> {
         self.reply(session, reply, now);
     }
 
-    /// What a reload of this file (none: the usual one) would do.
-    fn look_at(&mut self, asker: Asker, file: Option<PathBuf>, purpose: Purpose, now: Moment) {
-        let Asker::Session { id, local } = asker else { return };
+    /// What a reload of this file (none: the usual one) would do. For somebody on this machine.
+    fn look_at(&mut self, session: SessionId, file: Option<PathBuf>, purpose: Purpose, now: Moment) {
         match file.or_else(|| self.state.launch.config.clone()) {
-            _ if !local => self.reply(id, reply::error(ONLY_LOCAL), now),
-            Some(path) => self.wish_from(asker, Text::File(path), purpose, now),
-            None => self.reply(id, reply::error(NO_FILE), now),
+            Some(path) => self.wish_for(session, true, Text::File(path), purpose, now),
+            None => self.reply(session, reply::error(NO_FILE), now),
         }
     }
 
     /// Does what HUP does: the log is opened again whatever is in the file.
-    fn reload_for(&mut self, asker: Asker, now: Moment) {
-        let Asker::Session { id, .. } = asker else { return };
+    fn reload_for(&mut self, session: SessionId, local: bool, now: Moment) {
         let reopened = self.reopen_log();
         let is_logging = matches!(self.state.settings.log, Some(LogDestination::File(_)));
         match (self.state.launch.config.clone(), reopened) {
             // If the file still names a log that cannot be opened, that is a mistake in it.
-            (Some(path), _) => self.wish_from(asker, Text::File(path), Purpose::Change, now),
+            (Some(path), _) => self.wish_for(session, local, Text::File(path), Purpose::Change, now),
             (None, Ok(())) if is_logging => {
                 let reply = format!("ok\nwarning: {NO_FILE}; the log is opened again, that is all\n");
-                self.reply_after(id, reply, None, self.settings_order);
+                self.reply_after(session, reply, None, self.settings_order);
             }
-            (None, Ok(())) => self.reply(id, reply::error(NO_FILE), now),
+            (None, Ok(())) => self.reply(session, reply::error(NO_FILE), now),
             (None, Err(error)) => {
-                self.reply(id, reply::error(format_args!("{error}; the old one is kept")), now);
+                self.reply(session, reply::error(format_args!("{error}; the old one is kept")), now);
             }
         }
     }
@@ -208,13 +209,11 @@ impl Master<'_> {
         }
     }
 
-    fn explain(&self, client: crate::model::address::ClientAddress, now: Moment) -> String {
+    fn explain(&self, client: ClientAddress, now: Moment) -> String {
         let state = &self.state;
         let country = match client {
-            crate::model::address::ClientAddress::Inet(ip, _) => {
-                state.countries.as_ref().and_then(|countries| countries.country(ip))
-            }
-            crate::model::address::ClientAddress::Unix => None,
+            ClientAddress::Inet(ip, _) => state.country(ip),
+            ClientAddress::Unix => None,
         };
         let verdicts = state.lists.verdicts(&client, |_| country);
         explain::explain(state.region, &state.settings, verdicts, country, client, now)
@@ -270,14 +269,14 @@ impl Master<'_> {
 const NO_FILE: &str = "pen runs without a configuration file; start it with -F, or name a file";
 
 /// As a whole or not at all, if the directory permits it; else in its place.
-fn write_file(path: &Path, text: &str) -> std::io::Result<()> {
+fn write_file(path: &Path, text: &str) -> io::Result<()> {
     let mode = match fs::symlink_metadata(path) {
-        Ok(found) if !found.is_file() => return Err(std::io::Error::other("it is not a regular file")),
-        Ok(found) => Some(std::os::unix::fs::PermissionsExt::mode(&found.permissions()) & 0o7777),
+        Ok(found) if !found.is_file() => return Err(io::Error::other("it is not a regular file")),
+        Ok(found) => Some(found.permissions().mode() & 0o7777),
         Err(_) => None,
     };
     match textfile::replace(path, text, mode) {
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied && mode.is_some() => {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && mode.is_some() => {
             textfile::overwrite(path, text)
         }
         outcome => outcome,

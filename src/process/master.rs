@@ -10,6 +10,7 @@
 //! One loop, one wait, no system call in it that a worker, a client or a name server could make long. A child of a
 //! fork leaves the loop at once: what it must not keep is closed by dropping the [`Master`] that it inherited.
 
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -96,6 +97,13 @@ pub struct MasterState<'a> {
     pub descriptors: Descriptors,
     /// How many workers.
     pub workers: u32,
+}
+
+impl MasterState<'_> {
+    /// The country of an address, if there is a database that knows.
+    pub(super) fn country(&self, address: IpAddr) -> Option<[u8; 2]> {
+        self.countries.as_ref()?.country(address)
+    }
 }
 
 /// The master, at work.

@@ -67,19 +67,7 @@ pub fn connection(region: &Region, conn: ConnId) -> String {
     if conn.0 >= region.slots().capacity() {
         return reply::out_of_range(conn);
     }
-    let unused = ConnectionView {
-        client: None,
-        server: None,
-        state: 0,
-        down_fd: -1,
-        up_fd: -1,
-        up: 0,
-        down: 0,
-        pending_up: 0,
-        pending_down: 0,
-        started: Moment(0),
-    };
-    let entry = region.slots().entry(conn).map_or(unused, |(_, entry)| entry);
+    let entry = region.slots().entry(conn).map_or(ConnectionView::UNUSED, |(_, entry)| entry);
     let row = ConnectionRow::of(conn, &entry);
     format!(
         "Connection {conn}:\nstate = {}\ndownfd = {}, upfd = {}\nclient = {}, server = {}\npend = {}\n",

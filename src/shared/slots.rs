@@ -40,6 +40,22 @@ pub struct ConnectionView {
     pub started: Moment,
 }
 
+impl ConnectionView {
+    /// What a free slot holds.
+    pub const UNUSED: ConnectionView = ConnectionView {
+        client: None,
+        server: None,
+        state: 0,
+        down_fd: -1,
+        up_fd: -1,
+        up: 0,
+        down: 0,
+        pending_up: 0,
+        pending_down: 0,
+        started: Moment(0),
+    };
+}
+
 /// One connection, one cache line.
 #[repr(C, align(64))]
 #[derive(Debug)]
@@ -413,18 +429,7 @@ mod tests {
         let slots = region.slots();
         let mut finder = SlotFinder::default();
         let conn = slots.claim(&mut finder, TWO, Moment(77)).unwrap();
-        let blank = ConnectionView {
-            client: None,
-            server: None,
-            state: 0,
-            down_fd: -1,
-            up_fd: -1,
-            up: 0,
-            down: 0,
-            pending_up: 0,
-            pending_down: 0,
-            started: Moment(77),
-        };
+        let blank = ConnectionView { started: Moment(77), ..ConnectionView::UNUSED };
         assert_eq!(slots.entry(conn), Some((TWO, blank)));
         slots.describe(conn, Some(ClientId(0)), Some(Target::Abuse), 1, 5, -1);
         slots.set_state(conn, 2);

@@ -13,7 +13,8 @@ use nix::unistd::Pid;
 use crate::support::backend::{greeters, webs};
 use crate::support::control::{Session, hear};
 use crate::support::{
-    Pen, SOON, Scratch, became_true, client, free_port, needs_root, only_ours, processes, wait_until,
+    Pen, SOON, Scratch, became_true, client, free_port, let_pass, needs_root, only_ours, processes,
+    wait_until,
 };
 
 const MODE: &str = "no hash no roundrobin no stubborn no weight no prio\n";
@@ -69,8 +70,7 @@ fn a_command_may_arrive_byte_by_byte() {
     let mut session = pen.control();
     for byte in b"blacklist\n" {
         session.write_all(&[*byte]).unwrap();
-        // Not a wait for something: the pieces are to be apart.
-        std::thread::sleep(Duration::from_millis(20));
+        let_pass(Duration::from_millis(20));
     }
     assert_eq!(hear(&mut session), "30\n");
 }

@@ -1,6 +1,7 @@
 //! Access lists with countries, looked up in the database of `geoip`.
 
 use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::os::unix::fs::{PermissionsExt, chown};
 
 use nix::sys::signal::{Signal, kill};
@@ -10,7 +11,9 @@ use nix::unistd::{Pid, User, mkfifo};
 use crate::support::backend::webs;
 use crate::support::mmdb::{Mmdb, Value};
 use crate::support::pen::Builder;
-use crate::support::{Backend, Pen, Scratch, needs_root, only_ours, processes, wait_until};
+use crate::support::{
+    Backend, Pen, Scratch, client, free_port, needs_root, only_ours, processes, wait_until,
+};
 
 /// 127.0.0.2 and its neighbours are in SE, 127.0.0.4 to 7 in DK, but 127.0.0.6 in NO; 127.0.0.1 and 8 nowhere.
 fn world() -> Mmdb {
@@ -163,6 +166,26 @@ fn a_file_that_is_no_database_of_countries_ends_the_start() {
             assert!(ended.stderr.contains(&database) && ended.stderr.contains(reason), "{check:?} {ended:?}");
         }
     }
+}
+
+/// pen(1), control_acl: users of the control port have countries, too.
+#[test]
+fn the_control_port_may_be_for_countries() {
+    only_ours!("its databases are of another kind");
+    let (s, files) = (webs(1), Scratch::new());
+    let control = format!("127.0.0.1:{}", free_port());
+    let user: &[&str] = if nix::unistd::geteuid().is_root() { &["-u", "root"] } else { &[] };
+    let config = config(&files, &["acl 2 permit country SE", "control_acl 2"]);
+    let _pen = Pen::with(&[user, &["-C", &control, "-F", &config]].concat()).servers(&s).start();
+    let ask = |client: u8| {
+        let source = format!("127.0.0.{client}").parse().unwrap();
+        let mut session = client::connect(source, control.parse().unwrap()).unwrap();
+        let _ = session.write_all(b"blacklist\n");
+        let mut reply = String::new();
+        let _ = session.read_to_string(&mut reply); // a reset is as good as an end
+        reply
+    };
+    assert_eq!([1, 2, 3, 4].map(ask), ["", "30\n", "30\n", ""]);
 }
 
 /// pen(1), ACCESS LISTS: country entries without a database are a mistake, which is named.

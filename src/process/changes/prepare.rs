@@ -103,7 +103,7 @@ impl Master<'_> {
             }
             _ => error.to_string(),
         };
-        Refusal::of(listen_word(settings), reason)
+        Refusal::of(word(settings.listen.as_ref()), reason)
     }
 
     /// Where the log is to go, if it is to be opened: elsewhere, or again, because a reload does that.
@@ -152,8 +152,7 @@ impl Master<'_> {
         let log = match self.new_log(change)? {
             Some(Some(destination)) => {
                 let log = NewLog::open(&destination);
-                let word = settings.log.as_ref().map(ToString::to_string).unwrap_or_default();
-                Some(Some(log.map_err(|error| Refusal::of(word, error))?))
+                Some(Some(log.map_err(|error| Refusal::of(word(settings.log.as_ref()), error))?))
             }
             Some(None) => Some(None),
             None => None,
@@ -198,8 +197,9 @@ impl Master<'_> {
     }
 }
 
-fn listen_word(settings: &Settings) -> String {
-    settings.listen.as_ref().map(ToString::to_string).unwrap_or_default()
+/// As it stands in the settings.
+fn word(value: Option<&impl ToString>) -> String {
+    value.map(ToString::to_string).unwrap_or_default()
 }
 
 pub(super) fn host(name: &str) -> Question {
