@@ -18,7 +18,6 @@
 pub mod request;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -97,13 +96,6 @@ impl Peer {
             ClientAddress::Unix => true,
             ClientAddress::Inet(ip, _) => self.to_loopback && ip.to_canonical().is_loopback(),
         }
-    }
-}
-
-/// The address without the port, or `unix`.
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.address.fmt(f)
     }
 }
 
@@ -220,7 +212,8 @@ impl<L: AsFd> ControlPort<L> {
     }
 
     /// Is it there still? One that waits for its answer always is.
-    pub fn is_open(&self, session: SessionId) -> bool {
+    #[cfg(test)]
+    fn is_open(&self, session: SessionId) -> bool {
         self.sessions.contains_key(&session)
     }
 

@@ -518,7 +518,7 @@ fn whoever_is_not_let_in_is_closed_unread() {
         let asked_about = std::cell::Cell::new(0);
         while asked_about.get() == 0 {
             let nobody = |peer: &Peer| {
-                assert_eq!(peer.to_string(), "127.0.0.1");
+                assert_eq!(peer.address.to_string(), "127.0.0.1");
                 asked_about.set(asked_about.get() + 1);
                 false
             };
@@ -593,7 +593,7 @@ fn a_session_knows_where_it_has_connected_to() {
 fn only_this_machine_is_local() {
     let inet = |ip: &str| Peer { address: ClientAddress::Inet(ip.parse().unwrap(), 1), to_loopback: true };
     for local in [UNIX, inet("127.0.0.1"), inet("127.9.9.9"), inet("::1"), inet("::ffff:127.0.0.1")] {
-        assert!(local.is_local(), "{local}");
+        assert!(local.is_local(), "{local:?}");
     }
     let from_loopback_to_elsewhere = Peer { to_loopback: false, ..inet("127.0.0.1") };
     assert!(!from_loopback_to_elsewhere.is_local());
