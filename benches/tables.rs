@@ -65,6 +65,7 @@ fn region(clients: u32) -> Region {
             prio: 0,
             acl: AclId::default(),
             drain: Drain::No,
+            tls: 0,
         })
         .collect();
     region.servers().publish(&servers, None, None).unwrap();
@@ -134,7 +135,7 @@ fn selection(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("begin, established, give_back", name), |bencher| {
             bencher.iter(|| {
                 let client = client(random.below(1000));
-                let visit = visits::begin(&region, WORKER, &terms, client, Verdicts::ALL, now);
+                let visit = visits::begin(&region, WORKER, &terms, client, Verdicts::ALL, None, now);
                 let reservation = visit.reservation.unwrap();
                 visits::established(&region, WORKER, &terms, visit.client, &reservation, now);
                 visits::give_back(&region, WORKER, reservation);

@@ -6,11 +6,16 @@ _penctl() {
         connection control control_acl debug delayed_forward diff drain dsr_if dsr_ip dummy emergency epoll exit
         explain forgetful geoip hash http idle_timeout idlers include keepalive kqueue limits listen listen_queue log
         mode multi_accept no peek pending_max pid poll prio recent reload roundrobin select server servers socket
-        source ssl_ciphers ssl_client_renegotiation_interval ssl_ocsp_response ssl_option ssl_sni_path status stubborn
-        tarpit_acl tcp_fastclose tcp_nodelay timeout tracking transparent undrain web_stats weight workers write'
+        source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_ciphersuites
+        ssl_client_renegotiation_interval ssl_groups ssl_handshake_timeout ssl_key ssl_max_version ssl_min_version
+        ssl_ocsp_response ssl_option ssl_passthrough ssl_sni_path ssl_ticket_rotation ssl_verify_client status
+        stubborn tarpit_acl tcp_fastclose tcp_nodelay timeout tracking transparent undrain web_stats weight workers
+        write'
     local negatives='abort_on_error abuse acl ascii block delayed_forward dummy emergency epoll forgetful geoip hash
-        http keepalive kqueue log peek poll prio roundrobin select source stubborn tcp_nodelay transparent web_stats
-        weight'
+        http keepalive kqueue log peek poll prio roundrobin select source ssl_alpn ssl_ca_file ssl_ca_path
+        ssl_certificate ssl_ciphers ssl_ciphersuites ssl_groups ssl_key ssl_ocsp_response ssl_option ssl_passthrough
+        ssl_sni_path stubborn tcp_nodelay transparent web_stats weight'
+    local versions='TLSv1 TLSv1.1 TLSv1.2 TLSv1.3'
     local options='--help --timeout --version --words'
 
     # Not COMP_WORDS: those are cut at every colon too.
@@ -58,13 +63,49 @@ _penctl() {
         esac
         ;;
     'server '*)
-        ((${#given[@]} % 2)) || choices='acl address blacklist hard max port prio weight'
+        # Words come in pairs, but for tls: it has words of its own behind it, or none.
+        local keys='acl address blacklist hard max port prio sni tls weight' more='' key=2
+        while ((key < ${#given[@]})); do
+            case ${given[key]}:${given[key + 1]-} in
+            tls:off)
+                more=''
+                ((key += 2))
+                ;;
+            tls:*)
+                more='off verify'
+                ((++key))
+                ;;
+            *)
+                # What belongs to tls may be followed by more of it.
+                if [[ -n $more && ${given[key]} == @(verify|sni) ]]; then
+                    more='verify'
+                else
+                    more=''
+                fi
+                ((key += 2))
+                ;;
+            esac
+        done
+        if ((key == ${#given[@]})); then
+            choices="$keys $more"
+        else
+            case ${given[-1]} in
+            sni) choices='none' ;;
+            verify) choices='none system' ;;
+            esac
+        fi
         ;;
     'drain '*) ((${#given[@]} == 2)) && choices='all' ;;
+    ssl_max_version | ssl_min_version) choices=$versions ;;
+    ssl_option) choices='no_sslv2 no_sslv3 no_tlsv1 no_tlsv1.1 no_tlsv1.2 cipher_server_preference' ;;
+    'no ssl_option') choices='no_tlsv1 no_tlsv1.1 no_tlsv1.2' ;;
+    ssl_passthrough) choices='off sni' ;;
+    ssl_verify_client) choices='off request require' ;;
     tcp_fastclose) choices='off up down both' ;;
     workers) choices='auto' ;;
     explain) choices='unix' ;;
-    check | diff | geoip | include | log | web_stats | write)
+    check | diff | geoip | include | log | ssl_ca_file | ssl_ca_path | ssl_certificate | ssl_key | ssl_ocsp_response | \
+        ssl_sni_path | web_stats | write)
         compopt -o filenames 2>/dev/null
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")
         return

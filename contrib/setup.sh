@@ -3,13 +3,15 @@
 # relatives root gets the missing packages installed; anybody else is told their names. Does nothing, and needs no
 # network, if nothing is missing.
 #
-# "make check" can do without the classic pen: it then leaves out the comparison with it.
+# "make check" can do without the classic pen and the scanners sslscan and testssl: it then leaves out what needs them.
 #
 # usage: setup.sh demo|check|bench
 set -eu
 
-# program:package, one a line
+# program:package, /FILE:package, or NAME.pc:package for a library that pkg-config(1) knows; one a line
 demo='cc:gcc libc6-dev
+pkg-config:pkg-config
+openssl.pc:libssl-dev
 curl:curl'
 check="$demo
 make:make
@@ -20,13 +22,20 @@ ip:iproute2
 ps:procps"
 bench="$demo
 nginx:nginx-light
+/usr/lib/nginx/modules/ngx_stream_module.so:libnginx-mod-stream
+haproxy:haproxy
+openssl:openssl
 wrk:wrk
 pen:pen"
+
+helpful="/usr/bin/pen:pen
+sslscan:sslscan
+testssl:testssl.sh"
 
 optional=
 case ${1-} in
 demo) wanted=$demo ;;
-check) wanted=$check optional=/usr/bin/pen:pen ;;
+check) wanted=$check optional=$helpful ;;
 bench) wanted=$bench ;;
 *)
     echo "usage: setup.sh demo|check|bench" >&2
@@ -39,7 +48,11 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 export PATH
 
 has() {
-    command -v "$1" >/dev/null 2>&1
+    case $1 in
+    *.pc) pkg-config --exists "${1%.pc}" 2>/dev/null ;;
+    /*) [ -e "$1" ] ;;
+    *) command -v "$1" >/dev/null 2>&1 ;;
+    esac
 }
 
 if ! has cargo && [ -x "${HOME:-/}/.cargo/bin/cargo" ]; then
@@ -83,10 +96,9 @@ if [ -n "$missing$useful" ]; then
         apt-get update -qq || [ -z "$missing" ]
         # shellcheck disable=SC2086 # a list of words
         [ -z "$missing" ] || install $missing
-        # shellcheck disable=SC2086
-        if [ -n "$useful" ] && ! install $useful; then
-            echo "setup: without the package ${useful}some tests are left out" >&2
-        fi
+        for package in $useful; do
+            install "$package" || echo "setup: without the package $package some tests are left out" >&2
+        done
     fi
 fi
 

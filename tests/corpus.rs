@@ -36,12 +36,17 @@ fn sessions_ask_for_the_same_however_they_are_cut() {
 }
 
 #[test]
+fn client_hellos_say_the_same_however_they_are_cut() {
+    run("client_hello", targets::client_hello);
+}
+
+#[test]
 fn the_fuzzers_targets_are_those_with_a_corpus() {
     let manifest = fs::read_to_string(fuzz("Cargo.toml")).unwrap();
     let mut names: Vec<_> =
         fs::read_dir(fuzz("corpus")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["command", "session", "specs"]);
+    assert_eq!(names, ["client_hello", "command", "session", "specs"]);
     for name in names {
         let name = name.to_str().unwrap();
         assert!(manifest.contains(&format!("name = \"{name}\"")), "{name}");

@@ -24,7 +24,9 @@ const COMMANDS: &str = "abort_on_error abuse acl ascii blacklist block check cli
     connection control control_acl debug delayed_forward diff drain dsr_if dummy emergency epoll exit explain \
     forgetful geoip hash http idle_timeout idlers include keepalive kqueue limits listen listen_queue log mode \
     multi_accept no peek pending_max pid poll prio recent reload roundrobin select server servers socket source \
-    ssl_ciphers status stubborn tarpit_acl tcp_fastclose tcp_nodelay timeout tracking transparent undrain web_stats \
+    ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_ciphersuites ssl_client_renegotiation_interval \
+    ssl_groups ssl_handshake_timeout ssl_key ssl_max_version ssl_min_version ssl_ocsp_response ssl_option \
+    ssl_passthrough ssl_sni_path ssl_ticket_rotation ssl_verify_client status stubborn tarpit_acl tcp_fastclose tcp_nodelay timeout tracking transparent undrain web_stats \
     weight workers write nonsense SERVER # \"server\"";
 
 /// What can follow.
@@ -32,7 +34,8 @@ const ARGUMENTS: &str = "0 1 2 3 9 10 25 4095 4096 65535 65536 2147483647 214748
     -5 x 1x 0x1 +1 ٣ 127.0.0.1 10.1.2.3 255.255.255.0 10.0.0.0/8 10.0.0.0/33 ::1 [::1] [::1]:80 ::1:80 2001:db8::/32 \
     ::ffff:1.2.3.4 127.0.0.1:80 127.0.0.1:80:1:2:3:4 127.0.0.1:80:1:2:3:4:5 www www:http www:http:7 :80 80 http unix \
     /run/x.sock [/run/x:y]:1 /a\\b \"/a b\" \"/a\\\"b\" \"#x\" \"\" \"open /a:b a:b log:9900 permit deny country SE se SEX all \
-    acl address blacklist hard max port prio weight auto off up down both on # #comment file two circle";
+    acl address blacklist hard max port prio weight sni tls verify none system *.example.com request require TLSv1 TLSv1.2 TLSv1.3 HIGH:!aNULL h2 no_tlsv1 \
+    no_tlsv1.2 no_sslv3 auto off up down both on # #comment file two circle";
 
 /// Small, fast and the same everywhere (Steele, Lea and Flood, 2014).
 struct SplitMix(u64);
@@ -97,8 +100,11 @@ impl SplitMix {
         }
         let mut line = format!("server {number}");
         for _ in 0..self.below(5) {
-            let key = self.one_of(&["acl", "address", "blacklist", "hard", "max", "port", "prio", "weight"]);
-            line += &format!(" {key} {}", self.one_of(arguments));
+            let keys = ["acl", "address", "blacklist", "hard", "max", "port", "prio", "sni", "tls", "weight"];
+            let key = self.one_of(&keys);
+            let of_tls = ["", "off", "verify none", "sni a.test verify \"/c a\"", "verify", "sni *.a"];
+            let value = if key == "tls" { self.one_of(&of_tls) } else { self.one_of(arguments) };
+            line += &format!(" {key} {value}");
         }
         line
     }
@@ -159,7 +165,8 @@ fn send(base: &Settings, line: &str) -> Option<Settings> {
     let Reading { settings, replies, actions, .. } = reading;
     assert_eq!(settings.generation, base.generation + 1);
     assert!(replies.is_empty() || replies.ends_with('\n') || replies == "tarpit_acl = -1", "{replies:?}");
-    assert!(actions.iter().all(|action| matches!(action, Action::Shun(..))), "{actions:?}");
+    let is_left_to_pen = |action: &Action| matches!(action, Action::Shun(..) | Action::Restaple);
+    assert!(actions.iter().all(is_left_to_pen), "{actions:?}");
     assert!(settings.servers.len() <= MAX_SERVERS as usize);
     assert_eq!(settings.problems(), []);
     assert!(settings.clients_max >= base.clients_max && settings.conn_max >= base.conn_max);

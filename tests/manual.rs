@@ -22,8 +22,10 @@ const COMMANDS: &str = "abort_on_error abuse acl ascii blacklist block check cli
     conn_max connection control control_acl debug delayed_forward diff drain dsr_if dsr_ip dummy emergency \
     epoll exit explain forgetful geoip hash http idle_timeout idlers include keepalive kqueue limits \
     listen listen_queue log mode multi_accept peek pending_max pid poll prio recent reload roundrobin \
-    select server servers socket source ssl_ciphers ssl_client_renegotiation_interval ssl_ocsp_response \
-    ssl_option ssl_sni_path status stubborn tarpit_acl tcp_fastclose tcp_nodelay timeout tracking \
+    select server servers socket source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_ciphersuites \
+    ssl_client_renegotiation_interval ssl_groups ssl_handshake_timeout ssl_key ssl_max_version \
+    ssl_min_version ssl_ocsp_response ssl_option ssl_passthrough ssl_sni_path ssl_ticket_rotation \
+    ssl_verify_client status stubborn tarpit_acl tcp_fastclose tcp_nodelay timeout tracking \
     transparent undrain web_stats weight workers write";
 
 fn repository() -> &'static Path {
@@ -158,10 +160,20 @@ fn the_examples_of_the_manual_and_the_readme_are_accepted() {
         manual_examples().into_iter().chain(readme).filter(|line| is_local(line)).collect();
     assert!(local.len() >= 5, "only {} examples found", local.len());
     let scratch = scratch();
+    make_certificate(scratch.path());
     for line in local {
         let output = check(&words(&line)[1..], scratch.path());
         assert!(output.status.success(), "{line}\n{}", String::from_utf8_lossy(&output.stderr));
     }
+}
+
+/// The files that the examples name: cert.pem, key.pem, and a directory for more.
+fn make_certificate(directory: &Path) {
+    let arguments =
+        "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout key.pem -out cert.pem";
+    let made = Command::new("openssl").args(arguments.split(' ')).current_dir(directory).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    std::fs::create_dir(directory.join("certs")).unwrap();
 }
 
 #[test]

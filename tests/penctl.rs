@@ -669,8 +669,20 @@ fn bash_completes_nothing_that_pen_does_not_know() {
     assert_eq!(unknown(completions("penctl x:1 "), ""), [""; 0]);
     assert_eq!(unknown(completions("penctl x:1 no "), "no "), [""; 0]);
     for key in completions("penctl x:1 server 0 ") {
-        let value = if key == "address" { "127.0.0.1" } else { "1" };
+        let value = match key.as_str() {
+            "address" => "127.0.0.1",
+            "tls" => "off",
+            _ => "1",
+        };
         assert!(Setting::parse(&format!("server 0 {key} {value}")).is_ok(), "{key}");
+    }
+    for command in
+        ["ssl_max_version", "ssl_min_version", "ssl_option", "ssl_passthrough", "ssl_verify_client"]
+    {
+        let words = completions(&format!("penctl x:1 {command} "));
+        assert!(
+            words.len() > 1 && words.iter().all(|word| Setting::parse(&format!("{command} {word}")).is_ok())
+        );
     }
     for whose in completions("penctl x:1 tcp_fastclose ") {
         assert!(Setting::parse(&format!("tcp_fastclose {whose}")).is_ok(), "{whose}");
@@ -694,6 +706,15 @@ fn bash_completes_the_words_of_commands() {
     assert_eq!(completions("penctl x:1 server 0 max 5 w"), set("weight"));
     assert_eq!(completions("penctl x:1 server 0 max "), set(""));
     assert_eq!(completions("penctl x:1 server "), set(""));
+    let keys = completions("penctl x:1 server 0 ");
+    let with = |more: &str| keys.union(&set(more)).cloned().collect::<BTreeSet<_>>();
+    assert_eq!(completions("penctl x:1 server 0 tls "), with("off verify"));
+    assert_eq!(completions("penctl x:1 server 0 max 1 tls verify "), set("none system"));
+    assert_eq!(completions("penctl x:1 server 0 tls verify none "), with("verify"));
+    assert_eq!(completions("penctl x:1 server 0 tls off "), keys);
+    assert_eq!(completions("penctl x:1 server 0 tls max 1 "), keys);
+    assert_eq!(completions("penctl x:1 server 0 tls max "), set(""));
+    assert_eq!(completions("penctl x:1 server 0 sni "), set("none"));
     assert_eq!(completions("penctl x:1 drain 0 "), set("all"));
     assert_eq!(completions("penctl x:1 acl 1 "), set("permit deny"));
     assert_eq!(completions("penctl x:1 include man/penctl."), set("man/penctl.1"));

@@ -185,6 +185,7 @@ fn publish(region: &Region, first: u32) -> Result<(), Busy> {
         prio: 0,
         acl: AclId::default(),
         drain: Drain::No,
+        tls: 0,
     };
     let servers: Vec<Definition> =
         (0..SERVERS).map(|n| server(1000 + ((n + first) % SERVERS) as u16, SOFT, HARD)).collect();
@@ -218,7 +219,7 @@ fn full_region() -> (Region, Vec<ClientView>) {
     let region = region(Geometry { clients: 4, connections: 1 });
     let worker = WorkerId(1);
     let clients = (0..4).map(|number| {
-        let visit = visits::begin(&region, worker, &terms(), client(number), Verdicts::ALL, MOMENT);
+        let visit = visits::begin(&region, worker, &terms(), client(number), Verdicts::ALL, None, MOMENT);
         let place = visit.reservation.unwrap();
         visits::established(&region, worker, &terms(), visit.client, &place, MOMENT);
         visits::give_back(&region, worker, place);
@@ -292,7 +293,8 @@ fn step(region: &Region, instructions: u64) -> Stepped {
             // SAFETY: takes no memory; the parent, which waits, controls this process from here on.
             if unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, nothing, nothing) } == 0 {
                 nix::sys::signal::raise(Signal::SIGSTOP).unwrap();
-                let visit = visits::begin(region, WorkerId(0), &terms(), client(9), Verdicts::ALL, MOMENT);
+                let visit =
+                    visits::begin(region, WorkerId(0), &terms(), client(9), Verdicts::ALL, None, MOMENT);
                 std::mem::forget(visit);
             }
             // SAFETY: ends the process at once.
@@ -482,7 +484,7 @@ impl<'a> Worker<'a> {
             return self.close();
         };
         let client = client(self.random.below(CLIENTS.into()) as u16);
-        let visit = visits::begin(self.region, self.id, &self.terms, client, Verdicts::ALL, now());
+        let visit = visits::begin(self.region, self.id, &self.terms, client, Verdicts::ALL, None, now());
         let client = (client, visit.client);
         let mut reservation = visit.reservation;
         while let Some(place) = reservation {
@@ -494,8 +496,17 @@ impl<'a> Worker<'a> {
                 return self.held.push(Held { conn, client, reservation: place });
             }
             let shun = self.random.below(2) == 0;
-            reservation =
-                visits::fail(self.region, self.id, &self.terms, client, Verdicts::ALL, place, shun, now());
+            reservation = visits::fail(
+                self.region,
+                self.id,
+                &self.terms,
+                client,
+                Verdicts::ALL,
+                None,
+                place,
+                shun,
+                now(),
+            );
         }
         self.region.slots().release(&mut self.finder, conn);
     }

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::AclId;
 use super::number::{self, LARGEST, NumberError};
+use super::server_name::NamePattern;
+use super::tls::ServerTls;
 
 /// Who a client is. IPv4-mapped IPv6 addresses are IPv4 addresses here, everywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -109,6 +111,10 @@ pub struct ServerSpec {
     pub acl: AclId,
     /// `drain N`: whom it does not take any more.
     pub drain: Drain,
+    /// `sni NAME`: with `ssl_passthrough sni`, the clients that ask for one of these names are its own.
+    pub sni: Vec<NamePattern>,
+    /// `tls …`: it is spoken to with TLS.
+    pub tls: Option<ServerTls>,
 }
 
 /// Whom a server does not take any more. Connections that exist are never touched by it.
@@ -135,6 +141,8 @@ impl ServerSpec {
             prio: 0,
             acl: AclId::default(),
             drain: Drain::No,
+            sni: Vec::new(),
+            tls: None,
         }
     }
 }

@@ -2,11 +2,16 @@
 //!
 //! The replies of questions are an interface: scripts read them through penctl(1). See pen(1), COMMANDS.
 
+use std::path::PathBuf;
+
 use super::address::ServerSpec;
-use super::command::{Command, Number, Operation, ServerChange, Switch};
+use super::command::{
+    Command, Number, Operation, ServerChange, Switch, TlsChange, TlsFile, TlsList, TlsQuestion,
+};
 use super::ids::ServerId;
 use super::settings::{FastClose, Settings};
 use super::time::Seconds;
+use super::tls::TlsSettings;
 
 /// The highest debug level; more is the same.
 pub const MAX_DEBUG: u8 = 3;
@@ -29,6 +34,8 @@ pub enum Action {
     Include(String),
     /// Ask the running pen, or have it do this.
     Operate(Operation),
+    /// Read the files of OCSP responses again.
+    Restaple,
 }
 
 impl From<String> for Outcome {
@@ -104,6 +111,14 @@ impl Settings {
                 self.geoip = file;
                 return line(self.geoip.as_ref().map(|path| path.display())).into();
             }
+            Command::Tls(change) => {
+                // The same file may hold a new response.
+                let restaple = matches!(change, TlsChange::File(TlsFile::OcspResponse, Some(_)));
+                self.tls.change(change);
+                let actions = restaple.then_some(Action::Restaple).into_iter().collect();
+                return Outcome { actions, ..Outcome::default() };
+            }
+            Command::ShowTls(question) => return self.tls.answer(question).into(),
             Command::Operation(operation) => {
                 return Outcome { actions: vec![Action::Operate(operation)], ..Outcome::default() };
             }
@@ -152,6 +167,8 @@ impl Settings {
                 set(&mut self.pending_max);
                 return String::new();
             }
+            Number::SslHandshakeTimeout => set(&mut self.tls.handshake_timeout.0),
+            Number::SslTicketRotation => set(&mut self.tls.ticket_rotation.0),
             Number::Timeout => set(&mut self.timeout.0),
             Number::Tracking => set(&mut self.tracking.0),
         };
@@ -176,6 +193,10 @@ impl Settings {
             ServerChange::Max(max) => slot.soft = max,
             ServerChange::Port(port) => slot.port = port,
             ServerChange::Prio(prio) => slot.prio = prio,
+            ServerChange::Sni(name) if slot.sni.contains(&name) => {}
+            ServerChange::Sni(name) => slot.sni.push(name),
+            ServerChange::NoSni => slot.sni.clear(),
+            ServerChange::Tls(tls) => slot.tls = tls,
             ServerChange::Weight(weight) => slot.weight = weight,
             ServerChange::Blacklist(seconds) => return Some(Action::Shun(server, seconds)),
         }
@@ -200,6 +221,59 @@ impl Settings {
     }
 }
 
+impl TlsSettings {
+    fn change(&mut self, change: TlsChange) {
+        match change {
+            TlsChange::File(file, path) => *self.file(file) = path,
+            TlsChange::List(TlsList::Ciphers, list) => self.ciphers = list,
+            TlsChange::List(TlsList::Ciphersuites, list) => self.ciphersuites = list,
+            TlsChange::List(TlsList::Groups, list) => self.groups = list,
+            TlsChange::VerifyClient(whom) => self.verify_client = whom,
+            TlsChange::MinVersion(version) => self.min_version = version,
+            TlsChange::MaxVersion(version) => self.max_version = version,
+            TlsChange::Alpn(protocols) => self.alpn = protocols,
+            TlsChange::AddOption(option) => {
+                if let Err(place) = self.options.binary_search(&option) {
+                    self.options.insert(place, option);
+                }
+            }
+            TlsChange::TakeOption(option) => self.options.retain(|it| *it != option),
+            TlsChange::NoOptions => self.options.clear(),
+            TlsChange::Passthrough(on) => self.passthrough = on,
+        }
+    }
+
+    fn file(&mut self, file: TlsFile) -> &mut Option<PathBuf> {
+        match file {
+            TlsFile::Certificate => &mut self.certificate,
+            TlsFile::Key => &mut self.key,
+            TlsFile::CaFile => &mut self.ca_file,
+            TlsFile::CaPath => &mut self.ca_path,
+            TlsFile::SniPath => &mut self.sni_path,
+            TlsFile::OcspResponse => &mut self.ocsp_response,
+        }
+    }
+
+    fn answer(&mut self, question: TlsQuestion) -> String {
+        match question {
+            TlsQuestion::File(file) => line(self.file(file).as_ref().map(|path| path.display())),
+            TlsQuestion::VerifyClient => line(Some(self.verify_client)),
+            TlsQuestion::MinVersion => line(Some(self.min_version)),
+            TlsQuestion::MaxVersion => line(Some(self.max_version)),
+            TlsQuestion::Options => {
+                let words: Vec<_> = self.options.iter().map(ToString::to_string).collect();
+                line(Some(words.join(" ")).filter(|words| !words.is_empty()))
+            }
+            TlsQuestion::Passthrough => line(Some(passthrough_word(self.passthrough))),
+        }
+    }
+}
+
+/// The word of `ssl_passthrough`.
+pub(super) fn passthrough_word(on: bool) -> &'static str {
+    if on { "sni" } else { "off" }
+}
+
 /// The value on a line, or no line at all.
 fn line(value: Option<impl std::fmt::Display>) -> String {
     value.map(|value| format!("{value}\n")).unwrap_or_default()
@@ -220,6 +294,7 @@ impl std::fmt::Display for FastClose {
 mod tests {
     use super::super::address::{Drain, Host, Port};
     use super::super::settings::LogDestination;
+    use super::super::tls::{ServerTls, Trust};
     use super::*;
 
     fn run(settings: &mut Settings, line: &str) -> Outcome {
@@ -251,6 +326,15 @@ mod tests {
             ("mode", "no hash no roundrobin no stubborn no weight no prio\n"),
             ("multi_accept", "100\n"),
             ("pending_max", ""),
+            ("ssl_certificate", ""),
+            ("ssl_handshake_timeout", "10\n"),
+            ("ssl_max_version", "TLSv1.3\n"),
+            ("ssl_min_version", "TLSv1.2\n"),
+            ("ssl_ocsp_response", ""),
+            ("ssl_option", ""),
+            ("ssl_passthrough", "off\n"),
+            ("ssl_ticket_rotation", "28800\n"),
+            ("ssl_verify_client", "off\n"),
             ("tarpit_acl", "tarpit_acl = -1"),
             ("timeout", "5\n"),
             ("tracking", "0\n"),
@@ -400,6 +484,101 @@ mod tests {
         run(&mut settings, "undrain 0");
         run(&mut settings, "drain 1");
         assert_eq!(settings.servers, ["a:1".parse().unwrap()]);
+    }
+
+    #[test]
+    fn tls_with_clients_is_changed_without_a_word_and_answered_when_asked() {
+        let mut settings = Settings::default();
+        for word in
+            ["ssl_certificate", "ssl_key", "ssl_ca_file", "ssl_ca_path", "ssl_sni_path", "ssl_ocsp_response"]
+        {
+            assert_eq!(reply(&mut settings, &format!("{word} /{word}")), "");
+            assert_eq!(reply(&mut settings, word), format!("/{word}\n"));
+        }
+        for line in ["ssl_verify_client require", "ssl_min_version TLSv1.3", "ssl_passthrough sni"] {
+            let (word, value) = line.split_once(' ').unwrap();
+            assert_eq!(reply(&mut settings, line), "");
+            assert_eq!(reply(&mut settings, word), format!("{value}\n"));
+        }
+        assert_eq!(reply(&mut settings, "ssl_handshake_timeout 3"), "3\n");
+        assert_eq!(reply(&mut settings, "ssl_ticket_rotation 4"), "4\n");
+        for line in
+            ["ssl_ciphers A", "ssl_ciphersuites B", "ssl_groups C", "ssl_alpn x", "ssl_alpn h2 http/1.1"]
+        {
+            assert_eq!(reply(&mut settings, line), "");
+        }
+        let TlsSettings { certificate, ciphers, ciphersuites, groups, alpn, handshake_timeout, .. } =
+            &settings.tls;
+        assert_eq!(*certificate, Some("/ssl_certificate".into()));
+        assert_eq!(
+            (ciphers.as_deref(), ciphersuites.as_deref(), groups.as_deref()),
+            (Some("A"), Some("B"), Some("C"))
+        );
+        assert_eq!((alpn, *handshake_timeout), (&vec!["h2".to_owned(), "http/1.1".to_owned()], Seconds(3)));
+        for line in [
+            "no ssl_certificate",
+            "no ssl_key",
+            "no ssl_ca_file",
+            "no ssl_ca_path",
+            "no ssl_sni_path",
+            "no ssl_ocsp_response",
+            "ssl_verify_client off",
+            "ssl_min_version TLSv1.2",
+            "no ssl_passthrough",
+            "ssl_ciphers",
+            "ssl_ciphersuites",
+            "no ssl_groups",
+            "ssl_alpn",
+            "ssl_handshake_timeout 10",
+            "ssl_ticket_rotation 28800",
+        ] {
+            run(&mut settings, line);
+        }
+        assert_eq!(settings, Settings::default());
+    }
+
+    #[test]
+    fn options_of_tls_add_up() {
+        let mut settings = Settings::default();
+        for option in ["no_tlsv1.2", "no_tlsv1", "no_tlsv1.2", "no_tlsv1.1"] {
+            assert_eq!(reply(&mut settings, &format!("ssl_option {option}")), "");
+        }
+        assert_eq!(reply(&mut settings, "ssl_option"), "no_tlsv1 no_tlsv1.1 no_tlsv1.2\n");
+        run(&mut settings, "no ssl_option no_tlsv1.1");
+        run(&mut settings, "no ssl_option no_tlsv1.1");
+        assert_eq!(reply(&mut settings, "ssl_option"), "no_tlsv1 no_tlsv1.2\n");
+        run(&mut settings, "no ssl_option");
+        assert_eq!(settings, Settings::default());
+    }
+
+    #[test]
+    fn names_of_a_server_are_added_once_and_its_tls_is_said_as_a_whole() {
+        let mut settings = Settings { servers: vec!["a:1".parse().unwrap()], ..Settings::default() };
+        run(&mut settings, "server 0 sni a.test sni *.a.test");
+        run(&mut settings, "server 0 sni A.test sni b.test");
+        let names =
+            |settings: &Settings| settings.servers[0].sni.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(names(&settings), ["a.test", "*.a.test", "b.test"]);
+        run(&mut settings, "server 0 sni none sni c.test");
+        assert_eq!(names(&settings), ["c.test"]);
+        run(&mut settings, "server 0 tls verify /ca sni x.test");
+        let tls = |trust, name: Option<&str>| Some(ServerTls { trust, name: name.map(str::to_owned) });
+        assert_eq!(settings.servers[0].tls, tls(Trust::File("/ca".into()), Some("x.test")));
+        run(&mut settings, "server 0 tls max 2");
+        assert_eq!(settings.servers[0].tls, tls(Trust::System, None));
+        run(&mut settings, "server 0 max 0 tls off sni none");
+        assert_eq!(settings.servers, ["a:1".parse().unwrap()]);
+    }
+
+    #[test]
+    fn a_response_is_stapled_anew_whenever_its_file_is_named() {
+        let mut settings = Settings::default();
+        for _ in 0..2 {
+            assert_eq!(run(&mut settings, "ssl_ocsp_response /o").actions, [Action::Restaple]);
+        }
+        for line in ["ssl_ocsp_response", "no ssl_ocsp_response", "ssl_certificate /o"] {
+            assert_eq!(run(&mut settings, line).actions, []);
+        }
     }
 
     #[test]

@@ -15,10 +15,12 @@ use std::str::FromStr;
 use super::address::{AddressError, ClientAddress, Drain, Host, ListenSpec, Port, ServerSpec};
 use super::ids::{AclId, ConnId, MAX_CLIENTS, MAX_CONNECTIONS, MAX_SERVERS, MAX_WORKERS, ServerId};
 use super::number::{self, LARGEST, NumberError};
+use super::server_name::NamePattern;
 use super::settings::{
     AclEntry, FastClose, FileNameError, LogDestination, LogDestinationError, Network, file_name,
 };
 use super::time::Seconds;
+use super::tls::{self, NoSuchWord, ServerTls, TlsOption, TlsVersion, Trust, VerifyClient};
 
 /// What a line asks for. Every value in it has been checked: nothing is left that could fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +76,10 @@ pub enum Command {
     ShowGeoip,
     /// `geoip FILE`, `no geoip`.
     Geoip(Option<PathBuf>),
+    /// `ssl_certificate FILE` and the like.
+    Tls(TlsChange),
+    /// `ssl_certificate` and the like: what is it?
+    ShowTls(TlsQuestion),
     /// For a running pen alone: see [`Operation`].
     Operation(Operation),
     /// Answered always in the same way, because what it asks for cannot be on.
@@ -197,6 +203,10 @@ pub enum Number {
     MultiAccept,
     /// `pending_max`.
     PendingMax,
+    /// `ssl_handshake_timeout`, seconds.
+    SslHandshakeTimeout,
+    /// `ssl_ticket_rotation`, seconds.
+    SslTicketRotation,
     /// `timeout`, seconds.
     Timeout,
     /// `tracking`, seconds.
@@ -204,7 +214,7 @@ pub enum Number {
 }
 
 /// What each number may be, and whether a smaller one is raised (as the classic did) instead of refused.
-const NUMBERS: [(&str, Number, u32, u32, bool); 10] = [
+const NUMBERS: [(&str, Number, u32, u32, bool); 12] = [
     ("blacklist", Number::Blacklist, 0, LARGEST, false),
     ("clients_max", Number::ClientsMax, 1, MAX_CLIENTS, false),
     ("conn_max", Number::ConnMax, 1, MAX_CONNECTIONS, false),
@@ -213,9 +223,99 @@ const NUMBERS: [(&str, Number, u32, u32, bool); 10] = [
     ("listen_queue", Number::ListenQueue, 50, LARGEST, true),
     ("multi_accept", Number::MultiAccept, 1, LARGEST, true),
     ("pending_max", Number::PendingMax, 1, LARGEST, true),
+    ("ssl_handshake_timeout", Number::SslHandshakeTimeout, 1, LARGEST, false),
+    ("ssl_ticket_rotation", Number::SslTicketRotation, 1, LARGEST, false),
     ("timeout", Number::Timeout, 1, LARGEST, false),
     ("tracking", Number::Tracking, 0, LARGEST, false),
 ];
+
+/// What a command changes of TLS with clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TlsChange {
+    /// `ssl_certificate FILE` and its like, with `no` too.
+    File(TlsFile, Option<PathBuf>),
+    /// `ssl_ciphers [LIST]` and its like; none is the default list.
+    List(TlsList, Option<String>),
+    /// `ssl_verify_client X`.
+    VerifyClient(VerifyClient),
+    /// `ssl_min_version V`.
+    MinVersion(TlsVersion),
+    /// `ssl_max_version V`.
+    MaxVersion(TlsVersion),
+    /// `ssl_alpn [PROTO…]`.
+    Alpn(Vec<String>),
+    /// `ssl_option X`.
+    AddOption(TlsOption),
+    /// `no ssl_option X`.
+    TakeOption(TlsOption),
+    /// `no ssl_option`.
+    NoOptions,
+    /// `ssl_passthrough X`.
+    Passthrough(bool),
+}
+
+/// What can be asked of TLS with clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsQuestion {
+    /// `ssl_certificate` and its like.
+    File(TlsFile),
+    /// `ssl_verify_client`.
+    VerifyClient,
+    /// `ssl_min_version`.
+    MinVersion,
+    /// `ssl_max_version`.
+    MaxVersion,
+    /// `ssl_option`.
+    Options,
+    /// `ssl_passthrough`.
+    Passthrough,
+}
+
+/// The files, and directories, of TLS with clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsFile {
+    /// `ssl_certificate`.
+    Certificate,
+    /// `ssl_key`.
+    Key,
+    /// `ssl_ca_file`.
+    CaFile,
+    /// `ssl_ca_path`, a directory.
+    CaPath,
+    /// `ssl_sni_path`, a directory.
+    SniPath,
+    /// `ssl_ocsp_response`.
+    OcspResponse,
+}
+
+const TLS_FILES: [(&str, TlsFile); 6] = [
+    ("ssl_certificate", TlsFile::Certificate),
+    ("ssl_key", TlsFile::Key),
+    ("ssl_ca_file", TlsFile::CaFile),
+    ("ssl_ca_path", TlsFile::CaPath),
+    ("ssl_sni_path", TlsFile::SniPath),
+    ("ssl_ocsp_response", TlsFile::OcspResponse),
+];
+
+/// What is listed in the words of the TLS library.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsList {
+    /// `ssl_ciphers`.
+    Ciphers,
+    /// `ssl_ciphersuites`.
+    Ciphersuites,
+    /// `ssl_groups`.
+    Groups,
+}
+
+const TLS_LISTS: [(&str, TlsList); 3] = [
+    ("ssl_ciphers", TlsList::Ciphers),
+    ("ssl_ciphersuites", TlsList::Ciphersuites),
+    ("ssl_groups", TlsList::Groups),
+];
+
+/// How many bytes the name of a protocol can have in ALPN.
+const LONGEST_PROTOCOL: usize = 255;
 
 /// One key and value of the command `server`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -234,6 +334,12 @@ pub enum ServerChange {
     Port(Port),
     /// `prio P`.
     Prio(i32),
+    /// `sni NAME`, added to those that it has.
+    Sni(NamePattern),
+    /// `sni none`.
+    NoSni,
+    /// `tls [verify X] [sni NAME]`, `tls off`.
+    Tls(Option<ServerTls>),
     /// `weight W`.
     Weight(u32),
 }
@@ -242,17 +348,7 @@ pub enum ServerChange {
 const RECENT: u32 = 300;
 
 /// Commands of capabilities that this version lacks. Their `no` forms are true and do nothing.
-const NOT_AVAILABLE: [&str; 9] = [
-    "dsr_if",
-    "dsr_ip",
-    "http",
-    "peek",
-    "ssl_ciphers",
-    "ssl_ocsp_response",
-    "ssl_option",
-    "ssl_sni_path",
-    "transparent",
-];
+const NOT_AVAILABLE: [&str; 5] = ["dsr_if", "dsr_ip", "http", "peek", "transparent"];
 
 /// Commands without effect today, with and without `no`.
 const OBSOLETE: [&str; 7] =
@@ -267,6 +363,12 @@ pub enum CommandError {
     /// The classic's wording again.
     #[error("do_cmd: ignoring tcp_fastclose without argument")]
     FastCloseAlone,
+    /// No such option. The classic went on without a word.
+    #[error(
+        "do_cmd: ignoring ssl_option {0:?}: it can be no_sslv2, no_sslv3, no_tlsv1, no_tlsv1.1, no_tlsv1.2 or \
+         cipher_server_preference"
+    )]
+    TlsOption(String),
     /// Something that the command cannot do without.
     #[error("{command} needs {what}")]
     Missing {
@@ -330,9 +432,9 @@ pub enum CommandError {
 }
 
 impl CommandError {
-    /// The classic said so and went on. So a file with such a line is read, and only `--check` counts it as wrong.
+    /// The classic went on after them. So a file with such a line is read, and only `--check` counts it as wrong.
     pub fn is_ignorable(&self) -> bool {
-        matches!(self, CommandError::Unknown(_) | CommandError::FastCloseAlone)
+        matches!(self, CommandError::Unknown(_) | CommandError::FastCloseAlone | CommandError::TlsOption(_))
     }
 }
 
@@ -349,6 +451,8 @@ pub enum Notice {
     Extra(String),
     /// The address had bits outside its mask; shows the network without them.
     Masked(String),
+    /// The command allows a version of TLS that should not be used.
+    Insecure(&'static str, TlsVersion),
 }
 
 impl fmt::Display for Notice {
@@ -362,6 +466,9 @@ impl fmt::Display for Notice {
             Notice::Bumped(what, value) => write!(f, "{what} bumped to {value}"),
             Notice::Extra(word) => write!(f, "{word:?} and what follows it is ignored"),
             Notice::Masked(network) => write!(f, "the address has bits outside its mask; taken as {network}"),
+            Notice::Insecure(command, version) => {
+                write!(f, "{command} {version} is insecure: use TLSv1.2 or newer unless old clients need it")
+            }
         }
     }
 }
@@ -405,6 +512,7 @@ impl Command {
             | Command::ShowEmergency
             | Command::ShowAbuse
             | Command::ShowGeoip
+            | Command::ShowTls(_)
             | Command::Mode
             | Command::Constant(_) => true,
             Command::Switch(..)
@@ -425,6 +533,7 @@ impl Command {
             | Command::Emergency(_)
             | Command::Abuse(_)
             | Command::Geoip(_)
+            | Command::Tls(_)
             | Command::Operation(_)
             | Command::Nothing => false,
         }
@@ -440,6 +549,14 @@ struct Words {
 impl Words {
     fn next(&mut self) -> Option<String> {
         self.rest.next()
+    }
+
+    /// The next word, if it is one of these.
+    fn next_of(&mut self, words: &[&'static str]) -> Option<&'static str> {
+        let next = self.rest.as_slice().first()?;
+        let word = words.iter().find(|word| *word == next)?;
+        self.rest.next();
+        Some(word)
     }
 
     fn need(&mut self, command: &str, what: &'static str) -> Result<String, CommandError> {
@@ -499,6 +616,18 @@ fn positive(word: String, words: &mut Words) -> Result<Command, CommandError> {
     if let Some(operation) = operation(&word, words)? {
         return Ok(Command::Operation(operation));
     }
+    if let Some((name, file)) = TLS_FILES.into_iter().find(|(name, _)| *name == word) {
+        return Ok(match words.file(name)? {
+            Some(path) => Command::Tls(TlsChange::File(file, Some(path))),
+            None => Command::ShowTls(TlsQuestion::File(file)),
+        });
+    }
+    if let Some((name, list)) = TLS_LISTS.into_iter().find(|(name, _)| *name == word) {
+        return Ok(Command::Tls(TlsChange::List(
+            list,
+            words.next().map(|it| tls_list(name, it)).transpose()?,
+        )));
+    }
     match word.as_str() {
         "abuse" => match words.next() {
             Some(given) => Ok(Command::Abuse(Some(address("abuse", &given)?))),
@@ -536,6 +665,32 @@ fn positive(word: String, words: &mut Words) -> Result<Command, CommandError> {
                 Err(_) => Err(CommandError::Source(given)),
             }
         }
+        "ssl_alpn" => {
+            let protocols = std::mem::take(&mut words.rest).map(protocol).collect::<Result<_, _>>()?;
+            Ok(Command::Tls(TlsChange::Alpn(protocols)))
+        }
+        "ssl_max_version" => match tls_version("ssl_max_version", words)? {
+            Some(version) => Ok(Command::Tls(TlsChange::MaxVersion(version))),
+            None => Ok(Command::ShowTls(TlsQuestion::MaxVersion)),
+        },
+        "ssl_min_version" => match tls_version("ssl_min_version", words)? {
+            Some(version) => Ok(Command::Tls(TlsChange::MinVersion(version))),
+            None => Ok(Command::ShowTls(TlsQuestion::MinVersion)),
+        },
+        "ssl_option" => match words.next() {
+            Some(given) => tls_option(given, TlsChange::AddOption, words),
+            None => Ok(Command::ShowTls(TlsQuestion::Options)),
+        },
+        "ssl_passthrough" => match words.next().as_deref() {
+            None => Ok(Command::ShowTls(TlsQuestion::Passthrough)),
+            Some("sni") => Ok(Command::Tls(TlsChange::Passthrough(true))),
+            Some("off") => Ok(Command::Tls(TlsChange::Passthrough(false))),
+            Some(given) => Err(choice("ssl_passthrough", "sni or off", given)),
+        },
+        "ssl_verify_client" => match words.next() {
+            Some(given) => Ok(Command::Tls(TlsChange::VerifyClient(one_of("ssl_verify_client", &given)?))),
+            None => Ok(Command::ShowTls(TlsQuestion::VerifyClient)),
+        },
         "tarpit_acl" => nothing_but("tarpit_acl", "-1", "tarpit_acl = -1", words),
         "tcp_fastclose" => fast_close(words),
         "tcp_nodelay" => Ok(Command::Nothing),
@@ -559,6 +714,12 @@ fn negative(word: String, words: &mut Words) -> Result<Command, CommandError> {
     if let Some((_, switch)) = SWITCHES.iter().find(|(name, _)| *name == word) {
         return Ok(Command::Switch(*switch, false));
     }
+    if let Some((_, file)) = TLS_FILES.into_iter().find(|(name, _)| *name == word) {
+        return Ok(Command::Tls(TlsChange::File(file, None)));
+    }
+    if let Some((_, list)) = TLS_LISTS.into_iter().find(|(name, _)| *name == word) {
+        return Ok(Command::Tls(TlsChange::List(list, None)));
+    }
     match word.as_str() {
         "abuse" => Ok(Command::Abuse(None)),
         "acl" => Ok(Command::AclClear(list("acl", &words.need("no acl", "the number of a list")?)?)),
@@ -566,6 +727,12 @@ fn negative(word: String, words: &mut Words) -> Result<Command, CommandError> {
         "geoip" => Ok(Command::Geoip(None)),
         "log" => Ok(Command::Log(None)),
         "source" => Ok(Command::Source(None)),
+        "ssl_alpn" => Ok(Command::Tls(TlsChange::Alpn(Vec::new()))),
+        "ssl_option" => match words.next() {
+            Some(given) => tls_option(given, TlsChange::TakeOption, words),
+            None => Ok(Command::Tls(TlsChange::NoOptions)),
+        },
+        "ssl_passthrough" => Ok(Command::Tls(TlsChange::Passthrough(false))),
         "web_stats" => Ok(Command::WebStats(None)),
         "http" | "peek" | "transparent" => Ok(Command::Nothing),
         "tcp_nodelay" => {
@@ -669,10 +836,101 @@ fn fast_close(words: &mut Words) -> Result<Command, CommandError> {
     }))
 }
 
+fn choice(what: &'static str, choices: &'static str, given: &str) -> CommandError {
+    CommandError::Choice { what, choices, given: given.to_owned() }
+}
+
+fn one_of<T: FromStr<Err = NoSuchWord>>(what: &'static str, given: &str) -> Result<T, CommandError> {
+    given.parse().map_err(|NoSuchWord(choices)| choice(what, choices, given))
+}
+
+fn tls_version(command: &'static str, words: &mut Words) -> Result<Option<TlsVersion>, CommandError> {
+    let Some(given) = words.next() else { return Ok(None) };
+    let version = one_of(command, &given)?;
+    if version < TlsVersion::Tls12 {
+        words.notices.push(Notice::Insecure(command, version));
+    }
+    Ok(Some(version))
+}
+
+/// What is in it is for the library to judge.
+fn tls_list(command: &'static str, given: String) -> Result<String, CommandError> {
+    match given.trim().is_empty() || given.contains(char::is_control) {
+        true => Err(choice(command, "a list of names with colons between them", &given)),
+        false => Ok(given),
+    }
+}
+
+fn protocol(given: String) -> Result<String, CommandError> {
+    match (1..=LONGEST_PROTOCOL).contains(&given.len()) && !given.contains(char::is_control) {
+        true => Ok(given),
+        false => Err(choice(
+            "ssl_alpn",
+            "names of protocols, of up to 255 bytes without control characters",
+            &given,
+        )),
+    }
+}
+
+fn tls_option(
+    given: String,
+    change: fn(TlsOption) -> TlsChange,
+    words: &mut Words,
+) -> Result<Command, CommandError> {
+    if let Some(word) = tls::ALWAYS_ON.into_iter().find(|word| *word == given) {
+        words.notices.push(Notice::AlwaysOn(word));
+        return Ok(Command::Nothing);
+    }
+    match given.parse() {
+        Ok(option) => Ok(Command::Tls(change(option))),
+        Err(NoSuchWord(_)) => Err(CommandError::TlsOption(given)),
+    }
+}
+
+/// A name, or none for the word `none`.
+fn server_name(
+    what: &'static str,
+    choices: &'static str,
+    given: &str,
+) -> Result<Option<NamePattern>, CommandError> {
+    let name: NamePattern = given.parse().map_err(|_| choice(what, choices, given))?;
+    Ok((name.to_string() != "none").then_some(name))
+}
+
+/// What follows `tls`: words of its own, as far as there are some.
+fn server_tls(server: ServerId, words: &mut Words) -> Result<Option<ServerTls>, CommandError> {
+    const NAME: &str = "a host name, or none";
+    if words.next_of(&["off"]).is_some() {
+        return Ok(None);
+    }
+    let mut tls = ServerTls { trust: Trust::System, name: None };
+    while let Some(key) = words.next_of(&["verify", "sni"]) {
+        let given = words.need(&format!("server {server} tls {key}"), "a value")?;
+        if key == "verify" {
+            let trust = given.parse();
+            tls.trust = trust.map_err(|reason| CommandError::FileName { what: "tls verify", reason })?;
+        } else if given.parse::<IpAddr>().is_ok() {
+            // It is the certificate of a name that is asked for with it.
+            return Err(choice("tls sni", NAME, &given));
+        } else {
+            let name = server_name("tls sni", NAME, &given)?;
+            if name.as_ref().is_some_and(NamePattern::is_wildcard) {
+                return Err(choice("tls sni", NAME, &given));
+            }
+            tls.name = name.map(|name| name.to_string());
+        }
+    }
+    Ok(Some(tls))
+}
+
 fn server(words: &mut Words) -> Result<Command, CommandError> {
     let server = words.server("server")?;
     let mut changes = Vec::new();
     while let Some(key) = words.next() {
+        if key == "tls" {
+            changes.push(ServerChange::Tls(server_tls(server, words)?));
+            continue;
+        }
         let value = words.need(&format!("server {server} {key}"), "a value")?;
         let count = |what| number::unsigned(what, &value, 0..=LARGEST);
         changes.push(match key.as_str() {
@@ -684,9 +942,13 @@ fn server(words: &mut Words) -> Result<Command, CommandError> {
             "port" if value == "0" => ServerChange::Port(Port::Number(0)),
             "port" => ServerChange::Port(address("server", &value)?),
             "prio" => ServerChange::Prio(number::signed("prio", &value)?),
+            "sni" => match server_name("sni", "a host name, *. and a host name, or none", &value)? {
+                Some(name) => ServerChange::Sni(name),
+                None => ServerChange::NoSni,
+            },
             "weight" => ServerChange::Weight(count("weight")?),
             _ => {
-                let choices = "acl, address, blacklist, hard, max, port, prio or weight";
+                let choices = "acl, address, blacklist, hard, max, port, prio, sni, tls or weight";
                 return Err(CommandError::Choice { what: "a key of server", choices, given: key });
             }
         });
@@ -1003,7 +1265,141 @@ mod tests {
         assert_eq!(refused("server 1 max -1"), r#"max must be a number from 0 to 2147483647, not "-1""#);
         assert!(refused("server 1 port 70000").ends_with(r#"not "70000""#));
         assert!(refused("server 1 address a:80").starts_with(r#"address: "a:80" is neither"#));
-        assert!(refused("server 1 wieght 5").ends_with(r#"prio or weight, not "wieght""#));
+        assert!(refused("server 1 wieght 5").ends_with(r#"prio, sni, tls or weight, not "wieght""#));
+    }
+
+    #[test]
+    fn a_server_has_names_and_is_spoken_to_with_tls() {
+        use ServerChange::*;
+        let changes = |keys: &str| match command(&format!("server 1 {keys}")) {
+            Command::Server(ServerId(1), changes) => changes,
+            other => panic!("{other:?}"),
+        };
+        let sni = |name: &str| Sni(name.parse().unwrap());
+        let tls = |trust, name: Option<&str>| Tls(Some(ServerTls { trust, name: name.map(str::to_owned) }));
+        let file = |name: &str| Trust::File(name.into());
+        for (keys, expected) in [
+            ("sni a.test sni *.B.test", vec![sni("a.test"), sni("*.b.test")]),
+            ("sni none sni a", vec![NoSni, sni("a")]),
+            ("sni None.", vec![NoSni]),
+            ("tls", vec![tls(Trust::System, None)]),
+            ("tls off", vec![Tls(None)]),
+            ("tls off sni a", vec![Tls(None), sni("a")]),
+            ("tls verify none max 1", vec![tls(Trust::Nobody, None), Max(1)]),
+            ("tls verify system sni A.test.", vec![tls(Trust::System, Some("a.test"))]),
+            ("sni b tls sni a verify \"/c a\"", vec![sni("b"), tls(file("/c a"), Some("a"))]),
+            ("tls sni a sni none weight 2", vec![tls(Trust::System, None), Weight(2)]),
+            ("tls max 1 sni a", vec![tls(Trust::System, None), Max(1), sni("a")]),
+        ] {
+            assert_eq!(changes(keys), expected, "{keys}");
+        }
+    }
+
+    #[test]
+    fn mistakes_in_names_and_tls_of_servers_are_named() {
+        for name in ["*", "a..b", "../a", "*.*.a", "\"\""] {
+            let told = refused(&format!("server 1 sni {name}"));
+            assert!(told.starts_with("sni must be a host name, *. and a host name, or none, not "), "{told}");
+        }
+        for name in ["*.a.test", "10.0.0.1", "::1", "a/b"] {
+            assert_eq!(
+                refused(&format!("server 1 tls sni {name}")),
+                format!("tls sni must be a host name, or none, not {name:?}")
+            );
+        }
+        assert_eq!(refused("server 1 sni"), "server 1 sni needs a value");
+        assert_eq!(refused("server 1 tls verify"), "server 1 tls verify needs a value");
+        assert_eq!(refused("server 1 tls sni"), "server 1 tls sni needs a value");
+        assert_eq!(refused(r#"server 1 tls verify """#), "tls verify: the name of the file is empty");
+        assert!(refused("server 1 tls maybe so").ends_with(r#"tls or weight, not "maybe""#));
+    }
+
+    #[test]
+    fn tls_with_clients_is_set_and_asked_for() {
+        use TlsChange::*;
+        for (word, file) in TLS_FILES {
+            assert_eq!(command(&format!("{word} \"/a b\"")), Command::Tls(File(file, Some("/a b".into()))));
+            assert_eq!(command(&format!("no {word}")), Command::Tls(File(file, None)));
+            assert_eq!(command(word), Command::ShowTls(TlsQuestion::File(file)));
+            assert_eq!(refused(&format!(r#"{word} """#)), format!("{word} needs the name of a file"));
+        }
+        for (word, list) in TLS_LISTS {
+            let given = "HIGH:!aNULL";
+            assert_eq!(command(&format!("{word} {given}")), Command::Tls(List(list, Some(given.into()))));
+            assert_eq!(command(word), Command::Tls(List(list, None)));
+            assert_eq!(command(&format!("no {word}")), Command::Tls(List(list, None)));
+            for list in ["\"\"", "\" \"", "\"a\u{1b}\""] {
+                let told = refused(&format!("{word} {list}"));
+                assert!(told.starts_with(&format!("{word} must be a list of names with colons")), "{told}");
+            }
+        }
+        for (line, expected) in [
+            ("ssl_verify_client request", Command::Tls(VerifyClient(tls::VerifyClient::Request))),
+            ("ssl_verify_client", Command::ShowTls(TlsQuestion::VerifyClient)),
+            ("ssl_min_version TLSv1.3", Command::Tls(MinVersion(TlsVersion::Tls13))),
+            ("ssl_min_version", Command::ShowTls(TlsQuestion::MinVersion)),
+            ("ssl_max_version TLSv1.2", Command::Tls(MaxVersion(TlsVersion::Tls12))),
+            ("ssl_max_version", Command::ShowTls(TlsQuestion::MaxVersion)),
+            ("ssl_alpn h2 http/1.1", Command::Tls(Alpn(vec!["h2".into(), "http/1.1".into()]))),
+            ("ssl_alpn", Command::Tls(Alpn(vec![]))),
+            ("no ssl_alpn", Command::Tls(Alpn(vec![]))),
+            ("ssl_option no_tlsv1", Command::Tls(AddOption(TlsOption::NoTlsv1))),
+            ("ssl_option", Command::ShowTls(TlsQuestion::Options)),
+            ("no ssl_option no_tlsv1.1", Command::Tls(TakeOption(TlsOption::NoTlsv11))),
+            ("no ssl_option", Command::Tls(NoOptions)),
+            ("ssl_passthrough sni", Command::Tls(Passthrough(true))),
+            ("ssl_passthrough off", Command::Tls(Passthrough(false))),
+            ("no ssl_passthrough", Command::Tls(Passthrough(false))),
+            ("ssl_passthrough", Command::ShowTls(TlsQuestion::Passthrough)),
+            ("ssl_handshake_timeout 5", Command::Number(Number::SslHandshakeTimeout, Some(5))),
+            ("ssl_ticket_rotation 60", Command::Number(Number::SslTicketRotation, Some(60))),
+        ] {
+            assert_eq!(command(line), expected);
+        }
+    }
+
+    #[test]
+    fn mistakes_in_tls_with_clients_are_named() {
+        assert_eq!(
+            refused("ssl_min_version TLSv1.0"),
+            r#"ssl_min_version must be TLSv1, TLSv1.1, TLSv1.2 or TLSv1.3, not "TLSv1.0""#
+        );
+        assert_eq!(
+            refused("ssl_verify_client on"),
+            r#"ssl_verify_client must be off, request or require, not "on""#
+        );
+        assert_eq!(refused("ssl_passthrough on"), r#"ssl_passthrough must be sni or off, not "on""#);
+        for word in ["ssl_handshake_timeout", "ssl_ticket_rotation"] {
+            let told = format!("{word} must be a number from 1 to 2147483647, not \"0\"");
+            assert_eq!(refused(&format!("{word} 0")), told);
+        }
+        for protocol in ["\"\"", "\"a\u{7f}\"", &"x".repeat(256)] {
+            assert!(refused(&format!("ssl_alpn h2 {protocol}")).starts_with("ssl_alpn must be names of"));
+        }
+        assert!(!command(&format!("ssl_alpn {}", "x".repeat(255))).is_question());
+        for no in ["", "no "] {
+            let error = Command::parse(&format!("{no}ssl_option no_tlsv1.3")).unwrap_err();
+            assert!(error.is_ignorable(), "the classic ignored it");
+            assert!(
+                error.to_string().starts_with(r#"do_cmd: ignoring ssl_option "no_tlsv1.3": it can be no_"#)
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_insecure_or_so_anyway_is_told() {
+        for (command, version) in [("ssl_min_version", "TLSv1"), ("ssl_max_version", "TLSv1.1")] {
+            let told =
+                format!("{command} {version} is insecure: use TLSv1.2 or newer unless old clients need it");
+            assert_eq!(notices(&format!("{command} {version}")), [told]);
+        }
+        for word in tls::ALWAYS_ON {
+            for no in ["", "no "] {
+                let line = format!("{no}ssl_option {word}");
+                assert_eq!(parsed(&line).command, Command::Nothing);
+                assert_eq!(notices(&line), [format!("{word} is always on")]);
+            }
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::address::Drain;
 use super::apply::Action;
 use super::command::{Command, CommandError, Notice, Number, Parsed};
 use super::ids::ServerId;
-use super::settings::{AclEntry, MAX_ENTRIES, Settings, SettingsProblem};
+use super::settings::{AclEntry, MAX_ENTRIES, Remark, Settings, SettingsProblem};
 
 /// How deep files can include each other; deeper is taken for a circle under changing names.
 const INCLUDE_DEPTH: usize = 16;
@@ -93,8 +93,8 @@ pub enum Warning {
     Skipped(String),
     /// A line was skipped, and counts as wrong likewise: only a running pen can be asked for this, with this word.
     Misplaced(&'static str),
-    /// Weight is to decide, and there is none.
-    Weightless,
+    /// About the settings as a whole.
+    Remark(Remark),
 }
 
 impl fmt::Display for Warning {
@@ -105,7 +105,7 @@ impl fmt::Display for Warning {
             Warning::Misplaced(word) => {
                 write!(f, "{word} is no setting: it must be sent to the control port of a running pen, alone")
             }
-            Warning::Weightless => f.write_str("all servers have weight 0: they count as equal"),
+            Warning::Remark(remark) => remark.fmt(f),
         }
     }
 }
@@ -122,17 +122,27 @@ pub struct Reading {
     /// What must be done besides, in this order. Holds no [`Action::Include`], which has been done, and no
     /// [`Action::Operate`], which has been skipped.
     pub actions: Vec<Action>,
-    /// The lines with commands, where they have a place: for what turns out to be wrong later.
+    /// For what turns out to be wrong later.
+    pub places: Places,
+}
+
+/// Where in files the words of commands are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Places {
+    /// The lines with commands, where they have a place.
     lines: Vec<At<String>>,
     /// The words of the lines, each with the last line that has it. Made when somebody asks: a text can have thousands
     /// of names, and nobody know any of them.
-    places: OnceCell<HashMap<String, usize>>,
+    index: OnceCell<HashMap<String, usize>>,
 }
 
-impl Reading {
-    /// The last line with this word in it, as `FILE:LINE`.
-    pub fn place_of(&self, word: &str) -> Option<String> {
-        let line = match self.places.get_or_init(|| self.words()).get(word) {
+impl Places {
+    /// The last line with this word in it, as `FILE:LINE`. None if there is no such line, or no word.
+    pub fn of(&self, word: &str) -> Option<String> {
+        if word.is_empty() {
+            return None;
+        }
+        let line = match self.index.get_or_init(|| self.words()).get(word) {
             Some(number) => self.lines.get(*number),
             None => self.lines.iter().rev().find(|line| line.what.contains(word)),
         }?;
@@ -145,6 +155,16 @@ impl Reading {
             what.split_whitespace().map(move |word| (word.trim_matches('"').to_owned(), number))
         };
         self.lines.iter().enumerate().flat_map(words).collect()
+    }
+}
+
+impl Reading {
+    /// Adds the remarks about the settings that have not been made before.
+    fn remark(&mut self, origin: &str, before: &[Remark]) {
+        let remarks = self.settings.remarks().into_iter().filter(|remark| !before.contains(remark));
+        let told =
+            remarks.map(|remark| At { file: origin.to_owned(), line: None, what: Warning::Remark(remark) });
+        self.warnings.extend(told);
     }
 }
 
@@ -192,9 +212,7 @@ pub fn read(
     let mut reader = Reader::running(base.clone(), &loader);
     reader.file(file, text);
     let mut reading = reader.conclude(file)?;
-    if reading.settings.weights_are_missing() {
-        reading.warnings.push(At { file: file.to_owned(), line: None, what: Warning::Weightless });
-    }
+    reading.remark(file, &[]);
     Ok(reading)
 }
 
@@ -223,9 +241,7 @@ pub fn read_command(
     });
     let mut reading = reader.conclude(origin)?;
     // Who has been told need not be told again with every command that follows.
-    if reading.settings.weights_are_missing() && !base.weights_are_missing() {
-        reading.warnings.push(At { file: origin.to_owned(), line: None, what: Warning::Weightless });
-    }
+    reading.remark(origin, &base.remarks());
     Ok(reading)
 }
 
@@ -258,8 +274,7 @@ impl<'a> Reader<'a> {
             replies: String::new(),
             warnings: vec![],
             actions: vec![],
-            lines: vec![],
-            places: OnceCell::new(),
+            places: Places::default(),
         };
         Reader {
             reading,
@@ -336,7 +351,7 @@ impl<'a> Reader<'a> {
     fn line(&mut self, file: &str, line: Option<usize>, text: &str) {
         match Command::parse(text) {
             Ok(Some(parsed)) => {
-                self.reading.lines.push(At { file: file.to_owned(), line, what: text.to_owned() });
+                self.reading.places.lines.push(At { file: file.to_owned(), line, what: text.to_owned() });
                 self.carry_out(file, line, parsed);
             }
             Ok(None) => {}
@@ -369,7 +384,7 @@ impl<'a> Reader<'a> {
                 Action::Operate(operation) => {
                     self.warn(file, line, Warning::Misplaced(operation.word()));
                 }
-                action @ Action::Shun(..) => self.reading.actions.push(action),
+                action @ (Action::Shun(..) | Action::Restaple) => self.reading.actions.push(action),
             }
         }
     }
@@ -445,6 +460,7 @@ mod tests {
     use super::super::ids::ServerId;
     use super::super::settings::Network;
     use super::super::time::Seconds;
+    use super::super::tls::TlsOption;
     use super::*;
 
     fn base() -> Settings {
@@ -521,6 +537,31 @@ mod tests {
     }
 
     #[test]
+    fn options_of_tls_that_do_not_exist_are_skipped_with_a_warning() {
+        let reading =
+            read_text("ssl_option no_tlsv1\nssl_option single_dh_use\nssl_option no_sslv3\n").unwrap();
+        assert_eq!(reading.settings.tls.options, [TlsOption::NoTlsv1]);
+        let [skipped, always] = warnings(&reading).try_into().unwrap();
+        assert!(skipped.starts_with(r#"pen.cfg:2: do_cmd: ignoring ssl_option "single_dh_use": it can be "#));
+        assert_eq!(always, "pen.cfg:3: no_sslv3 is always on");
+        assert!(command(&base(), "ssl_option single_dh_use").is_err());
+    }
+
+    #[test]
+    fn settings_of_tls_are_judged_at_the_end_of_a_text() {
+        let faults = read_text("ssl_certificate c\nssl_verify_client require").unwrap_err();
+        assert!(
+            faults.len() == 1 && faults[0].starts_with("pen.cfg: ssl_verify_client require needs"),
+            "{faults:?}"
+        );
+        assert!(read_text("ssl_certificate c\nssl_verify_client require\nssl_ca_file ca").is_ok());
+        let once = read_text("ssl_key k").unwrap();
+        assert_eq!(warnings(&once), ["pen.cfg: ssl_key has no effect without ssl_certificate (-E)"]);
+        assert_eq!(warnings(&command(&once.settings, "ssl_key l").unwrap()), [""; 0], "it has been told");
+        assert_eq!(warnings(&command(&once.settings, "ssl_certificate c").unwrap()), [""; 0]);
+    }
+
+    #[test]
     fn what_needs_a_running_pen_is_skipped_with_a_warning() {
         let reading = read_text("servers\nclose 3\nservers\nexit\nhash").unwrap();
         assert!(reading.settings.hash);
@@ -564,12 +605,12 @@ mod tests {
         let text =
             "server 0 address www\n# www\nlog \"/a b\"\nserver 1 address \"www\"\nabuse www2:80\nhash\n";
         let reading = read_text(text).unwrap();
-        let place = |word| reading.place_of(word);
+        let place = |word| reading.places.of(word);
         assert_eq!(place("www").as_deref(), Some("pen.cfg:4"));
         assert_eq!(place("/a b").as_deref(), Some("pen.cfg:3"));
         assert_eq!(place("www2").as_deref(), Some("pen.cfg:5"));
         assert_eq!(place("www3"), None);
-        assert_eq!(command(&base(), "server 0 address www").unwrap().place_of("www"), None);
+        assert_eq!(command(&base(), "server 0 address www").unwrap().places.of("www"), None);
     }
 
     #[test]
@@ -579,7 +620,7 @@ mod tests {
         let reading = read_text(&(servers + &"mode\n".repeat(10_000))).unwrap();
         let start = std::time::Instant::now();
         for number in 0..4096 {
-            assert_eq!(reading.place_of(&format!("s{number}")), Some(format!("pen.cfg:{}", number + 1)));
+            assert_eq!(reading.places.of(&format!("s{number}")), Some(format!("pen.cfg:{}", number + 1)));
         }
         assert!(start.elapsed() < std::time::Duration::from_secs(3), "{:?}", start.elapsed());
     }

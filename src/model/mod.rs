@@ -10,5 +10,7 @@ pub mod logline;
 pub mod number;
 pub mod render;
 pub mod reply;
+pub mod server_name;
 pub mod settings;
 pub mod time;
+pub mod tls;

@@ -3,7 +3,8 @@
 //! Both come from one rendering. First the lines that the classic wrote, in its order and form; after them what it lost.
 //! Read back, they make the same settings. Whatever is off or empty is written as such, so that the file also turns
 //! off what was on before. The exceptions: `undrain` is not written, because reading a file again must not put
-//! servers back to work that somebody has drained since, and slots between servers that are not in use have no lines.
+//! servers back to work that somebody has drained since, slots between servers that are not in use have no lines, and
+//! `sni none tls off` is written of servers only where pen has to do with TLS at all (`has_tls`).
 //! Not here: the grammar ([`super::command`]), where the file goes.
 
 use std::collections::{HashMap, HashSet};
@@ -11,9 +12,11 @@ use std::fmt::Display;
 use std::path::Path;
 
 use super::address::{Drain, Host, ListenSpec, Port, ServerSpec};
+use super::apply::passthrough_word;
 use super::command::quoted;
 use super::ids::{AclId, ServerId, Target};
 use super::settings::{AclEntry, Launch, Settings};
+use super::tls::{ServerTls, TlsSettings};
 
 /// The settings as a configuration file. `written`: when that is.
 ///
@@ -26,7 +29,7 @@ pub fn file(settings: &Settings, launch: &Launch, written: &str) -> String {
         text += &shell_word(argument);
     }
     text += "\n";
-    for Line { subject, command } in lines(settings) {
+    for Line { subject, command } in lines(settings, has_tls(settings)) {
         if subject == Subject::Listener && settings.listen == launch.operand {
             continue;
         }
@@ -67,7 +70,9 @@ pub struct Difference {
 /// In what the two values differ; nothing if only the generation does. Most subjects have one line. A server has
 /// another one while it is drained, a list one for each entry; of those, what is the same at either end is left out.
 pub fn differences(before: &Settings, after: &Settings) -> Vec<Difference> {
-    let (before, after) = (lines(before), lines(after));
+    // Where only one of them has to do with TLS, not all lines of servers are to differ.
+    let with_tls = has_tls(before) || has_tls(after);
+    let (before, after) = (lines(before, with_tls), lines(after, with_tls));
     let old: HashMap<Subject, &[Line]> = by_subject(&before).collect();
     let mut differences = Vec::new();
     for (subject, new) in by_subject(&after) {
@@ -111,8 +116,16 @@ struct Line {
     command: String,
 }
 
-/// All of the settings.
-fn lines(settings: &Settings) -> Vec<Line> {
+/// Is TLS spoken or passed through anywhere, or are there names for it?
+fn has_tls(settings: &Settings) -> bool {
+    let mut servers = settings.servers.iter();
+    settings.tls.certificate.is_some()
+        || settings.tls.passthrough
+        || servers.any(|spec| spec.tls.is_some() || !spec.sni.is_empty())
+}
+
+/// All of the settings; those of TLS with servers if `with_tls`.
+fn lines(settings: &Settings, with_tls: bool) -> Vec<Line> {
     // All fields by name: a new one does not compile until it has its line.
     let Settings {
         generation: _,
@@ -144,6 +157,7 @@ fn lines(settings: &Settings) -> Vec<Line> {
         tcp_fastclose,
         source,
         dummy,
+        tls,
         debug,
         ascii,
         log,
@@ -170,7 +184,7 @@ fn lines(settings: &Settings) -> Vec<Line> {
     for (server, spec) in (0..).map(ServerId).zip(servers) {
         let is_last = server.0 as usize + 1 == servers.len();
         if is_last || *spec != ServerSpec::unset() {
-            lines.server(server, spec, listen.as_ref());
+            lines.server(server, spec, listen.as_ref(), with_tls);
         }
     }
     lines.switch("stubborn", *stubborn);
@@ -202,6 +216,7 @@ fn lines(settings: &Settings) -> Vec<Line> {
     lines.value("multi_accept", multi_accept);
     lines.value("pending_max", pending_max);
     lines.value_or_no("source", source.as_ref());
+    lines.tls(tls);
     let number = workers.map_or_else(|| "auto".to_owned(), |workers| workers.to_string());
     lines.add(Subject::Workers, format!("workers {number}"));
     lines.0
@@ -238,8 +253,51 @@ impl Lines {
         }
     }
 
-    fn server(&mut self, server: ServerId, spec: &ServerSpec, listen: Option<&ListenSpec>) {
-        let ServerSpec { host, port, soft, hard, weight, prio, acl, drain } = spec;
+    fn tls(&mut self, tls: &TlsSettings) {
+        let TlsSettings {
+            certificate,
+            key,
+            ca_file,
+            ca_path,
+            verify_client,
+            min_version,
+            max_version,
+            ciphers,
+            ciphersuites,
+            groups,
+            alpn,
+            options,
+            sni_path,
+            ocsp_response,
+            handshake_timeout,
+            ticket_rotation,
+            passthrough,
+        } = tls;
+        let protocols: Vec<_> = alpn.iter().map(word).collect();
+        self.value_or_no("ssl_alpn", Some(protocols.join(" ")).filter(|words| !words.is_empty()));
+        self.value_or_no("ssl_ca_file", ca_file.as_deref().map(path));
+        self.value_or_no("ssl_ca_path", ca_path.as_deref().map(path));
+        self.value_or_no("ssl_certificate", certificate.as_deref().map(path));
+        self.value_or_no("ssl_ciphers", ciphers.as_ref().map(word));
+        self.value_or_no("ssl_ciphersuites", ciphersuites.as_ref().map(word));
+        self.value_or_no("ssl_groups", groups.as_ref().map(word));
+        self.value("ssl_handshake_timeout", handshake_timeout);
+        self.value_or_no("ssl_key", key.as_deref().map(path));
+        self.value("ssl_max_version", max_version);
+        self.value("ssl_min_version", min_version);
+        self.value_or_no("ssl_ocsp_response", ocsp_response.as_deref().map(path));
+        self.switch("ssl_option", false);
+        for option in options {
+            self.value("ssl_option", option);
+        }
+        self.value("ssl_passthrough", passthrough_word(*passthrough));
+        self.value_or_no("ssl_sni_path", sni_path.as_deref().map(path));
+        self.value("ssl_ticket_rotation", ticket_rotation);
+        self.value("ssl_verify_client", verify_client);
+    }
+
+    fn server(&mut self, server: ServerId, spec: &ServerSpec, listen: Option<&ListenSpec>, with_tls: bool) {
+        let ServerSpec { host, port, soft, hard, weight, prio, acl, drain, sni, tls } = spec;
         let mut command = format!("server {server} acl {acl}");
         if let Some(host) = host {
             command += &format!(" address {}", word(host));
@@ -253,6 +311,12 @@ impl Lines {
             (Port::Listeners, ..) => {}
         }
         command += &format!(" max {soft} hard {hard} weight {weight} prio {prio}");
+        if with_tls {
+            // They are added to those that it has.
+            command += " sni none";
+            command.extend(sni.iter().map(|name| format!(" sni {name}")));
+            command += &server_tls(tls.as_ref());
+        }
         let subject = Subject::Server(Target::Server(server));
         self.add(subject, command);
         match drain {
@@ -269,6 +333,13 @@ impl Lines {
         };
         self.add(Subject::Server(target), command);
     }
+}
+
+/// The last key of a server: words behind it could be taken for its own.
+fn server_tls(tls: Option<&ServerTls>) -> String {
+    let Some(ServerTls { trust, name }) = tls else { return " tls off".to_owned() };
+    let name = name.as_ref().map(|name| format!(" sni {name}")).unwrap_or_default();
+    format!(" tls verify {}{name}", word(trust))
 }
 
 fn path(path: &Path) -> String {
@@ -303,10 +374,14 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::config::{self, Reader};
+    use super::super::apply::Action;
+    use super::super::command::Notice;
+    use super::super::config::{self, Reader, Warning};
     use super::super::number::LARGEST;
+    use super::super::server_name::NamePattern;
     use super::super::settings::{FastClose, Network};
     use super::super::time::Seconds;
+    use super::super::tls::{TlsOption, TlsVersion, Trust, VerifyClient};
     use super::*;
 
     fn no_files(path: &Path) -> io::Result<String> {
@@ -319,8 +394,11 @@ mod tests {
         let mut reader = Reader::new(base, &no_files);
         reader.file("pen.cfg", text);
         reader.settle();
-        assert_eq!((reader.faults, reader.reading.warnings), (vec![], vec![]), "{text}");
-        assert_eq!(reader.reading.actions, []);
+        let mut warnings = reader.reading.warnings;
+        warnings.retain(|warning| !matches!(warning.what, Warning::Notice(Notice::Insecure(..))));
+        assert_eq!((reader.faults, warnings), (vec![], vec![]), "{text}");
+        let staples = reader.reading.settings.tls.ocsp_response.iter().map(|_| Action::Restaple);
+        assert_eq!(reader.reading.actions, staples.collect::<Vec<_>>());
         reader.reading.settings
     }
 
@@ -414,6 +492,23 @@ listen_queue 500
 multi_accept 100
 pending_max 100
 no source
+no ssl_alpn
+no ssl_ca_file
+no ssl_ca_path
+no ssl_certificate
+no ssl_ciphers
+no ssl_ciphersuites
+no ssl_groups
+ssl_handshake_timeout 10
+no ssl_key
+ssl_max_version TLSv1.3
+ssl_min_version TLSv1.2
+no ssl_ocsp_response
+no ssl_option
+ssl_passthrough off
+no ssl_sni_path
+ssl_ticket_rotation 28800
+ssl_verify_client off
 workers auto
 ";
         assert_eq!(file(&settings, &launch, "2026-11-22 07:34:02"), expected);
@@ -482,6 +577,57 @@ workers auto
         ];
         assert_eq!(servers, expected);
         assert_eq!(sayable(read_back(&commands(&settings).join("\n"), None)), sayable(settings));
+    }
+
+    #[test]
+    fn all_of_tls_is_written_and_a_file_from_before_turns_it_off() {
+        let plain = settings("ssl_certificate c");
+        let commands_of_tls = "\
+ssl_alpn h2 http/1.1
+ssl_ca_file \"/a b\"
+ssl_ca_path /ca
+ssl_certificate /c
+ssl_ciphers HIGH:!aNULL
+ssl_ciphersuites TLS_AES_128_GCM_SHA256
+ssl_groups \"P-256 X25519\"
+ssl_handshake_timeout 3
+ssl_key /k
+ssl_max_version TLSv1.3
+ssl_min_version TLSv1.2
+ssl_ocsp_response /o
+no ssl_option
+ssl_option no_tlsv1
+ssl_option no_tlsv1.2
+ssl_passthrough off
+ssl_sni_path /d
+ssl_ticket_rotation 60
+ssl_verify_client require
+";
+        let server = "server 0 acl 0 address 127.0.0.1 port 9001 max 0 hard 0 weight 0 prio 0 sni none sni a.test \
+                      sni *.a.test tls verify \"/c a\" sni b.test";
+        let with_tls = settings(&format!("{commands_of_tls}{server}"));
+        let written = commands(&with_tls);
+        assert!(written.join("\n").contains(commands_of_tls), "{written:#?}");
+        assert!(written.iter().any(|line| line == server), "{written:#?}");
+        let back = config::read(&with_tls, "f", &commands(&plain).join("\n"), no_files).unwrap().settings;
+        assert_eq!(sayable(back), sayable(plain));
+    }
+
+    #[test]
+    fn servers_are_written_without_tls_where_there_is_none_at_all() {
+        let ends = |commands_so_far: &str| {
+            let lines = commands(&settings(&format!("server 1 address ::1\n{commands_so_far}")));
+            let servers = lines.iter().filter(|line| line.starts_with("server "));
+            servers.map(|line| line.split_once(" prio 0").unwrap().1.to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(ends("ssl_ciphers HIGH"), ["", ""]);
+        let off = " sni none tls off";
+        assert_eq!(ends("ssl_certificate c"), [off, off]);
+        assert_eq!(ends("ssl_passthrough sni"), [off, off]);
+        assert_eq!(ends("server 0 tls"), [" sni none tls verify system", off]);
+        assert_eq!(ends("server 1 sni a.test"), [off, " sni none sni a.test tls off"]);
+        let told = changes("", "ssl_certificate c");
+        assert_eq!(told.len(), 1, "servers are the same: {told:?}");
     }
 
     #[test]
@@ -588,11 +734,12 @@ prio
         assert_eq!(told(&[1], &[]), [(list, entry(1), None)]);
     }
 
-    fn text(pattern: &'static str) -> impl Strategy<Value = String> {
-        prop_oneof![pattern, r##"/[a-c \\"#:\[\]å]{1,9}"##]
+    /// In a box, as others below: the trees of all of them are larger than a stack otherwise.
+    fn text(pattern: &'static str) -> BoxedStrategy<String> {
+        prop_oneof![pattern, r##"/[a-c \\"#:\[\]å]{1,9}"##].boxed()
     }
 
-    fn server() -> impl Strategy<Value = ServerSpec> {
+    fn server() -> BoxedStrategy<ServerSpec> {
         let host = text(r"[a-z][a-z0-9.-]{0,9}z|10\.0\.0\.[1-9]|(::[1-9])|/run/[a-z]")
             .prop_map(|host| host.parse::<Host>().unwrap());
         let port = prop_oneof![
@@ -602,8 +749,11 @@ prio
         ];
         let drain = prop_oneof![Just(Drain::No), Just(Drain::New), Just(Drain::All)];
         let numbers = (0..=LARGEST, 0..3_u32, 0..=LARGEST, any::<i32>(), 0..10_u32);
-        (prop::option::weighted(0.9, host), port, numbers, drain).prop_map(
-            |(host, port, (soft, hard, weight, prio, acl), drain)| ServerSpec {
+        let tls = (names(), prop::option::of((trust(), prop::option::of("[a-m]{1,9}(\\.test)?"))));
+        let server = (prop::option::weighted(0.9, host), port, numbers, drain, tls).prop_map(
+            |(host, port, (soft, hard, weight, prio, acl), drain, (sni, tls))| ServerSpec {
+                sni,
+                tls: tls.map(|(trust, name)| ServerTls { trust, name }),
                 drain: if host.is_some() { drain } else { Drain::No },
                 host,
                 port,
@@ -613,7 +763,8 @@ prio
                 prio,
                 acl: AclId::new(acl).unwrap(),
             },
-        )
+        );
+        server.boxed()
     }
 
     /// A server as it can be an operand.
@@ -623,8 +774,77 @@ prio
             port: if server.port == Port::Number(0) { Port::Number(1) } else { server.port },
             acl: AclId::default(),
             drain: Drain::No,
+            sni: Vec::new(),
+            tls: None,
             ..server
         }))
+    }
+
+    fn names() -> BoxedStrategy<Vec<NamePattern>> {
+        let name = r"(\*\.)?[a-m]{1,3}|\*\.none|none\.[a-c]|[a-c]{1,3}\.test";
+        prop::collection::hash_set(name, 0..3)
+            .prop_map(|names| names.iter().map(|name| name.parse().unwrap()).collect())
+            .boxed()
+    }
+
+    fn trust() -> impl Strategy<Value = Trust> {
+        prop_oneof![
+            Just(Trust::System),
+            Just(Trust::Nobody),
+            text("[a-m]{1,9}|\\./none").prop_map(|file| Trust::File(file.into())),
+        ]
+    }
+
+    fn file_or_none() -> impl Strategy<Value = Option<std::path::PathBuf>> {
+        prop::option::of(text("[a-z]{1,9}").prop_map(Into::into))
+    }
+
+    fn list() -> BoxedStrategy<Option<String>> {
+        prop::option::of(r##"[A-Z0-9][A-Z0-9_:!+@=" \\#-]{0,9}"##).boxed()
+    }
+
+    prop_compose! {
+        /// TLS that pen can run with, if no server is spoken to with it.
+        fn tls()(
+            files in (file_or_none(), file_or_none(), file_or_none(), file_or_none(), file_or_none(), file_or_none()),
+            lists in (list(), list(), list()),
+            alpn in prop::collection::vec(text("[a-z0-9/.]{1,9}"), 0..3),
+            verify_client in
+                prop::sample::select(&[VerifyClient::Off, VerifyClient::Request, VerifyClient::Require][..]),
+            versions in (0..4_usize, 0..4_usize),
+            options in prop::sample::subsequence(
+                &[TlsOption::NoTlsv1, TlsOption::NoTlsv11, TlsOption::NoTlsv12][..], 0..=3
+            ),
+            seconds in (1..=LARGEST, 1..=LARGEST),
+            passthrough in any::<bool>(),
+        ) -> TlsSettings {
+            let (certificate, key, ca_file, ca_path, sni_path, ocsp_response) = files;
+            let passthrough = passthrough && certificate.is_none();
+            let nobody_is_trusted = certificate.is_some() && ca_file.is_none() && ca_path.is_none();
+            let mut tls = TlsSettings {
+                certificate,
+                key,
+                ca_file,
+                ca_path,
+                verify_client: if nobody_is_trusted { VerifyClient::Off } else { verify_client },
+                min_version: TlsVersion::ALL[versions.0.min(versions.1)],
+                max_version: TlsVersion::ALL[versions.0.max(versions.1)],
+                ciphers: lists.0,
+                ciphersuites: lists.1,
+                groups: lists.2,
+                alpn,
+                options,
+                sni_path,
+                ocsp_response,
+                handshake_timeout: Seconds(seconds.0),
+                ticket_rotation: Seconds(seconds.1),
+                passthrough,
+            };
+            if tls.versions().next().is_none() {
+                tls.options.clear();
+            }
+            tls
+        }
     }
 
     fn entry() -> impl Strategy<Value = AclEntry> {
@@ -662,6 +882,7 @@ prio
             debug in 0..=3_u8,
             log in prop::option::of(text(r"[a-z]{1,9}|\[::[1-9]\]:[1-9]|[a-z]{2,9}:[1-9]")),
             web_stats in prop::option::of(text("[a-z]{1,9}")),
+            tls in tls().boxed(),
         ) -> Settings {
             let [roundrobin, hash, weight, prio, stubborn, forgetful, keepalive, dummy, ascii, abort_on_error,
                 lookup] = switches;
@@ -696,12 +917,16 @@ prio
                 keepalive,
                 tcp_fastclose,
                 source,
+                tls,
                 debug,
                 ascii,
                 log: log.map(|log| log.parse().unwrap()),
                 web_stats: web_stats.map(Into::into),
                 abort_on_error,
             };
+            if settings.tls.passthrough {
+                settings.servers.iter_mut().for_each(|server| server.tls = None);
+            }
             if settings.listen.as_ref().unwrap().path().is_some() {
                 let Settings { servers, emergency, abuse, .. } = &mut settings;
                 let portless = servers.iter_mut().chain(emergency).chain(abuse);

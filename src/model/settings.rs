@@ -12,9 +12,11 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::address::{AddressError, Host, ListenSpec, Port, ServerSpec};
+use super::config::Places;
 use super::ids::{AclId, ServerId, Target};
 use super::number::{self, NumberError};
 use super::time::Seconds;
+use super::tls::{TlsSettings, TlsVersion, VerifyClient};
 
 /// How many entries an access list can have.
 pub const MAX_ENTRIES: usize = 65_536;
@@ -88,6 +90,9 @@ pub struct Settings {
     /// `dummy`: answer every client with a fixed page instead of using servers.
     pub dummy: bool,
 
+    /// TLS towards clients.
+    pub tls: TlsSettings,
+
     /// `-d`: how much is told; 0 to 3.
     pub debug: u8,
     /// `-a`: dumps as text instead of hexadecimal.
@@ -132,6 +137,7 @@ impl Default for Settings {
             tcp_fastclose: FastClose::Off,
             source: None,
             dummy: false,
+            tls: TlsSettings::default(),
             debug: 0,
             ascii: false,
             log: None,
@@ -173,6 +179,45 @@ pub enum SettingsProblem {
          of single addresses"
     )]
     LongList(AclId),
+    /// There is no version between them.
+    #[error("ssl_min_version {0} is above ssl_max_version {1}; change one of them")]
+    VersionsCrossed(TlsVersion, TlsVersion),
+    /// There are versions between them, but none is left.
+    #[error(
+        "no version of TLS is left: ssl_option takes away all from ssl_min_version {0} to ssl_max_version {1}; \
+         take an option back with no ssl_option"
+    )]
+    NoVersion(TlsVersion, TlsVersion),
+    /// Certificates of clients are to be verified, and nobody's are good.
+    #[error(
+        "ssl_verify_client {0} needs to know whose certificates are good; name a file with ssl_ca_file (-G) or a \
+         directory with ssl_ca_path (-A)"
+    )]
+    NoAuthorities(VerifyClient),
+    /// TLS can end here or at the servers.
+    #[error(
+        "ssl_passthrough sni leaves TLS to the servers, and ssl_certificate (-E) ends it here; turn one of them off"
+    )]
+    PassedThroughAndEnded,
+    /// It would be TLS in TLS.
+    #[error(
+        "server {0} has tls, but with ssl_passthrough sni clients speak TLS with it themselves; turn one of them off"
+    )]
+    PassedThroughInTls(ServerId),
+}
+
+/// What somebody should know of settings that pen runs with all the same: [`Settings::remarks`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Remark {
+    /// Weight is to decide where no server has one.
+    #[error("all servers have weight 0: they count as equal")]
+    Weightless,
+    /// A setting of TLS, by its command, where TLS is not ended.
+    #[error("{0} has no effect without ssl_certificate (-E)")]
+    Certificateless(&'static str),
+    /// Nobody reads the names that clients ask for.
+    #[error("the names of server {0} (sni) have no effect without ssl_passthrough sni")]
+    UnusedNames(ServerId),
 }
 
 impl Settings {
@@ -206,13 +251,55 @@ impl Settings {
         let lists = (0..).map_while(AclId::new).zip(&self.acls);
         let long = lists.filter(|(_, entries)| entries.len() > MAX_ENTRIES);
         problems.extend(long.map(|(list, _)| SettingsProblem::LongList(list)));
+        self.problems_of_tls(&mut problems);
         problems
     }
 
-    /// Is weight to decide where no server has one? They are used as if equal then, and somebody should know.
-    pub fn weights_are_missing(&self) -> bool {
+    fn problems_of_tls(&self, problems: &mut Vec<SettingsProblem>) {
+        let TlsSettings { min_version, max_version, verify_client, .. } = self.tls;
+        if min_version > max_version {
+            problems.push(SettingsProblem::VersionsCrossed(min_version, max_version));
+        } else if self.tls.versions().next().is_none() {
+            problems.push(SettingsProblem::NoVersion(min_version, max_version));
+        }
+        let no_authorities = self.tls.ca_file.is_none() && self.tls.ca_path.is_none();
+        if self.tls.certificate.is_some() && verify_client != VerifyClient::Off && no_authorities {
+            problems.push(SettingsProblem::NoAuthorities(verify_client));
+        }
+        if self.tls.passthrough {
+            if self.tls.certificate.is_some() {
+                problems.push(SettingsProblem::PassedThroughAndEnded);
+            }
+            let with_tls = (0..).map(ServerId).zip(&self.servers).filter(|(_, spec)| spec.tls.is_some());
+            problems.extend(with_tls.map(|(server, _)| SettingsProblem::PassedThroughInTls(server)));
+        }
+    }
+
+    /// What is likely not meant so, though nothing is wrong with it.
+    pub fn remarks(&self) -> Vec<Remark> {
+        let mut remarks = Vec::new();
         let mut servers = self.servers.iter().filter(|server| server.host.is_some()).peekable();
-        self.weight && servers.peek().is_some() && servers.all(|server| server.weight == 0)
+        if self.weight && servers.peek().is_some() && servers.all(|server| server.weight == 0) {
+            remarks.push(Remark::Weightless);
+        }
+        if self.tls.certificate.is_none() {
+            let TlsSettings { key, ca_file, ca_path, verify_client, sni_path, ocsp_response, .. } = &self.tls;
+            let given = [
+                ("ssl_key", key.is_some()),
+                ("ssl_ca_file", ca_file.is_some()),
+                ("ssl_ca_path", ca_path.is_some()),
+                ("ssl_verify_client", *verify_client != VerifyClient::Off),
+                ("ssl_sni_path", sni_path.is_some()),
+                ("ssl_ocsp_response", ocsp_response.is_some()),
+            ];
+            let idle = given.into_iter().filter(|(_, given)| *given);
+            remarks.extend(idle.map(|(command, _)| Remark::Certificateless(command)));
+        }
+        if !self.tls.passthrough {
+            let named = self.servers.iter().position(|server| !server.sni.is_empty());
+            remarks.extend(named.map(|server| Remark::UnusedNames(ServerId(server as u32))));
+        }
+        remarks
     }
 
     /// Every server there is: the regular ones (unset slots too), the emergency server, the abuse server.
@@ -383,6 +470,8 @@ pub struct Launch {
     pub operand: Option<ListenSpec>,
     /// All arguments, as they were given.
     pub arguments: Vec<String>,
+    /// Where in the configuration is what turns out to be wrong when it is used.
+    pub places: Places,
     /// Servers that the configuration puts on the blacklist (`server N blacklist T`), in the order given; 0 takes one
     /// off again.
     pub shunned: Vec<(ServerId, Seconds)>,
@@ -390,6 +479,7 @@ pub struct Launch {
 
 #[cfg(test)]
 mod tests {
+    use super::super::command::Command;
     use super::*;
 
     fn settings(listen: &str, servers: &[&str]) -> Settings {
@@ -454,11 +544,75 @@ mod tests {
     #[test]
     fn weights_are_missed_only_where_they_decide() {
         let mut settings = settings("80", &["a", "b"]);
-        assert!(!settings.weights_are_missing());
+        assert_eq!(settings.remarks(), []);
         settings.weight = true;
-        assert!(settings.weights_are_missing());
+        assert_eq!(settings.remarks(), [Remark::Weightless]);
         settings.servers[1].weight = 1;
-        assert!(!settings.weights_are_missing());
+        assert_eq!(settings.remarks(), []);
+    }
+
+    /// What is wrong after these commands.
+    fn wrong(commands: &[&str]) -> Vec<String> {
+        let settings = with(commands);
+        settings.problems().iter().map(ToString::to_string).collect()
+    }
+
+    fn with(commands: &[&str]) -> Settings {
+        let mut settings = settings("443", &["a", "b"]);
+        for command in commands {
+            settings.apply(Command::parse(command).unwrap().unwrap().command);
+        }
+        settings
+    }
+
+    #[test]
+    fn some_version_of_tls_must_be_left() {
+        assert_eq!(wrong(&["ssl_min_version TLSv1", "ssl_option no_tlsv1"]), [""; 0]);
+        assert_eq!(
+            wrong(&["ssl_min_version TLSv1.3", "ssl_max_version TLSv1.2"]),
+            ["ssl_min_version TLSv1.3 is above ssl_max_version TLSv1.2; change one of them"]
+        );
+        let none = wrong(&["ssl_max_version TLSv1.2", "ssl_option no_tlsv1.2"]);
+        assert!(none.len() == 1 && none[0].starts_with("no version of TLS is left"), "{none:?}");
+        assert_eq!(wrong(&["ssl_option no_tlsv1.2"]), [""; 0]);
+    }
+
+    #[test]
+    fn certificates_of_clients_need_somebody_to_trust() {
+        for whom in ["request", "require"] {
+            let verify = format!("ssl_verify_client {whom}");
+            let missing = wrong(&["ssl_certificate c", &verify]);
+            assert_eq!(missing.len(), 1);
+            assert!(
+                missing[0].starts_with(&verify) && missing[0].contains("ssl_ca_file (-G)"),
+                "{missing:?}"
+            );
+            assert_eq!(wrong(&["ssl_certificate c", &verify, "ssl_ca_file ca"]), [""; 0]);
+            assert_eq!(wrong(&["ssl_certificate c", &verify, "ssl_ca_path ca"]), [""; 0]);
+            assert_eq!(wrong(&[&verify]), [""; 0], "nobody is asked");
+        }
+    }
+
+    #[test]
+    fn tls_that_is_passed_through_is_left_alone() {
+        assert_eq!(wrong(&["ssl_passthrough sni", "server 0 sni www.example.com"]), [""; 0]);
+        let both = wrong(&["ssl_passthrough sni", "ssl_certificate c"]);
+        assert!(both.len() == 1 && both[0].contains("ssl_certificate (-E) ends it here"), "{both:?}");
+        let inner = wrong(&["ssl_passthrough sni", "server 1 tls"]);
+        assert!(inner.len() == 1 && inner[0].starts_with("server 1 has tls"), "{inner:?}");
+    }
+
+    #[test]
+    fn what_has_no_effect_without_something_else_is_remarked_on() {
+        let remarks = |commands| with(commands).remarks().iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(remarks(&["ssl_key k"]), ["ssl_key has no effect without ssl_certificate (-E)"]);
+        assert_eq!(remarks(&["ssl_verify_client require", "ssl_sni_path /d"]).len(), 2);
+        assert_eq!(remarks(&["ssl_key k", "ssl_certificate c"]), [""; 0]);
+        assert_eq!(
+            remarks(&["server 1 sni www.example.com"]),
+            ["the names of server 1 (sni) have no effect without ssl_passthrough sni"]
+        );
+        assert_eq!(remarks(&["server 1 sni www.example.com", "ssl_passthrough sni"]), [""; 0]);
     }
 
     #[test]
@@ -482,6 +636,14 @@ mod tests {
     fn settings_survive_the_way_to_a_worker() {
         let mut settings = settings("[::1]:80", &["www:http:1:2:3:4", "/run/x.sock"]);
         settings.log = Some(LogDestination::Network("::1".into(), 9900));
+        for command in [
+            "ssl_certificate /c",
+            "ssl_alpn h2",
+            "ssl_option no_tlsv1",
+            "server 0 sni *.a.test tls verify /ca sni b.test",
+        ] {
+            settings.apply(Command::parse(command).unwrap().unwrap().command);
+        }
         settings.acls[3].push(AclEntry { permit: true, network: Network::V6(Ipv6Addr::LOCALHOST, 128) });
         let text = serde_json::to_string(&settings).unwrap();
         assert_eq!(serde_json::from_str::<Settings>(&text).unwrap(), settings);

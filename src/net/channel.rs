@@ -69,6 +69,8 @@ pub struct Attachments<'a> {
     pub log: Change<&'a Sink>,
     /// The database of countries.
     pub countries: Change<BorrowedFd<'a>>,
+    /// What was read for TLS ([`crate::sys::tls::Material`], packed). Replaced whenever the settings of TLS are.
+    pub tls: Change<BorrowedFd<'a>>,
     /// A new listening socket that replaces the present one.
     pub listener: Option<BorrowedFd<'a>>,
 }
@@ -104,6 +106,8 @@ pub struct NewSettings {
     pub log: Change<Sink>,
     /// The database of countries under them.
     pub countries: Change<OwnedFd>,
+    /// What was read for TLS.
+    pub tls: Change<OwnedFd>,
     /// A new listening socket that replaces the present one.
     pub listener: Option<OwnedFd>,
 }
@@ -128,11 +132,12 @@ struct Envelope {
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Contents {
-    /// The descriptors are, in this order: settings, log, database, listener.
+    /// The descriptors are, in this order: settings, log, database, TLS, listener.
     Use {
         lists: bool,
         log: Option<LogKind>,
         countries: Option<bool>,
+        tls: Option<bool>,
         listener: bool,
     },
     Close {
@@ -163,11 +168,11 @@ impl MasterEnd {
     ///
     /// # Errors
     /// `WouldBlock` when the worker has left too many orders unread, `BrokenPipe` when it is gone.
-    pub fn send_settings(
+    pub fn send_settings<'a>(
         &self,
         number: u64,
-        settings: &PackedSettings,
-        attached: &Attachments<'_>,
+        settings: &'a PackedSettings,
+        attached: &Attachments<'a>,
     ) -> io::Result<()> {
         let mut descriptors = vec![settings.0.as_fd()];
         let log = match &attached.log {
@@ -182,7 +187,7 @@ impl MasterEnd {
                 Some(LogKind::Network)
             }
         };
-        let countries = match &attached.countries {
+        let mut attach = |change: &Change<BorrowedFd<'a>>| match change {
             Change::Keep => None,
             Change::Replace(None) => Some(false),
             Change::Replace(Some(fd)) => {
@@ -190,9 +195,10 @@ impl MasterEnd {
                 Some(true)
             }
         };
+        let (countries, tls) = (attach(&attached.countries), attach(&attached.tls));
         descriptors.extend(attached.listener);
         let (lists, listener) = (attached.lists, attached.listener.is_some());
-        let what = Contents::Use { lists, log, countries, listener };
+        let what = Contents::Use { lists, log, countries, tls, listener };
         self.send(&Envelope { number, what }, &descriptors)
     }
 
@@ -241,7 +247,7 @@ impl WorkerEnd {
         let mut descriptors = descriptors.into_iter();
         let mut next = || descriptors.next().ok_or(io::ErrorKind::InvalidData);
         let what = match what {
-            Contents::Use { lists, log, countries, listener } => {
+            Contents::Use { lists, log, countries, tls, listener } => {
                 let settings = serde_json::from_slice(&message::unseal(next()?)?)?;
                 let log = match log {
                     None => Change::Keep,
@@ -249,13 +255,16 @@ impl WorkerEnd {
                     Some(LogKind::File) => Change::Replace(Some(Sink::File(next()?))),
                     Some(LogKind::Network) => Change::Replace(Some(Sink::Network(next()?))),
                 };
-                let countries = match countries {
-                    None => Change::Keep,
-                    Some(false) => Change::Replace(None),
-                    Some(true) => Change::Replace(Some(next()?)),
+                let mut attached = |there: Option<bool>| -> io::Result<_> {
+                    Ok(match there {
+                        None => Change::Keep,
+                        Some(false) => Change::Replace(None),
+                        Some(true) => Change::Replace(Some(next()?)),
+                    })
                 };
+                let (countries, tls) = (attached(countries)?, attached(tls)?);
                 let listener = if listener { Some(next()?) } else { None };
-                Errand::Use(Box::new(NewSettings { settings, lists, log, countries, listener }))
+                Errand::Use(Box::new(NewSettings { settings, lists, log, countries, tls, listener }))
             }
             Contents::Close { conn, uses } => Errand::Close(conn, uses),
             Contents::Retire => Errand::Retire,
@@ -329,6 +338,7 @@ mod tests {
             lists: true,
             log: Change::Replace(Some(&sink)),
             countries: Change::Replace(Some(listener.as_fd())),
+            tls: Change::Replace(Some(listener.as_fd())),
             listener: Some(listener.as_fd()),
         };
         master.send_settings(3, &packed, &all).unwrap();
@@ -336,9 +346,15 @@ mod tests {
         assert_eq!((number, &new.settings), (3, &settings));
         assert!(matches!(new.log, Change::Replace(Some(Sink::File(_)))));
         assert!(matches!(new.countries, Change::Replace(Some(_))));
+        assert!(matches!(new.tls, Change::Replace(Some(_))));
         assert!(new.listener.is_some());
-        let none =
-            Attachments { lists: false, log: Change::Keep, countries: Change::Replace(None), listener: None };
+        let none = Attachments {
+            lists: false,
+            log: Change::Keep,
+            countries: Change::Replace(None),
+            tls: Change::Keep,
+            listener: None,
+        };
         master.send_settings(4, &packed, &none).unwrap();
         let (number, new) = new_settings(&worker);
         assert!(!new.lists);

@@ -2,10 +2,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 
 use crate::model::address::{ClientAddress, SocketAddress};
 use crate::model::ids::ConnId;
 use crate::policy::acl::Verdicts;
+use crate::policy::routes::ServerSet;
 use crate::shared::clients::ClientRef;
 use crate::shared::slots::Shortage;
 use crate::shared::visits::{self, Reservation};
@@ -14,22 +16,28 @@ use crate::sys::reason::words;
 use crate::sys::socket::{self, ConnectOptions};
 
 use super::connection::{Connection, Ending, Key, Phase, Side};
-use super::deadlines::Link;
 use super::event_loop::Worker;
 use super::relay::{Direction, Endpoint};
 
 /// Somebody who waits for a server.
-#[derive(Clone, Copy)]
 struct Arrival {
-    conn: ConnId,
     address: ClientAddress,
     visitor: ClientRef,
     verdicts: Verdicts,
+    among: Option<Rc<ServerSet>>,
+}
+
+impl Arrival {
+    /// None: its visit has not begun.
+    fn of(connection: &Connection) -> Option<Self> {
+        let Connection { client: address, visitor, verdicts, .. } = *connection;
+        Some(Arrival { address, visitor: visitor?, verdicts, among: connection.among.clone() })
+    }
 }
 
 /// A server that a connect to is under way, or done.
 struct Connect {
-    server: OwnedFd,
+    server: Endpoint,
     established: bool,
     reservation: Reservation,
 }
@@ -40,30 +48,58 @@ impl Worker<'_> {
         self.region.workers().opened(self.id);
         let country = |address| self.countries.as_ref()?.country(address);
         let verdicts = self.lists.verdicts(&address, country);
-        let visit = visits::begin(self.region, self.id, &self.terms, address, verdicts, self.now);
-        let arrival = Arrival { conn, address, visitor: visit.client, verdicts };
-        let client = Endpoint::client(client, address == ClientAddress::Unix);
+        let key = self.connections.insert(Connection::new(conn, address, verdicts));
+        if self.tls.terminate() {
+            self.begin_handshake(key, client);
+        } else {
+            let client = Endpoint::client(client, address == ClientAddress::Unix);
+            match self.has_to_peek(verdicts) {
+                true => self.begin_peeking(key, client),
+                false => self.visit(key, client, false),
+            }
+        }
+    }
+
+    /// The client may have a server: it is noted, a server chosen, a place reserved, and a connect begun. The
+    /// connection is in no queue, its phase is `Between`. `watched`: the client's socket is registered already.
+    pub(super) fn visit(&mut self, key: Key, client: Endpoint, watched: bool) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let (address, verdicts, among) = (connection.client, connection.verdicts, connection.among.clone());
+        let visit =
+            visits::begin(self.region, self.id, &self.terms, address, verdicts, among.as_deref(), self.now);
+        connection.visitor = Some(visit.client);
+        let arrival = Arrival { address, visitor: visit.client, verdicts, among };
         if self.settings.dummy {
             if let Some(reservation) = visit.reservation {
                 visits::give_back(self.region, self.id, reservation);
             }
-            let key = self.insert(arrival, Phase::Answering { client });
+            let readable = client.readable();
+            connection.phase = Phase::Answering { client };
             self.answering.join(&mut self.connections, key, self.now);
-            if self.watch(key, Side::Client).is_err() {
-                self.close(key, Ending::Closed);
+            self.describe(key);
+            if !watched && self.watch(key, Side::Client).is_err() {
+                return self.close(key, Ending::Closed);
+            }
+            if readable {
+                self.answer(key);
             }
             return;
         }
         let Some(Connect { server, established, reservation }) =
             self.connect_any(&arrival, visit.reservation)
         else {
-            drop(client);
-            return self.release_slot(conn);
+            return self.turn_away(key, client);
         };
-        let key = self.insert(arrival, Phase::Connecting { client, server, reservation });
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.phase = Phase::Connecting { client, server, reservation };
+        }
         self.region.workers().connecting(self.id, true);
         self.connecting.join(&mut self.connections, key, self.now);
-        if self.watch(key, Side::Client).and_then(|()| self.watch(key, Side::Server)).is_err() {
+        self.describe(key);
+        let client_watched = if watched { Ok(()) } else { self.watch(key, Side::Client) };
+        if client_watched.and_then(|()| self.watch(key, Side::Server)).is_err() {
             return self.close(key, Ending::Closed);
         }
         if established {
@@ -71,37 +107,47 @@ impl Worker<'_> {
         }
     }
 
-    /// The arrival becomes a connection.
-    fn insert(&mut self, arrival: Arrival, phase: Phase) -> Key {
-        let key = self.connections.insert(Connection {
-            phase,
-            conn: arrival.conn,
-            client: arrival.address,
-            visitor: arrival.visitor,
-            verdicts: arrival.verdicts,
-            link: Link::default(),
-            turn: true,
-            queued: false,
-        });
-        self.describe(key);
-        key
+    /// Nobody takes this client. The connection is in no queue, its phase is `Between`.
+    pub(super) fn turn_away(&mut self, key: Key, client: Endpoint) {
+        client.part();
+        self.forget(key);
+    }
+
+    /// A connection that holds nothing any more but its slot is over.
+    pub(super) fn forget(&mut self, key: Key) {
+        if let Some(connection) = self.connections.remove(key) {
+            self.release_slot(connection.conn);
+        }
     }
 
     /// Tries one server after the other until a connect is at least under way. None: nobody takes this client.
     fn connect_any(&mut self, arrival: &Arrival, mut next: Option<Reservation>) -> Option<Connect> {
         let options = ConnectOptions { source: self.settings.source, keepalive: self.settings.keepalive };
         while let Some(reservation) = next {
+            let identity = self.identities.get(&reservation.tls);
+            if reservation.tls != 0 && identity.is_none() {
+                let reason = "this worker has not been told yet how to speak TLS to it";
+                next = self.pass_over(arrival, reservation, reason);
+                continue;
+            }
             match socket::connect(&reservation.address, options) {
                 Ok(attempt) => {
                     if let Some(error) = attempt.unbound {
                         self.messages
                             .debug(1, format_args!("cannot bind to the source address: {}", words(&error)));
                     }
-                    return Some(Connect {
-                        server: attempt.socket,
-                        established: attempt.established,
-                        reservation,
-                    });
+                    let unix = matches!(reservation.address, SocketAddress::Unix(_));
+                    let server = match identity {
+                        None => Endpoint::server(attempt.socket, unix),
+                        Some(identity) => match self.tls.connect(identity, attempt.socket, &self.outbox) {
+                            Ok(secured) => Endpoint::server(secured, unix),
+                            Err(error) => {
+                                next = self.pass_over(arrival, reservation, &words(&error));
+                                continue;
+                            }
+                        },
+                    };
+                    return Some(Connect { server, established: attempt.established, reservation });
                 }
                 Err(error) if socket::is_exhaustion(&error) => {
                     // Another server needs a descriptor as well.
@@ -137,8 +183,29 @@ impl Worker<'_> {
         } else {
             self.messages.debug(1, format_args!("server {target} ({address}): {error}"));
         }
+        self.next_place(arrival, failed, shun)
+    }
+
+    /// A server cannot be used by this worker now, without its fault: a place on the next one, if there is one.
+    fn pass_over(&mut self, arrival: &Arrival, passed: Reservation, reason: &str) -> Option<Reservation> {
+        let (target, address) = (passed.target, &passed.address);
+        self.messages.debug(1, format_args!("server {target} ({address}): {reason}"));
+        self.next_place(arrival, passed, false)
+    }
+
+    fn next_place(&mut self, arrival: &Arrival, last: Reservation, shun: bool) -> Option<Reservation> {
         let client = (arrival.address, arrival.visitor);
-        visits::fail(self.region, self.id, &self.terms, client, arrival.verdicts, failed, shun, self.now)
+        visits::fail(
+            self.region,
+            self.id,
+            &self.terms,
+            client,
+            arrival.verdicts,
+            arrival.among.as_deref(),
+            last,
+            shun,
+            self.now,
+        )
     }
 
     /// The poller has news of a socket that is connecting.
@@ -147,10 +214,10 @@ impl Worker<'_> {
             return;
         };
         if readiness.broken() {
-            let error =
-                socket::take_error(server.as_fd()).unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
+            let error = socket::take_error(server.socket().as_fd())
+                .unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
             // Refused is what a connect can be. Reset it can only be when it was made: no failure of connecting.
-            if error.kind() == io::ErrorKind::ConnectionReset {
+            if error.kind() == io::ErrorKind::ConnectionReset && !server.is_secured() {
                 self.establish(key, Some(readiness), Some(&error));
             } else {
                 self.connect_failed(key, &error);
@@ -160,18 +227,16 @@ impl Worker<'_> {
         }
     }
 
-    /// The connect under way has failed or taken too long: on to the next server.
+    /// The connect under way, or the handshake after it, has failed or taken too long: on to the next server.
     pub(super) fn connect_failed(&mut self, key: Key, error: &io::Error) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        let arrival = Arrival {
-            conn: connection.conn,
-            address: connection.client,
-            visitor: connection.visitor,
-            verdicts: connection.verdicts,
+        let Some(arrival) = Arrival::of(connection) else {
+            return;
         };
-        let Phase::Connecting { client, server, reservation } =
+        let (Phase::Connecting { client, server, reservation }
+        | Phase::Securing { client, server, reservation }) =
             std::mem::replace(&mut connection.phase, Phase::Between)
         else {
             return;
@@ -181,10 +246,8 @@ impl Worker<'_> {
         drop(server);
         let next = self.server_failed(&arrival, reservation, error);
         let Some(Connect { server, established, reservation }) = self.connect_any(&arrival, next) else {
-            self.connections.remove(key);
-            drop(client);
             self.region.workers().connecting(self.id, false);
-            return self.release_slot(arrival.conn);
+            return self.turn_away(key, client);
         };
         if let Some(connection) = self.connections.get_mut(key) {
             connection.phase = Phase::Connecting { client, server, reservation };
@@ -199,22 +262,44 @@ impl Worker<'_> {
         }
     }
 
-    /// The server has answered: bytes may flow. `readiness`: what else the poller said, and will not say again.
-    /// `reset`: the server has done so since.
+    /// The server has answered. `readiness`: what else the poller said, and will not say again. `reset`: the server has
+    /// done so since.
     fn establish(&mut self, key: Key, readiness: Option<Readiness>, reset: Option<&io::Error>) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        let Phase::Connecting { client, server, reservation } =
+        let Phase::Connecting { server, .. } = &mut connection.phase else {
+            return;
+        };
+        if let Some(readiness) = readiness {
+            server.note(readiness);
+        }
+        if !server.is_secured() {
+            return self.begin_relaying(key, reset);
+        }
+        if let Phase::Connecting { client, server, reservation } =
+            std::mem::replace(&mut connection.phase, Phase::Between)
+        {
+            connection.phase = Phase::Securing { client, server, reservation };
+        }
+        // The time of the connect begins anew.
+        self.connecting.touch(&mut self.connections, key, self.now);
+        self.secure(key);
+    }
+
+    /// Bytes may flow. `reset`: the server has been so already.
+    pub(super) fn begin_relaying(&mut self, key: Key, reset: Option<&io::Error>) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let (Phase::Connecting { client, mut server, reservation }
+        | Phase::Securing { client, mut server, reservation }) =
             std::mem::replace(&mut connection.phase, Phase::Between)
         else {
             return;
         };
-        visits::established(self.region, self.id, &self.terms, connection.visitor, &reservation, self.now);
-        let unix = matches!(reservation.address, SocketAddress::Unix(_));
-        let mut server = Endpoint::server(server, unix);
-        if let Some(readiness) = readiness {
-            server.note(readiness);
+        if let Some(visitor) = connection.visitor {
+            visits::established(self.region, self.id, &self.terms, visitor, &reservation, self.now);
         }
         let mut up = Direction::default();
         if let Some(error) = reset {

@@ -2,20 +2,28 @@
 //!
 //! | phase      | client has something  | client is gone     | server is ready       | server is gone         |
 //! |------------|-----------------------|--------------------|-----------------------|------------------------|
-//! | Connecting | noted, read later     | closed             | Relaying              | next server, or closed |
+//! | Peeking    | looked at: Connecting | closed             | –                     | –                      |
+//! | Shaking    | handshake; Connecting | closed             | –                     | –                      |
+//! | Connecting | noted, read later     | server is reset    | Relaying, Securing    | next server, or closed |
+//! | Securing   | noted, read later     | server is reset    | handshake; Relaying   | next server, or closed |
 //! | Relaying   | moved to the server   | server is reset    | moved to the client   | Lingering, or reset    |
 //! | Answering  | answered: Lingering   | closed             | –                     | –                      |
 //! | Lingering  | ignored               | closed             | –                     | –                      |
 //!
+//! A client that speaks TLS is nobody before its handshake is done: nothing is noted of it, no server chosen. With TLS a
+//! stream has come to its end only when the peer has said so; if it just stops, both sides are reset.
+//!
 //! Every way out leads through `Worker::close`, which gives back the slot, the place on the server and the
 //! descriptors exactly once.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
+use std::rc::Rc;
 
 use crate::model::address::{ClientAddress, SocketAddress};
 use crate::model::ids::ConnId;
 use crate::model::settings::FastClose;
 use crate::policy::acl::Verdicts;
+use crate::policy::routes::ServerSet;
 use crate::report::dump::dump;
 use crate::shared::clients::ClientRef;
 use crate::shared::visits::{self, Reservation};
@@ -52,8 +60,11 @@ pub struct Connection {
     pub(super) conn: ConnId,
     /// Who it is for. Kept here, because the slot of the client table may get another owner meanwhile.
     pub(super) client: ClientAddress,
-    pub(super) visitor: ClientRef,
+    /// Its record in the client table, from its visit on.
+    pub(super) visitor: Option<ClientRef>,
     pub(super) verdicts: Verdicts,
+    /// The servers that it is for; none: all of them.
+    pub(super) among: Option<Rc<ServerSet>>,
     /// Its place in the queue of its phase.
     pub(super) link: Link,
     /// The next bytes from the client begin a request, as far as the log is concerned.
@@ -64,8 +75,14 @@ pub struct Connection {
 
 #[derive(Debug)]
 pub(super) enum Phase {
+    /// `ssl_passthrough sni`: waits for the client's first bytes, which stay in the kernel.
+    Peeking { client: Endpoint },
+    /// The client's handshake of TLS. It has no server yet.
+    Shaking { client: Endpoint },
     /// connect(2) is under way. The client's bytes wait in the kernel.
-    Connecting { client: Endpoint, server: OwnedFd, reservation: Reservation },
+    Connecting { client: Endpoint, server: Endpoint, reservation: Reservation },
+    /// The server's handshake of TLS, in the queue of those that connect. The client's bytes wait as before.
+    Securing { client: Endpoint, server: Endpoint, reservation: Reservation },
     /// Bytes flow; each direction ends on its own.
     Relaying { client: Endpoint, server: Endpoint, up: Direction, down: Direction, reservation: Reservation },
     /// `dummy`: waits for a request.
@@ -92,6 +109,23 @@ pub(super) enum Ending {
     Reset,
 }
 
+impl Connection {
+    /// Of a client that has just been accepted.
+    pub(super) fn new(conn: ConnId, client: ClientAddress, verdicts: Verdicts) -> Self {
+        Connection {
+            phase: Phase::Between,
+            conn,
+            client,
+            visitor: None,
+            verdicts,
+            among: None,
+            link: Link::default(),
+            turn: true,
+            queued: false,
+        }
+    }
+}
+
 impl Worker<'_> {
     /// The poller has news of one of a connection's sockets.
     pub(super) fn advance(&mut self, key: Key, side: Side, readiness: Readiness) {
@@ -99,13 +133,28 @@ impl Worker<'_> {
             return;
         };
         match (&mut connection.phase, side) {
-            (Phase::Connecting { client, .. }, Side::Client) => {
+            (Phase::Peeking { client }, Side::Client) => {
                 client.note(readiness);
-                if readiness.failed() {
-                    self.close(key, Ending::Closed);
+                match readiness.failed() {
+                    true => self.close(key, Ending::Closed),
+                    false => self.peek(key, readiness),
+                }
+            }
+            (Phase::Shaking { client }, Side::Client) => {
+                client.note(readiness);
+                self.shake_hands(key);
+            }
+            (Phase::Connecting { client, .. } | Phase::Securing { client, .. }, Side::Client) => {
+                client.note(readiness);
+                if readiness.failed() || client.flush().is_err() {
+                    self.close(key, Ending::Reset);
                 }
             }
             (Phase::Connecting { .. }, Side::Server) => self.connect_answered(key, readiness),
+            (Phase::Securing { server, .. }, Side::Server) => {
+                server.note(readiness);
+                self.secure(key);
+            }
             (Phase::Relaying { client, .. }, Side::Client) => {
                 client.note(readiness);
                 self.relay(key);
@@ -122,7 +171,14 @@ impl Worker<'_> {
                 client.note(readiness);
                 self.linger_on(key);
             }
-            (Phase::Answering { .. } | Phase::Lingering { .. }, Side::Server) | (Phase::Between, _) => {}
+            (
+                Phase::Peeking { .. }
+                | Phase::Shaking { .. }
+                | Phase::Answering { .. }
+                | Phase::Lingering { .. },
+                Side::Server,
+            )
+            | (Phase::Between, _) => {}
         }
     }
 
@@ -183,7 +239,8 @@ impl Worker<'_> {
             (Ok(up), Ok(down)) => (up, down),
         };
         if up_progress.active || down_progress.active {
-            let (backlog_up, backlog_down) = (up.backlog() as u32, down.backlog() as u32);
+            let backlog_up = (up.backlog() + server.held()) as u32;
+            let backlog_down = (down.backlog() + client.held()) as u32;
             self.region.slots().progress(connection.conn, up.bytes(), down.bytes(), backlog_up, backlog_down);
         }
         let ended = |direction: &Direction| direction.state() == DirectionState::Ended;
@@ -197,13 +254,15 @@ impl Worker<'_> {
                 || (up_progress.ended && matches!(fast, FastClose::Down | FastClose::Both))
                 || (down_progress.ended && matches!(fast, FastClose::Up | FastClose::Both));
             if over {
-                return self.close(key, Ending::Closed);
+                // It may be that the client cannot yet be told so.
+                let told = client.declare_end();
+                return if told { self.close(key, Ending::Closed) } else { self.linger(key, Ending::Closed) };
             }
             if up_progress.ended {
-                socket::shutdown_write(server.socket().as_fd());
+                server.finish();
             }
             if down_progress.ended {
-                socket::shutdown_write(client.socket().as_fd());
+                client.finish();
             }
             let bits = state::CONNECTED
                 | if ended(down) { state::SERVER_ENDED } else { 0 }
@@ -211,7 +270,7 @@ impl Worker<'_> {
             self.region.slots().set_state(connection.conn, bits);
         }
         // A side that is broken shows it when it is read, unless its direction has ended or is held up.
-        if client.failed() && (up.state() != DirectionState::Flowing || up.backlog() > 0) {
+        if client.failed() && (up.state() != DirectionState::Flowing || up.backlog() + server.held() > 0) {
             return self.close(key, Ending::Reset);
         }
         if ended(down) && (server.failed() || up.state() == DirectionState::Abandoned) {
@@ -244,7 +303,12 @@ impl Worker<'_> {
         match connection.phase {
             Phase::Relaying { .. } => self.relay(key),
             Phase::Lingering { .. } => self.linger_on(key),
-            Phase::Connecting { .. } | Phase::Answering { .. } | Phase::Between => {}
+            Phase::Peeking { .. }
+            | Phase::Shaking { .. }
+            | Phase::Connecting { .. }
+            | Phase::Securing { .. }
+            | Phase::Answering { .. }
+            | Phase::Between => {}
         }
     }
 
@@ -258,13 +322,15 @@ impl Worker<'_> {
     }
 
     /// `dummy`: any request gets the same page, then the connection ends.
-    fn answer(&mut self, key: Key) {
+    pub(super) fn answer(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
         let Phase::Answering { client } = &mut connection.phase else {
             return;
         };
+        // An error here is found again by reading.
+        let _ = client.flush();
         match client.receive(&mut self.buffers.scratch) {
             Ok(None) => {}
             Ok(Some(count)) if count > 0 => {
@@ -282,11 +348,13 @@ impl Worker<'_> {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        let client = match std::mem::replace(&mut connection.phase, Phase::Between) {
+        let mut client = match std::mem::replace(&mut connection.phase, Phase::Between) {
             Phase::Relaying { client, server, up, down, reservation } => {
                 let visitor = connection.visitor;
                 self.relaying.leave(&mut self.connections, key);
-                self.leave_server(visitor, server, [up, down], reservation);
+                // Without TLS, a stream that did not come to its end is one that was reset already.
+                let to_server = if server.is_secured() { ending } else { Ending::Closed };
+                self.leave_server(visitor, server, to_server, [up, down], reservation);
                 client
             }
             Phase::Answering { client } => {
@@ -299,7 +367,7 @@ impl Worker<'_> {
             }
         };
         if ending == Ending::Closed {
-            socket::shutdown_write(client.socket().as_fd());
+            client.finish();
         }
         if let Some(connection) = self.connections.get_mut(key) {
             connection.phase = Phase::Lingering { client, ending };
@@ -318,8 +386,12 @@ impl Worker<'_> {
             return;
         };
         let ending = *ending;
+        if client.flush().is_err() {
+            return self.close(key, ending);
+        }
         for _ in 0..ROUNDS {
-            if ending == Ending::Reset && socket::unacknowledged(client.socket().as_fd()) == 0 {
+            let delivered = || client.held() == 0 && socket::unacknowledged(client.socket().as_fd()) == 0;
+            if ending == Ending::Reset && delivered() {
                 return self.close(key, ending);
             }
             if !client.readable() {
@@ -345,7 +417,9 @@ impl Worker<'_> {
     pub(super) fn close(&mut self, key: Key, ending: Ending) {
         let queue = match self.connections.get(key).map(|connection| &connection.phase) {
             None | Some(Phase::Between) => return,
-            Some(Phase::Connecting { .. }) => &mut self.connecting,
+            Some(Phase::Peeking { .. }) => &mut self.peeking,
+            Some(Phase::Shaking { .. }) => &mut self.shaking,
+            Some(Phase::Connecting { .. } | Phase::Securing { .. }) => &mut self.connecting,
             Some(Phase::Relaying { .. }) => &mut self.relaying,
             Some(Phase::Answering { .. }) => &mut self.answering,
             Some(Phase::Lingering { .. }) => &mut self.lingering,
@@ -354,26 +428,31 @@ impl Worker<'_> {
         let Some(connection) = self.connections.remove(key) else {
             return;
         };
-        match connection.phase {
-            Phase::Connecting { server, reservation, .. } => {
-                drop(server);
+        let client = match connection.phase {
+            Phase::Peeking { client }
+            | Phase::Shaking { client }
+            | Phase::Answering { client }
+            | Phase::Lingering { client, .. } => client,
+            Phase::Connecting { client, server, reservation }
+            | Phase::Securing { client, server, reservation } => {
+                match ending {
+                    Ending::Closed => drop(server),
+                    // It may have been connected to meanwhile.
+                    Ending::Reset => server.cut(),
+                }
                 visits::give_back(self.region, self.id, reservation);
                 self.region.workers().connecting(self.id, false);
+                client
             }
             Phase::Relaying { client, server, up, down, reservation } => {
-                if ending == Ending::Reset {
-                    socket::reset_on_close(client.socket().as_fd());
-                    socket::reset_on_close(server.socket().as_fd());
-                }
-                self.leave_server(connection.visitor, server, [up, down], reservation);
+                self.leave_server(connection.visitor, server, ending, [up, down], reservation);
+                client
             }
-            Phase::Answering { client } => drop(client),
-            Phase::Lingering { client, .. } => {
-                if ending == Ending::Reset {
-                    socket::reset_on_close(client.socket().as_fd());
-                }
-            }
-            Phase::Between => {}
+            Phase::Between => return,
+        };
+        match ending {
+            Ending::Closed => client.part(),
+            Ending::Reset => client.cut(),
         }
         self.release_slot(connection.conn);
     }
@@ -381,8 +460,9 @@ impl Worker<'_> {
     /// Closes the server's side and accounts for what has passed; what has not is lost.
     fn leave_server(
         &mut self,
-        visitor: ClientRef,
+        visitor: Option<ClientRef>,
         server: Endpoint,
+        ending: Ending,
         directions: [Direction; 2],
         reservation: Reservation,
     ) {
@@ -390,9 +470,14 @@ impl Worker<'_> {
             direction.discard(&mut self.buffers);
             direction.bytes()
         });
-        self.region.clients().count(visitor, up, down);
+        if let Some(visitor) = visitor {
+            self.region.clients().count(visitor, up, down);
+        }
         // Closed before its place is given back, so that the server never sees one connection too many.
-        drop(server);
+        match ending {
+            Ending::Closed => server.part(),
+            Ending::Reset => server.cut(),
+        }
         visits::give_back(self.region, self.id, reservation);
     }
 
@@ -409,8 +494,10 @@ impl Worker<'_> {
             return;
         };
         let (client, server, target, bits) = match &connection.phase {
-            Phase::Connecting { client, server, reservation } => {
-                (client, server.as_raw_fd(), Some(reservation.target), state::CONNECTING)
+            Phase::Peeking { client } | Phase::Shaking { client } => (client, -1, None, state::CONNECTING),
+            Phase::Connecting { client, server, reservation }
+            | Phase::Securing { client, server, reservation } => {
+                (client, server.socket().as_raw_fd(), Some(reservation.target), state::CONNECTING)
             }
             Phase::Relaying { client, server, reservation, .. } => {
                 (client, server.socket().as_raw_fd(), Some(reservation.target), state::CONNECTED)
@@ -421,7 +508,7 @@ impl Worker<'_> {
             Phase::Between => return,
         };
         let client = client.socket().as_raw_fd();
-        let visitor = Some(connection.visitor.id);
+        let visitor = connection.visitor.map(|visitor| visitor.id);
         self.region.slots().describe(connection.conn, visitor, target, bits, client, server);
     }
 }
@@ -445,16 +532,7 @@ impl std::fmt::Display for Host<'_> {
 #[cfg(test)]
 impl Connection {
     pub(super) fn for_tests(phase: Phase) -> Self {
-        Connection {
-            phase,
-            conn: ConnId(0),
-            client: ClientAddress::Unix,
-            visitor: ClientRef { id: crate::model::ids::ClientId(0), tag: 0 },
-            verdicts: Verdicts::ALL,
-            link: Link::default(),
-            turn: true,
-            queued: false,
-        }
+        Connection { phase, ..Connection::new(ConnId(0), ClientAddress::Unix, Verdicts::ALL) }
     }
 }
 

@@ -1,8 +1,9 @@
 //! One worker's loop: wait, act, and do what is due.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 use std::time::Duration;
 
 use slotmap::{Key as _, KeyData, SlotMap};
@@ -11,7 +12,9 @@ use crate::model::address::SocketAddress;
 use crate::model::ids::{ConnId, WorkerId};
 use crate::model::settings::Settings;
 use crate::model::time::{Moment, Seconds};
+use crate::model::tls::ServerIdentity;
 use crate::policy::acl::AccessLists;
+use crate::policy::routes::Routes;
 use crate::report::log::{RequestLog, Sink};
 use crate::report::messages::Messages;
 use crate::shared::region::{Phase as Orders, Region};
@@ -24,6 +27,7 @@ use crate::sys::privileges;
 use crate::sys::reason::words;
 use crate::sys::signal::Signals;
 use crate::sys::socket;
+use crate::sys::tls::{Contexts, Material, Outbox, Scope, TicketKeys};
 
 use super::buffers::RelayBuffers;
 use super::channel::{Change, Errand, NewSettings, Order, Report, WorkerEnd};
@@ -54,9 +58,9 @@ pub(super) const TOLD_AGAIN: u64 = 60;
 /// How long a client whose server is gone may take what was sent to it.
 const LINGER: Seconds = Seconds(2);
 
-/// Descriptors that stay free for what is opened now and then: a message from the master with settings, log, listener
-/// and database of countries, and such a database that was not there before.
-pub const SPARE: u64 = 5;
+/// Descriptors that stay free for what is opened now and then: a message from the master with settings, log, listener,
+/// database of countries and what was read for TLS, and such a database that was not there before.
+pub const SPARE: u64 = 6;
 
 /// All that a worker is born with.
 #[derive(Debug)]
@@ -81,6 +85,10 @@ pub struct Inheritance<'a> {
     pub messages: Messages,
     /// The database of `geoip`.
     pub countries: Option<geoip::Database>,
+    /// TLS under those settings.
+    pub tls: Contexts,
+    /// The keys for session tickets, for contexts that come later.
+    pub tickets: Rc<TicketKeys>,
 }
 
 /// Why a loop ended.
@@ -102,7 +110,13 @@ pub struct Worker<'a> {
     pub(super) settings: Settings,
     pub(super) terms: Terms,
     pub(super) lists: AccessLists,
+    /// Which servers a client is for; none: all of them.
+    pub(super) routes: Option<Routes>,
     pub(super) countries: Option<geoip::Database>,
+    pub(super) tls: Contexts,
+    /// The servers that are spoken to with TLS, by their fingerprints.
+    pub(super) identities: HashMap<u64, ServerIdentity>,
+    pub(super) outbox: Outbox,
     pub(super) messages: Messages,
     pub(super) log: RequestLog,
     pub(super) poller: Poller,
@@ -110,6 +124,8 @@ pub struct Worker<'a> {
     pub(super) room: OwnedFd,
     pub(super) finder: SlotFinder,
     pub(super) connections: SlotMap<Key, Connection>,
+    pub(super) peeking: Queue,
+    pub(super) shaking: Queue,
     pub(super) connecting: Queue,
     pub(super) relaying: Queue,
     pub(super) answering: Queue,
@@ -126,6 +142,7 @@ pub struct Worker<'a> {
     /// Descriptors were freed while accepting was paused for want of them.
     pub(super) freed: bool,
     descriptors: Descriptors,
+    tickets: Rc<TicketKeys>,
     channel: WorkerEnd,
     signals: Signals,
     draining: bool,
@@ -163,7 +180,11 @@ impl<'a> Worker<'a> {
             region,
             terms: Terms::from(&settings),
             lists: AccessLists::compile(&settings.acls),
+            routes: Routes::of(&settings),
             countries: inheritance.countries,
+            tls: inheritance.tls,
+            identities: identities(&settings),
+            outbox: Outbox::default(),
             settings,
             messages: inheritance.messages,
             log: RequestLog::new(inheritance.log),
@@ -172,6 +193,8 @@ impl<'a> Worker<'a> {
             room: inheritance.room,
             finder: SlotFinder::default(),
             connections: SlotMap::with_key(),
+            peeking: Queue::default(),
+            shaking: Queue::default(),
             connecting: Queue::default(),
             relaying: Queue::with_slack(),
             answering: Queue::default(),
@@ -184,6 +207,7 @@ impl<'a> Worker<'a> {
             turn: 0,
             freed: false,
             descriptors: Descriptors { limit, own },
+            tickets: inheritance.tickets,
             channel: inheritance.channel,
             signals,
             draining: false,
@@ -252,6 +276,8 @@ impl<'a> Worker<'a> {
             return Duration::ZERO;
         }
         let deadlines = [
+            self.peeking.next_deadline(&self.connections, Some(self.settings.tls.handshake_timeout)),
+            self.shaking.next_deadline(&self.connections, Some(self.settings.tls.handshake_timeout)),
             self.connecting.next_deadline(&self.connections, Some(self.settings.timeout)),
             self.relaying.next_deadline(&self.connections, self.idle_timeout()),
             self.answering.next_deadline(&self.connections, Some(self.answer_timeout())),
@@ -275,6 +301,11 @@ impl<'a> Worker<'a> {
     fn end_overdue(&mut self) {
         let (connect, idle, answer) =
             (Some(self.settings.timeout), self.idle_timeout(), Some(self.answer_timeout()));
+        self.end_overdue_peeking();
+        let handshake = self.settings.tls.handshake_timeout;
+        while let Some(key) = self.shaking.overdue(&self.connections, Some(handshake), self.now) {
+            self.handshake_failed(key, &format!("not done within {handshake} s"));
+        }
         while let Some(key) = self.connecting.overdue(&self.connections, connect, self.now) {
             self.connect_failed(key, &io::ErrorKind::TimedOut.into());
         }
@@ -386,13 +417,24 @@ impl<'a> Worker<'a> {
     }
 
     /// New settings apply from the next connection on, timeouts at once. An error if the database of countries cannot
-    /// be mapped: without it access lists would let the wrong clients in.
+    /// be mapped, without which access lists would let the wrong clients in, or if TLS cannot be as it is to be.
     fn take_over(&mut self, new: NewSettings) -> io::Result<()> {
         if let Change::Replace(countries) = new.countries {
             self.countries = countries.map(geoip::Database::from_fd).transpose()?;
         }
+        match new.tls {
+            Change::Keep => {}
+            Change::Replace(None) => self.tls = Contexts::default(),
+            Change::Replace(Some(packed)) => {
+                let material = Material::unpack(packed.as_fd())?;
+                let contexts = Contexts::build(&new.settings, &material, &self.tickets, Scope::AsNeeded);
+                self.tls = contexts.map_err(io::Error::other)?;
+            }
+        }
         let lists = std::mem::replace(&mut self.settings, new.settings).acls;
+        self.identities = identities(&self.settings);
         self.terms = Terms::from(&self.settings);
+        self.routes = Routes::of(&self.settings);
         match new.lists {
             true => self.lists = AccessLists::compile(&self.settings.acls),
             false => self.settings.acls = lists,
@@ -426,18 +468,22 @@ impl<'a> Worker<'a> {
         let name = key.data().as_ffi();
         match (&connection.phase, which) {
             (
-                Phase::Connecting { client, .. }
+                Phase::Peeking { client }
+                | Phase::Shaking { client }
+                | Phase::Connecting { client, .. }
+                | Phase::Securing { client, .. }
                 | Phase::Relaying { client, .. }
                 | Phase::Answering { client, .. },
                 Side::Client,
             ) => self.poller.add_stream(client.socket().as_fd(), name),
-            (Phase::Connecting { server, .. }, Side::Server) => {
-                self.poller.add_stream(server.as_fd(), name | token::SERVER)
-            }
-            (Phase::Relaying { server, .. }, Side::Server) => {
-                self.poller.add_stream(server.socket().as_fd(), name | token::SERVER)
-            }
-            (Phase::Answering { .. }, Side::Server) | (Phase::Lingering { .. } | Phase::Between, _) => Ok(()),
+            (
+                Phase::Connecting { server, .. }
+                | Phase::Securing { server, .. }
+                | Phase::Relaying { server, .. },
+                Side::Server,
+            ) => self.poller.add_stream(server.socket().as_fd(), name | token::SERVER),
+            (Phase::Peeking { .. } | Phase::Shaking { .. } | Phase::Answering { .. }, Side::Server)
+            | (Phase::Lingering { .. } | Phase::Between, _) => Ok(()),
         }
     }
 
@@ -446,6 +492,12 @@ impl<'a> Worker<'a> {
         let used = self.descriptors.own + 2 * (self.connections.len() + self.buffers.pipes.open()) as u64;
         used + 2 <= self.descriptors.limit
     }
+}
+
+/// The servers that are spoken to with TLS.
+fn identities(settings: &Settings) -> HashMap<u64, ServerIdentity> {
+    let specs = settings.servers.iter().chain(&settings.emergency).chain(&settings.abuse);
+    specs.filter_map(|spec| spec.identity()).map(|identity| (identity.fingerprint(), identity)).collect()
 }
 
 /// Everything registered that a worker waits for.

@@ -8,5 +8,7 @@ pub mod connection;
 pub mod control;
 pub mod deadlines;
 pub mod event_loop;
+mod handshake;
 mod listener;
+mod peeking;
 pub mod relay;

@@ -6,12 +6,17 @@
 //! get small again; below some 16 KiB splicing costs more than copying.
 //!
 //! Readiness is edge-triggered: a side is believed to be readable or writable until a call says otherwise.
+//!
+//! With TLS a side takes everything that it is given, encrypted, and holds itself what its socket did not take: while it
+//! does, nothing more is read for it. Bytes may wait in the library, of which no event tells, so such a side is readable
+//! until reading says that there is nothing. It is never spliced.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::sys::poller::Readiness;
 use crate::sys::socket::{self, Pipe};
+use crate::sys::tls::Secured;
 
 use super::buffers::{PIPE, RelayBuffers};
 
@@ -30,10 +35,31 @@ const SMALL: usize = 16 * 1024;
 /// Small chunks in a row before splicing ends.
 const FEW: u8 = 4;
 
+/// What bytes go through.
+#[derive(Debug)]
+pub enum Transport {
+    /// A socket.
+    Plain(OwnedFd),
+    /// A socket with TLS on it.
+    Tls(Box<Secured>),
+}
+
+impl From<OwnedFd> for Transport {
+    fn from(socket: OwnedFd) -> Self {
+        Transport::Plain(socket)
+    }
+}
+
+impl From<Secured> for Transport {
+    fn from(secured: Secured) -> Self {
+        Transport::Tls(Box::new(secured))
+    }
+}
+
 /// One side of a connection: a socket, and what is believed of it.
 #[derive(Debug)]
 pub struct Endpoint {
-    socket: OwnedFd,
+    transport: Transport,
     readable: bool,
     /// It took less than it was given: wait until the poller says that there is room.
     blocked: bool,
@@ -46,25 +72,30 @@ pub struct Endpoint {
     failed: bool,
     nodelay: bool,
     sent: bool,
+    /// The socket's direction ends as soon as nothing is held any more.
+    ending: bool,
 }
 
 impl Endpoint {
     /// The side towards the client. TCP_NODELAY came with the listener. `unix`: it is a Unix socket.
-    pub fn client(socket: OwnedFd, unix: bool) -> Self {
-        Endpoint { nodelay: true, ..Endpoint::server(socket, unix) }
+    pub fn client(transport: impl Into<Transport>, unix: bool) -> Self {
+        Endpoint { nodelay: true, ..Endpoint::server(transport, unix) }
     }
 
-    /// The side towards the server, just connected. `unix`: it is a Unix socket.
-    pub fn server(socket: OwnedFd, unix: bool) -> Self {
+    /// The side towards the server. `unix`: it is a Unix socket.
+    pub fn server(transport: impl Into<Transport>, unix: bool) -> Self {
+        let transport = transport.into();
         Endpoint {
-            socket,
             readable: false,
             blocked: false,
             thorough: unix,
             urgent: false,
             failed: false,
             nodelay: false,
-            sent: false,
+            // The last flight of a handshake would hold back what follows it.
+            sent: matches!(transport, Transport::Tls(_)),
+            ending: false,
+            transport,
         }
     }
 
@@ -75,12 +106,20 @@ impl Endpoint {
         self.urgent |= readiness.urgent();
         self.thorough |= readiness.ending() || readiness.urgent();
         self.failed |= readiness.failed();
+        if let Transport::Tls(secured) = &mut self.transport
+            && readiness.readable()
+        {
+            secured.readable(self.thorough);
+        }
     }
 
     /// A write has found it broken: reading finds its last bytes, and the error.
     pub fn suspect(&mut self) {
         self.readable = true;
         self.thorough = true;
+        if let Transport::Tls(secured) = &mut self.transport {
+            secured.readable(true);
+        }
     }
 
     /// The poller has said that it is broken.
@@ -90,7 +129,15 @@ impl Endpoint {
 
     /// Its socket.
     pub fn socket(&self) -> &OwnedFd {
-        &self.socket
+        match &self.transport {
+            Transport::Plain(socket) => socket,
+            Transport::Tls(secured) => secured.socket(),
+        }
+    }
+
+    /// TLS is spoken there.
+    pub fn is_secured(&self) -> bool {
+        matches!(self.transport, Transport::Tls(_))
     }
 
     /// There may be something to read.
@@ -98,18 +145,49 @@ impl Endpoint {
         self.readable
     }
 
-    /// It takes nothing more. What it said last may not have been read yet: an answer to an upload that it did not
-    /// want, say, and the news of it comes only with a later event.
-    pub fn read_the_rest(&mut self) {
-        self.readable = true;
+    /// Goes on with the handshake of TLS: true when it is done, and then there may be something to read.
+    ///
+    /// # Errors
+    /// It failed, and why.
+    pub fn handshake(&mut self) -> io::Result<bool> {
+        let flushed = self.flush()?;
+        let Transport::Tls(secured) = &mut self.transport else {
+            return Ok(true);
+        };
+        if !flushed {
+            return Ok(false);
+        }
+        let done = secured.handshake()?;
+        self.blocked = secured.held() > 0;
+        self.readable |= done;
+        Ok(done)
+    }
+
+    /// The handshake of TLS resumed an earlier session.
+    pub fn resumed(&self) -> bool {
+        match &self.transport {
+            Transport::Plain(_) => false,
+            Transport::Tls(secured) => secured.resumed(),
+        }
     }
 
     /// Reads into `room`: the number of bytes, 0 at the end of the stream, `None` when there is nothing now.
     ///
     /// # Errors
-    /// The connection is broken.
+    /// The connection is broken. Without the word of TLS that says so, its end is none but `UnexpectedEof`.
     pub fn receive(&mut self, room: &mut [u8]) -> io::Result<Option<usize>> {
-        match socket::receive(self.socket.as_fd(), room) {
+        let socket = match &mut self.transport {
+            Transport::Plain(socket) => socket,
+            Transport::Tls(secured) => {
+                let held = secured.held();
+                let received = secured.receive(room)?;
+                self.readable = received.is_some_and(|count| count > 0);
+                // The library may have answered.
+                self.blocked |= held == 0 && secured.held() > 0;
+                return Ok(received);
+            }
+        };
+        match socket::receive(socket.as_fd(), room) {
             Ok(count) => {
                 // A short read has emptied the socket, and whatever comes later is reported.
                 self.readable = count == room.len() || (self.thorough && count > 0);
@@ -124,13 +202,22 @@ impl Endpoint {
         }
     }
 
-    /// Writes what the socket takes: the number of bytes.
+    /// Writes what the socket takes, or with TLS everything: the number of bytes.
     ///
     /// # Errors
     /// The connection is broken.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.expect_more();
-        match socket::send(self.socket.as_fd(), bytes) {
+        self.flush()?;
+        let socket = match &mut self.transport {
+            Transport::Plain(socket) => socket,
+            Transport::Tls(secured) => {
+                secured.send(bytes)?;
+                self.blocked = secured.held() > 0;
+                return Ok(bytes.len());
+            }
+        };
+        match socket::send(socket.as_fd(), bytes) {
             Ok(count) => {
                 self.blocked = count < bytes.len();
                 Ok(count)
@@ -143,11 +230,67 @@ impl Endpoint {
         }
     }
 
+    /// How many bytes it took that its socket did not: with TLS alone.
+    pub fn held(&self) -> usize {
+        match &self.transport {
+            Transport::Plain(_) => 0,
+            Transport::Tls(secured) => secured.held(),
+        }
+    }
+
+    /// Sends what is held, if there is room: true when nothing is held any more.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn flush(&mut self) -> io::Result<bool> {
+        let Transport::Tls(secured) = &mut self.transport else {
+            return Ok(true);
+        };
+        if secured.held() == 0 || self.blocked {
+            return Ok(secured.held() == 0);
+        }
+        self.blocked = !secured.flush()?;
+        if self.ending && !self.blocked {
+            socket::shutdown_write(secured.socket().as_fd());
+            self.ending = false;
+        }
+        Ok(!self.blocked)
+    }
+
+    /// With TLS, tells the peer that this is the end of our direction. True when nothing is held any more.
+    pub fn declare_end(&mut self) -> bool {
+        if let Transport::Tls(secured) = &mut self.transport {
+            let held = secured.held();
+            // An error means that the connection is gone, which reading shows better.
+            let _ = secured.finish();
+            self.blocked |= held == 0 && secured.held() > 0;
+        }
+        self.held() == 0
+    }
+
+    /// Ends our direction: the peer reads the end of the stream once it has everything, and can go on sending.
+    pub fn finish(&mut self) {
+        self.ending = !self.declare_end();
+        if !self.ending {
+            socket::shutdown_write(self.socket().as_fd());
+        }
+    }
+
+    /// Closes it. With TLS the peer is told that this is the end, if there is room for that.
+    pub fn part(mut self) {
+        self.declare_end();
+    }
+
+    /// Closes it with a reset, so that the peer does not take this for an end.
+    pub fn cut(self) {
+        socket::reset_on_close(self.socket().as_fd());
+    }
+
     /// Nagle's algorithm can only hold back what follows an earlier small segment, so the call that turns it off is
     /// left out for connections that never send a second time.
     fn expect_more(&mut self) {
         if self.sent && !self.nodelay {
-            socket::set_nodelay(self.socket.as_fd());
+            socket::set_nodelay(self.socket().as_fd());
             self.nodelay = true;
         }
         self.sent = true;
@@ -225,7 +368,7 @@ impl Direction {
         self.bytes
     }
 
-    /// Bytes taken and not yet handed on; at most the size of a pipe.
+    /// Bytes taken and not yet handed on, beside what the other side holds; at most the size of a pipe.
     pub fn backlog(&self) -> usize {
         match &self.backlog {
             Backlog::Nothing => 0,
@@ -272,6 +415,15 @@ impl Direction {
         mut see: impl FnMut(&[u8]),
     ) -> Result<Progress, Broken> {
         let mut progress = Progress::default();
+        let splice = splice && !from.is_secured() && !to.is_secured();
+        if to.held() > 0 && self.state != DirectionState::Abandoned {
+            let before = to.held();
+            let all = to.flush().map_err(Broken::Sink)?;
+            progress.active = to.held() < before;
+            if !all {
+                return Ok(progress);
+            }
+        }
         if !matches!(self.backlog, Backlog::Nothing) {
             let before = self.backlog();
             let all = self.flush(to, buffers).map_err(Broken::Sink)?;
@@ -281,10 +433,7 @@ impl Direction {
             }
         }
         let mut rounds = 0;
-        while self.state == DirectionState::Flowing
-            && from.readable
-            && matches!(self.backlog, Backlog::Nothing)
-        {
+        while self.state == DirectionState::Flowing && from.readable && self.has_delivered(to) {
             if rounds == ROUNDS || progress.bytes >= TURN {
                 progress.again = true;
                 break;
@@ -299,11 +448,16 @@ impl Direction {
             progress.bytes += moved;
             progress.active |= moved > 0;
         }
-        if self.state == DirectionState::Draining && matches!(self.backlog, Backlog::Nothing) {
+        if self.state == DirectionState::Draining && self.has_delivered(to) {
             self.state = DirectionState::Ended;
             progress.ended = true;
         }
         Ok(progress)
+    }
+
+    /// Is everything that was read on its way?
+    fn has_delivered(&self, to: &Endpoint) -> bool {
+        matches!(self.backlog, Backlog::Nothing) && to.held() == 0
     }
 
     fn copy_once(
@@ -340,7 +494,7 @@ impl Direction {
             self.full = 0;
             return Ok(0);
         };
-        match pipe.fill(from.socket.as_fd(), PIPE) {
+        match pipe.fill(from.socket().as_fd(), PIPE) {
             Ok(0) => {
                 // The end, or urgent data just before it: only a read can tell.
                 buffers.pipes.give_back(pipe);
@@ -398,7 +552,7 @@ impl Direction {
             Backlog::Piped(pipe, mut count) => {
                 to.expect_more();
                 while count > 0 {
-                    match pipe.drain(to.socket.as_fd(), count) {
+                    match pipe.drain(to.socket().as_fd(), count) {
                         Ok(taken) if taken > 0 => count -= taken,
                         Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                         Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
@@ -421,6 +575,9 @@ impl Direction {
         }
     }
 }
+
+#[cfg(test)]
+mod tls_tests;
 
 #[cfg(test)]
 mod tests {
@@ -457,10 +614,11 @@ mod tests {
     impl Rig {
         fn new(splice: bool, pipes: usize) -> Rig {
             let ((writer, from), (to, reader)) = (connected(), connected());
-            let (from, to) = (Endpoint::client(from.into(), false), Endpoint::server(to.into(), false));
+            let (from, to) =
+                (Endpoint::client(OwnedFd::from(from), false), Endpoint::server(OwnedFd::from(to), false));
             let poller = Poller::new().unwrap();
-            poller.add_stream(from.socket.as_fd(), 1).unwrap();
-            poller.add_stream(to.socket.as_fd(), 2).unwrap();
+            poller.add_stream(from.socket().as_fd(), 1).unwrap();
+            poller.add_stream(to.socket().as_fd(), 2).unwrap();
             let (flow, buffers) = (Direction::default(), RelayBuffers::new(pipes));
             Rig { writer, reader, from, to, flow, buffers, poller, splice, seen: 0 }
         }
@@ -501,7 +659,7 @@ mod tests {
             let turn = rig.turn().unwrap();
             if turn.ended {
                 assert!(!std::mem::replace(&mut ended, true), "it ended twice");
-                socket::shutdown_write(rig.to.socket.as_fd());
+                socket::shutdown_write(rig.to.socket().as_fd());
             }
             match rig.reader.read(&mut room) {
                 Ok(0) => break,
@@ -597,10 +755,11 @@ mod tests {
         for stream in [&from, &to] {
             stream.set_nonblocking(true).unwrap();
         }
-        let (mut from, mut to) = (Endpoint::client(from.into(), true), Endpoint::server(to.into(), true));
+        let (mut from, mut to) =
+            (Endpoint::client(OwnedFd::from(from), true), Endpoint::server(OwnedFd::from(to), true));
         let poller = Poller::new().unwrap();
-        poller.add_stream(from.socket.as_fd(), 1).unwrap();
-        poller.add_stream(to.socket.as_fd(), 2).unwrap();
+        poller.add_stream(from.socket().as_fd(), 1).unwrap();
+        poller.add_stream(to.socket().as_fd(), 2).unwrap();
         let (mut flow, mut buffers) = (Direction::default(), RelayBuffers::new(2));
         let total = 4 << 20;
         let sender = std::thread::spawn(move || writer.write_all(&vec![9; total]));
@@ -670,7 +829,7 @@ mod tests {
     fn nothing_that_follows_the_first_write_is_held_back() {
         let (to, _reader) = connected();
         let watched = to.try_clone().unwrap();
-        let mut to = Endpoint::server(to.into(), false);
+        let mut to = Endpoint::server(OwnedFd::from(to), false);
         assert_eq!(to.send(b"one").unwrap(), 3);
         assert_eq!(to.send(b"two").unwrap(), 3);
         assert!(watched.nodelay().unwrap());

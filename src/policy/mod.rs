@@ -3,7 +3,9 @@
 
 pub mod acl;
 pub mod blacklist;
+pub mod client_hello;
 pub mod limits;
 pub mod restart;
+pub mod routes;
 pub mod selection;
 pub mod tracking;

@@ -13,11 +13,15 @@
 //! still counts for whether there are weights at all: draining the servers that have one does not give clients to
 //! those that were to have none. See pen(1), DESCRIPTION.
 //!
+//! With `ssl_passthrough sni` some of the servers are for a visit and the others are not: then steps 2 to 4 know of
+//! no others.
+//!
 //! Pure: the answer depends on the arguments alone. The caller brings the view of the servers, makes the
 //! reservation and writes the round-robin cursor back. Nothing here allocates.
 //! Not here: when a server is shunned (blacklist), what a limit means (limits), what a list says (acl).
 
 use std::net::IpAddr;
+use std::ops::Range;
 
 use crate::model::address::{ClientAddress, Drain};
 use crate::model::ids::{AclId, ServerId, Target};
@@ -25,6 +29,7 @@ use crate::model::settings::Settings;
 use crate::policy::acl::Verdicts;
 use crate::policy::blacklist::Standing;
 use crate::policy::limits;
+use crate::policy::routes::{Numbers, ServerSet};
 
 /// The part of [`Settings`] that selection depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +107,8 @@ pub trait ServerTable {
     fn view(&self, target: Target) -> Option<ServerView>;
     /// Its connections, open or being made. Asked only where a limit or a weight matters.
     fn load(&self, target: Target) -> u32;
+    /// The regular servers that the visit is for; none: all of them.
+    fn among(&self) -> Option<&ServerSet>;
 }
 
 /// Who comes.
@@ -243,7 +250,9 @@ fn first_choice(
     visitor: &Visitor,
     cursor: &mut ServerId,
 ) -> (Rule, Option<ServerId>) {
-    let last = visitor.remembered.filter(|last| rules.clients_stay() && last.0 < table.servers());
+    let stays =
+        |last: &ServerId| rules.clients_stay() && last.0 < table.servers() && is_candidate(table, *last);
+    let last = visitor.remembered.filter(stays);
     if last.is_some() {
         (Rule::LastServer, last)
     } else if rules.prio {
@@ -259,15 +268,26 @@ fn first_choice(
     }
 }
 
+/// Is the visit for this server?
+fn is_candidate(table: &impl ServerTable, server: ServerId) -> bool {
+    table.among().is_none_or(|set| set.contains(server))
+}
+
+/// The servers that the visit is for, of those in a range of numbers.
+#[inline]
+fn candidates(table: &impl ServerTable, range: Range<u32>) -> Numbers<'_> {
+    Numbers::new(table.among(), range)
+}
+
 fn lowest_prio(table: &impl ServerTable) -> Option<ServerId> {
-    let best = available(table, 0..table.servers()).min_by_key(|(_, view)| view.prio);
+    let best = available(table, candidates(table, 0..table.servers())).min_by_key(|(_, view)| view.prio);
     best.map(|(server, _)| server)
 }
 
 /// The available server with the fewest connections for its weight; the first of equals. Weights of 0 on every
 /// server, available or not, would shut everybody out: then all count the same.
 fn lightest(table: &impl ServerTable) -> Option<ServerId> {
-    let all = 0..table.servers();
+    let all = candidates(table, 0..table.servers());
     let weighs = |server| table.view(Target::Server(ServerId(server))).is_some_and(|view| view.weight != 0);
     let weighted = all.clone().any(weighs);
     let cost = |(server, view): (ServerId, ServerView)| {
@@ -276,15 +296,22 @@ fn lightest(table: &impl ServerTable) -> Option<ServerId> {
         // Whole numbers: which servers tie, and so where the next connection goes, is part of what -W means.
         (server, 256 * load / u64::from(weight))
     };
-    let candidates = available(table, all).filter(|(_, view)| !weighted || view.weight != 0);
-    candidates.map(cost).min_by_key(|(_, cost)| *cost).map(|(server, _)| server)
+    let partakers = available(table, all).filter(|(_, view)| !weighted || view.weight != 0);
+    partakers.map(cost).min_by_key(|(_, cost)| *cost).map(|(server, _)| server)
 }
 
 /// Any server, whatever its state, so that the same client comes to the same one as long as their number is the
 /// same.
 fn by_hash(rules: &Rules, table: &impl ServerTable, client: ClientAddress) -> Option<ServerId> {
-    let server = client_number(client, rules.roundrobin).checked_rem(table.servers().into())?;
-    u32::try_from(server).ok().map(ServerId)
+    let number = client_number(client, rules.roundrobin);
+    let server = match table.among() {
+        None => u32::try_from(number.checked_rem(table.servers().into())?).ok(),
+        Some(set) => {
+            let position = number.checked_rem(set.members().len() as u64)?;
+            set.members().get(usize::try_from(position).ok()?).copied()
+        }
+    };
+    server.map(ServerId)
 }
 
 /// The number that `-h` takes modulo the number of servers. The same on every machine and in every run, so that
@@ -319,7 +346,8 @@ fn fnv_1a<'a>(bytes: impl Iterator<Item = &'a u8>) -> u64 {
 /// The next available server after `cursor`, wrapping, the cursor's own last.
 fn round_robin(table: &impl ServerTable, cursor: ServerId) -> Option<ServerId> {
     let after = cursor.0.saturating_add(1).min(table.servers());
-    available(table, (after..table.servers()).chain(0..after)).next().map(|(server, _)| server)
+    let in_turn = candidates(table, after..table.servers()).chain(candidates(table, 0..after));
+    available(table, in_turn).next().map(|(server, _)| server)
 }
 
 fn available(
@@ -346,7 +374,8 @@ fn fail_over(
     // between the two.
     let (ahead, wrapped) =
         if first <= last { (servers, first.0.min(servers)) } else { (first.0.min(servers), 0) };
-    let mut untried = (last.0.saturating_add(1)..ahead).chain(0..wrapped).map(ServerId);
+    let ahead = candidates(table, last.0.saturating_add(1)..ahead);
+    let mut untried = ahead.chain(candidates(table, 0..wrapped)).map(ServerId);
     untried
         .find_map(|server| regular(rules, table, visitor, first, server))
         .or_else(|| last_resort(rules, table, visitor, Target::Emergency))

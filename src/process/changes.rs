@@ -27,11 +27,12 @@ use crate::model::settings::Settings;
 use crate::model::time::Moment;
 use crate::net::control::SessionId;
 use crate::process::lookups::NAMES_TIME;
-use crate::process::master::Master;
+use crate::process::master::{Master, MasterState};
 use crate::process::names::{Question, questions};
 use crate::process::startup::unwritable_page;
 use crate::shared::region::RegionError;
 use crate::sys::clock;
+use crate::sys::tls::Material;
 
 /// What the text of the control port is called in messages.
 const CONTROL: &str = "control";
@@ -86,6 +87,8 @@ pub(super) enum Text {
     Command(String),
     /// They are these lines.
     Batch(String),
+    /// There are none: what the settings name is read again.
+    Again,
 }
 
 /// How far it is to go.
@@ -159,7 +162,13 @@ impl Text {
         match self {
             Text::File(path) => path.display().to_string(),
             Text::Command(_) | Text::Batch(_) => CONTROL.to_string(),
+            Text::Again => "reload".to_string(),
         }
+    }
+
+    /// Are the files that the settings name read again, although they name the same?
+    fn reads_again(&self) -> bool {
+        matches!(self, Text::File(_) | Text::Again)
     }
 }
 
@@ -167,7 +176,7 @@ impl Change {
     /// The line about something that is wrong: with its place, if the text has lines.
     fn name(&self, obstacle: &Obstacle) -> String {
         let Obstacle { word, reason } = obstacle;
-        let place = Some(word).filter(|word| !word.is_empty()).and_then(|word| self.reading.place_of(word));
+        let place = self.reading.places.of(word);
         match (place, &self.wish.text) {
             (Some(place), _) => format!("{place}: {reason}"),
             (None, Text::Command(_)) => reason.clone(),
@@ -203,15 +212,21 @@ impl Changes {
 }
 
 impl Master<'_> {
-    /// HUP: the configuration file is read again, if there is one.
+    /// HUP: the configuration file is read again, or if there is none what else there is to be read.
     pub(super) fn wish_reload(&mut self) {
-        let Some(path) = &self.state.launch.config else { return };
+        let Some(text) = self.what_to_reload() else { return };
         // One that has not begun yet will see the file as it is now.
         let waits = |wish: &Wish| wish.asker == Asker::Signal;
         if !self.changes.waiting.iter().any(waits) {
-            let text = Text::File(path.clone());
             self.wish(Wish { asker: Asker::Signal, text, purpose: Purpose::Change });
         }
+    }
+
+    /// What a reload reads; nothing if there are no files but logs.
+    pub(super) fn what_to_reload(&self) -> Option<Text> {
+        let MasterState { launch, settings, .. } = &self.state;
+        let others = settings.geoip.is_some() || Material::is_needed(settings);
+        launch.config.clone().map(Text::File).or_else(|| others.then_some(Text::Again))
     }
 
     /// It will be its turn.
@@ -347,8 +362,10 @@ impl Master<'_> {
         };
         match change.wish.purpose {
             Purpose::Check => {
-                self.examine(change)?;
-                Ok(Answer::now(["ok\n".to_string()].into_iter().chain(warnings(change)).collect()))
+                let more = self.examine(change)?.into_iter().map(warning_line);
+                Ok(Answer::now(
+                    ["ok\n".to_string()].into_iter().chain(warnings(change)).chain(more).collect(),
+                ))
             }
             Purpose::Diff => {
                 self.examine(change)?;
@@ -373,10 +390,15 @@ impl Master<'_> {
                     change.resources = Some(resources);
                     return Err(refusal);
                 }
+                let more: Vec<_> = resources.warnings.iter().cloned().map(warning_line).collect();
                 let order = self.commit(change, resources, now);
                 let reply = match &change.wish.text {
-                    Text::File(_) => ["ok\n".to_string()].into_iter().chain(warnings(change)).collect(),
-                    Text::Command(_) | Text::Batch(_) => change.reading.replies.clone(),
+                    Text::File(_) | Text::Again => {
+                        ["ok\n".to_string()].into_iter().chain(warnings(change)).chain(more).collect()
+                    }
+                    Text::Command(_) | Text::Batch(_) => {
+                        [change.reading.replies.clone()].into_iter().chain(more).collect()
+                    }
                 };
                 Ok(Answer { reply, order: Some(order) })
             }
@@ -387,7 +409,7 @@ impl Master<'_> {
     fn is_what_is_in_force(&self, change: &Change) -> bool {
         let settings = &change.reading.settings;
         let same = Settings { generation: settings.generation, ..self.state.settings.clone() };
-        *settings == same && change.reading.actions.is_empty() && !matches!(change.wish.text, Text::File(_))
+        *settings == same && change.reading.actions.is_empty() && !change.wish.text.reads_again()
     }
 }
 

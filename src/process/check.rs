@@ -9,10 +9,12 @@ use crate::process::complain;
 use crate::process::listening::Listener;
 use crate::process::startup::{
     check_jail, control_address, control_refused, find_user, listen_address, load_countries, look_up_all,
-    provide_descriptors,
+    make_ticket_keys, provide_descriptors,
 };
+use crate::process::tls::Loaded;
 use crate::report::log;
 use crate::sys::reason::words;
+use crate::sys::tls::Material;
 use crate::sys::{privileges, socket};
 
 /// `--check`: resolves and loads everything, names every problem on stderr, changes nothing. `problems`: what was
@@ -72,15 +74,21 @@ fn find_problems(launch: &Launch, settings: &Settings, problems: &mut Vec<String
         }
     }
     let countries = load_countries(settings);
-    // A daemon will have standard input, output and error alone; and then there are the listener and the database.
-    let open =
-        if launch.foreground { socket::count_descriptors() } else { 3 + u64::from(settings.geoip.is_some()) };
+    let tls = make_ticket_keys().and_then(|keys| Loaded::at_start(launch, settings, &keys));
+    // A daemon will have standard input, output and error alone; and then there are the listener, the database, what
+    // was read for TLS and the keys for tickets.
+    let own = 4 + u64::from(settings.geoip.is_some()) + u64::from(Material::is_needed(settings));
+    let open = if launch.foreground { socket::count_descriptors() } else { own };
     match provide_descriptors(open + 1, launch, settings) {
         // A start goes on with it.
         Ok(descriptors) => descriptors.shortage(settings.conn_max).iter().for_each(complain),
         Err(problem) => problems.push(problem),
     }
     problems.extend(countries.err());
+    match tls {
+        Ok((_, warnings)) => problems.extend(warnings),
+        Err(problem) => problems.push(problem),
+    }
     let user = launch.user.as_deref().map(find_user).transpose();
     let jail = launch.jail.as_deref().map_or(Ok(()), check_jail);
     if let Some(destination @ LogDestination::Network(..)) = &settings.log {

@@ -67,7 +67,7 @@ impl<'a> Master<'a> {
     /// In the child: keeps what a worker needs and drops the rest, which closes it.
     pub(super) fn into_worker(self, forked: ForkedWorker) -> Role<'a> {
         let Master { state, signals, supervisor, .. } = self;
-        let MasterState { region, settings, listener, log, messages, room, countries, .. } = state;
+        let MasterState { region, settings, listener, log, messages, room, countries, tls, .. } = state;
         drop((signals, supervisor));
         let (Ok(()), Some(listener)) = (fork::end_with_parent(forked.parent), listener) else {
             fork::exit_now(0);
@@ -86,6 +86,8 @@ impl<'a> Master<'a> {
             log,
             messages,
             countries,
+            tls: tls.loaded.contexts,
+            tickets: tls.tickets,
         }))
     }
 

@@ -177,9 +177,9 @@ impl Master<'_> {
     fn reload_for(&mut self, session: SessionId, local: bool, now: Moment) {
         let reopened = self.reopen_log();
         let is_logging = matches!(self.state.settings.log, Some(LogDestination::File(_)));
-        match (self.state.launch.config.clone(), reopened) {
+        match (self.what_to_reload(), reopened) {
             // If the file still names a log that cannot be opened, that is a mistake in it.
-            (Some(path), _) => self.wish_for(session, local, Text::File(path), Purpose::Change, now),
+            (Some(text), _) => self.wish_for(session, local, text, Purpose::Change, now),
             (None, Ok(())) if is_logging => {
                 let reply = format!("ok\nwarning: {NO_FILE}; the log is opened again, that is all\n");
                 self.reply_after(session, reply, None, self.settings_order);

@@ -32,6 +32,7 @@ use crate::process::pidfile::PidFile;
 use crate::process::resolver::{Resolver, ResolverProcess};
 use crate::process::signals::STOP_TIME;
 use crate::process::supervisor::{HEARTBEAT_TIMEOUT, Heartbeat, Supervisor};
+use crate::process::tls::Tls;
 use crate::report::log::Sink;
 use crate::report::messages::Messages;
 use crate::shared::region::Region;
@@ -77,6 +78,8 @@ pub struct MasterState<'a> {
     pub lists: AccessLists,
     /// Which country an address belongs to.
     pub countries: Option<Database>,
+    /// What TLS needs.
+    pub tls: Tls,
     /// None while draining.
     pub listener: Option<Listener>,
     /// `-C`; the master takes it.
@@ -214,6 +217,7 @@ impl<'a> Master<'a> {
         }
         if self.stage == Stage::Serving {
             self.advance_lookups(now);
+            self.advance_tls(now);
             self.advance_changes(now);
         }
         // Last: what was asked for just now may be so already.
@@ -273,6 +277,11 @@ impl<'a> Master<'a> {
         }
         if let Some(moment) = self.changes.next_try(now).filter(|_| self.stage == Stage::Serving) {
             until = until.min(moment);
+        }
+        if let Some(deadline) = self.state.tls.next_deadline(&self.state.settings)
+            && self.stage == Stage::Serving
+        {
+            until = until.min(deadline);
         }
         if let Some(deadline) = self.control.as_ref().and_then(ControlPort::next_deadline) {
             until = until.min(deadline);
@@ -353,7 +362,8 @@ impl<'a> Master<'a> {
     /// Leaves nothing behind, and tells whoever still waits.
     fn finish(self, result: Result<(), String>) -> ExitCode {
         let Master { state, supervisor, control, .. } = self;
-        let MasterState { listener, pidfile, notifier, messages, resolver, settings, .. } = state;
+        let MasterState { listener, pidfile, notifier, messages, resolver, settings, tls, .. } = state;
+        tls.tickets.wipe();
         supervisor.signal_all(Signal::SIGKILL);
         let resolver = resolver.map(|resolver| resolver.pid());
         if let Some(pid) = resolver {

@@ -20,6 +20,7 @@ pub mod resolver;
 mod signals;
 pub mod startup;
 pub mod supervisor;
+pub mod tls;
 pub mod worker;
 
 /// Exit status of a worker that could not start and must not be restarted.

@@ -199,6 +199,7 @@ impl ResolvedNames {
                 acl: spec.acl,
                 // There is no command that drains the others.
                 drain: if matches!(target, Target::Server(_)) { spec.drain } else { Drain::No },
+                tls: spec.identity().map_or(0, |identity| identity.fingerprint()),
             }
         };
         let servers = (0..).map(ServerId).zip(&settings.servers);
@@ -328,6 +329,7 @@ impl ResolvedNames {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::tls::{ServerTls, Trust};
     use std::path::PathBuf;
 
     fn server(host: Option<Host>, port: Port) -> ServerSpec {
@@ -372,6 +374,24 @@ mod tests {
         assert_eq!((servers.servers[0].weight, servers.servers[0].prio), (3, 4));
         let drains: Vec<Drain> = servers.servers.iter().map(|server| server.drain).collect();
         assert_eq!(drains, [Drain::No, Drain::New]);
+    }
+
+    #[test]
+    fn how_a_server_is_spoken_to_depends_on_the_name_that_it_must_have() {
+        let tls = Some(ServerTls { trust: Trust::System, name: None });
+        let settings = Settings {
+            servers: vec![
+                literal("127.0.0.1", Port::Number(443)),
+                ServerSpec { tls: tls.clone(), ..literal("127.0.0.1", Port::Number(443)) },
+                ServerSpec { tls, ..literal("127.0.0.2", Port::Number(443)) },
+            ],
+            ..Settings::default()
+        };
+        let servers = ResolvedNames::default().resolve_servers(&settings, &listener(), None).unwrap().servers;
+        let fingerprint = |number: usize| settings.servers[number].identity().unwrap().fingerprint();
+        let ways: Vec<u64> = servers.iter().map(|server| server.tls).collect();
+        assert_eq!(ways, [0, fingerprint(1), fingerprint(2)]);
+        assert_ne!(ways[1], ways[2]);
     }
 
     #[test]

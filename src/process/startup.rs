@@ -1,7 +1,7 @@
 //! From arguments to serving: one list, in order, once.
 //!
-//! 1. names are looked up, the listener is opened, the user is looked up, the database of countries is loaded (all may
-//!    need root, or the world outside the jail)
+//! 1. names are looked up, the listener is opened, the user is looked up, the database of countries, certificates and
+//!    keys are loaded (all may need root, or the world outside the jail)
 //! 2. the limit of descriptors is raised; a start that could not serve a single connection ends here
 //! 3. to the background; from here on whoever started pen waits for the outcome
 //! 4. the process that looks up names from now on is forked, outside the jail
@@ -15,6 +15,7 @@
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
+use std::rc::Rc;
 
 use crate::model::address::{Host, ListenSpec, Port, SocketAddress};
 use crate::model::ids::Target;
@@ -31,6 +32,7 @@ use crate::process::master::{Master, MasterState, Role, SIGNALS};
 use crate::process::names::{Answer, Question, ResolvedNames, ResolvedServers, questions};
 use crate::process::pidfile::PidFile;
 use crate::process::resolver::{self, Spawned};
+use crate::process::tls::{Loaded, Tls};
 use crate::process::worker;
 use crate::report::log;
 use crate::report::messages::Messages;
@@ -39,6 +41,7 @@ use crate::sys::geoip::Database;
 use crate::sys::privileges::{self, User};
 use crate::sys::reason::words;
 use crate::sys::signal::{self, Signals};
+use crate::sys::tls::TicketKeys;
 use crate::sys::{clock, fork, socket, wait};
 
 pub use crate::process::check::check;
@@ -51,6 +54,8 @@ struct Prepared {
     control: Option<Listener>,
     user: Option<User>,
     countries: Option<Database>,
+    tls: Loaded,
+    tickets: Rc<TicketKeys>,
     descriptors: Descriptors,
     warnings: Vec<String>,
 }
@@ -147,6 +152,9 @@ fn prepare(launch: &Launch, settings: &Settings) -> Result<Prepared, String> {
     let control = control.map(|address| Listener::open_control(address, user.as_ref())).transpose();
     let control = control.map_err(|error| error.to_string())?;
     let countries = load_countries(settings)?;
+    let tickets = make_ticket_keys()?;
+    let (tls, notes) = Loaded::at_start(launch, settings, &tickets)?;
+    notes.into_iter().for_each(&mut warn);
     let descriptors = provide_descriptors(socket::count_descriptors(), launch, settings)?;
     if let Some(line) = descriptors.shortage(settings.conn_max) {
         warn(line);
@@ -157,7 +165,7 @@ fn prepare(launch: &Launch, settings: &Settings) -> Result<Prepared, String> {
     {
         warn(line);
     }
-    Ok(Prepared { names, servers, listener, control, user, countries, descriptors, warnings })
+    Ok(Prepared { names, servers, listener, control, user, countries, tls, tickets, descriptors, warnings })
 }
 
 /// Asks for the names in the settings, one after another. Name servers that do not answer must not hold up a start
@@ -197,6 +205,12 @@ pub(super) fn look_up_all(settings: &Settings) -> ResolvedNames {
 /// The database of `geoip`, if there is one.
 pub(super) fn load_countries(settings: &Settings) -> Result<Option<Database>, String> {
     settings.geoip.as_deref().map(Database::load).transpose().map_err(|error| error.to_string())
+}
+
+/// The keys for session tickets. TLS may be turned on later, when there are workers that must have them.
+pub(super) fn make_ticket_keys() -> Result<Rc<TicketKeys>, String> {
+    let keys = TicketKeys::create();
+    keys.map(Rc::new).map_err(|error| format!("cannot make keys for session tickets: {}", words(&error)))
 }
 
 /// Raises the limit of descriptors. An error if not a single connection could be served.
@@ -281,7 +295,18 @@ fn become_master(
     notifier: StartupNotifier,
     messages: Messages,
 ) -> ExitCode {
-    let Prepared { names, servers, mut listener, mut control, user, countries, descriptors, .. } = prepared;
+    let Prepared {
+        names,
+        servers,
+        mut listener,
+        mut control,
+        user,
+        countries,
+        tls,
+        tickets,
+        descriptors,
+        warnings: _,
+    } = prepared;
     listener.adopt();
     control.iter_mut().for_each(Listener::adopt);
     let core_wanted = settings.abort_on_error;
@@ -290,7 +315,7 @@ fn become_master(
         Ok(Some(Spawned::Parent(resolver))) => Ok(Some(resolver)),
         Ok(Some(Spawned::Child(process))) => {
             // What it must not keep; nothing else is open yet.
-            drop((listener, control, notifier, messages, countries));
+            drop((listener, control, notifier, messages, countries, tls, tickets));
             let unprivileged =
                 user.map_or(Ok(()), |user| user.assume()).and_then(|()| privileges::renounce());
             if unprivileged.is_ok() {
@@ -356,6 +381,7 @@ fn become_master(
         }
     };
     let lists = AccessLists::compile(&settings.acls);
+    let tls = Tls::new(tls, tickets, &settings);
     let state = MasterState {
         region: &region,
         launch,
@@ -373,6 +399,7 @@ fn become_master(
         descriptors,
         workers,
         countries,
+        tls,
     };
     match Master::new(state, signals).run() {
         Role::Ended(status) => status,

@@ -113,6 +113,8 @@ pub struct Dispatch<'a> {
     pub log: Change<&'a Sink>,
     /// What has changed of the database of countries.
     pub countries: Change<BorrowedFd<'a>>,
+    /// What has changed of TLS.
+    pub tls: Change<BorrowedFd<'a>>,
     /// A new listener.
     pub listener: Option<BorrowedFd<'a>>,
     /// All of them as they are now, for a worker that missed earlier ones.
@@ -126,6 +128,8 @@ pub struct Complete<'a> {
     pub log: Option<&'a Sink>,
     /// The database of countries.
     pub countries: Option<BorrowedFd<'a>>,
+    /// What was read for TLS.
+    pub tls: Option<BorrowedFd<'a>>,
     /// The listener; none while draining.
     pub listener: Option<BorrowedFd<'a>>,
 }
@@ -136,6 +140,7 @@ impl<'a> Complete<'a> {
             lists: true,
             log: Change::Replace(self.log),
             countries: Change::Replace(self.countries),
+            tls: Change::Replace(self.tls),
             listener: self.listener,
         }
     }
@@ -370,6 +375,10 @@ impl Supervisor {
             countries: match &dispatch.countries {
                 Change::Keep => Change::Keep,
                 Change::Replace(countries) => Change::Replace(*countries),
+            },
+            tls: match &dispatch.tls {
+                Change::Keep => Change::Keep,
+                Change::Replace(tls) => Change::Replace(*tls),
             },
             listener: dispatch.listener,
         };
@@ -692,7 +701,7 @@ mod tests {
         assert_eq!(supervisor.find_stuck(&heartbeats(&[0]), None, Moment(111 * SECOND)), [WorkerId(0)]);
     }
 
-    const NOTHING: Complete<'_> = Complete { log: None, countries: None, listener: None };
+    const NOTHING: Complete<'_> = Complete { log: None, countries: None, tls: None, listener: None };
 
     fn dispatch<'a>(settings: &'a Settings, complete: Complete<'a>) -> Dispatch<'a> {
         Dispatch {
@@ -700,6 +709,7 @@ mod tests {
             lists: false,
             log: Change::Keep,
             countries: Change::Keep,
+            tls: Change::Keep,
             listener: None,
             complete,
         }

@@ -18,6 +18,7 @@
 
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use super::status::{in_use, shown, spec, wanted, why_unusable};
 use crate::model::address::{ClientAddress, Drain};
@@ -25,6 +26,7 @@ use crate::model::ids::Target;
 use crate::model::settings::{AclEntry, Network, Settings};
 use crate::model::time::Moment;
 use crate::policy::acl::Verdicts;
+use crate::policy::routes::{Routes, ServerSet};
 use crate::policy::selection::{Refusal, Rule};
 use crate::shared::lock::Busy;
 use crate::shared::preview::{Candidate, Preview, preview};
@@ -44,14 +46,19 @@ pub fn explain(
     client: ClientAddress,
     now: Moment,
 ) -> Result<String, Busy> {
-    let preview = preview(region, &Terms::from(settings), client, verdicts, now)?;
-    Ok(Telling { region, settings, verdicts, country, client, now, preview }.text())
+    // What name the client would ask for is not known.
+    let routes = Routes::of(settings);
+    let among = routes.as_ref().and_then(|routes| routes.find(None)).map(Rc::as_ref);
+    let preview = preview(region, &Terms::from(settings), client, verdicts, among, now)?;
+    Ok(Telling { region, settings, among, verdicts, country, client, now, preview }.text())
 }
 
 /// All that the words are made from.
 struct Telling<'a> {
     region: &'a Region,
     settings: &'a Settings,
+    /// The servers for clients that ask for no name; none: all of them.
+    among: Option<&'a ServerSet>,
     verdicts: Verdicts,
     country: Option<[u8; 2]>,
     client: ClientAddress,
@@ -74,6 +81,9 @@ impl Telling<'_> {
         }
         if let Some(shortage) = self.shortage() {
             fact(&"waits", &shortage);
+        }
+        if self.among.is_some() {
+            fact(&"name", "none asked for: servers with names are for others");
         }
         fact(&"client_acl", &self.client_acl());
         fact(&"last server", &self.last_server());
@@ -142,9 +152,11 @@ impl Telling<'_> {
         let Some(server) = record.server else {
             return format!("none, the client was {seen}");
         };
+        let foreign = self.among.is_some_and(|set| !set.contains(server));
         let unused = match (self.settings.forgetful, self.settings.roundrobin) {
             (true, _) => "; without meaning because of -N",
             (false, true) => "; not asked for because of roundrobin",
+            (false, false) if foreign => "; not asked for because it has names",
             (false, false) => "",
         };
         format!("{server}, {seen}{unused}")

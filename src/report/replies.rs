@@ -206,6 +206,7 @@ mod tests {
             prio: spec.prio,
             acl: AclId::default(),
             drain: spec.drain,
+            tls: 0,
         };
         let servers: Vec<Definition> = settings.servers.iter().map(define).collect();
         region.servers().publish(&servers, None, None).unwrap();
@@ -218,7 +219,7 @@ mod tests {
     /// A visit that has a place on a server.
     fn come(region: &Region, settings: &Settings, number: u8, now: Moment) -> (visits::Visit, Reservation) {
         let terms = Terms::from(settings);
-        let mut visit = visits::begin(region, WORKER, &terms, client(number), Verdicts::ALL, now);
+        let mut visit = visits::begin(region, WORKER, &terms, client(number), Verdicts::ALL, None, now);
         let place = visit.reservation.take().unwrap();
         visits::established(region, WORKER, &terms, visit.client, &place, now);
         (visit, place)

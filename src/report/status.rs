@@ -19,7 +19,7 @@ use crate::shared::clients::ClientView;
 use crate::shared::region::Region;
 use crate::shared::servers::Definition;
 use crate::shared::slots::ConnectionView;
-use crate::shared::workers::WorkerView;
+use crate::shared::workers::{Handshakes, WorkerView};
 use crate::sys::clock;
 
 pub use page::write_page;
@@ -134,6 +134,7 @@ struct WorkerRow {
     restarts: u32,
     heartbeat: u64,
     settings: u64,
+    handshakes: Handshakes,
 }
 
 impl Snapshot {
@@ -161,7 +162,7 @@ impl Snapshot {
         let servers = targets.chain([Target::Emergency, Target::Abuse]);
         let mut snapshot = Snapshot {
             time: clock::local(wall),
-            current: region.servers().cursor().0,
+            current: region.servers().cursor(None).0,
             servers: servers
                 .filter_map(|target| {
                     let row = ServerRow::of(region, settings, target)?;
@@ -373,6 +374,7 @@ impl WorkerRow {
             restarts: view.restarts,
             heartbeat: now.seconds_since(view.heartbeat),
             settings: view.settings,
+            handshakes: view.handshakes,
         }
     }
 }
@@ -466,6 +468,7 @@ mod tests {
                 restarts: 1,
                 heartbeat: 0,
                 settings: 2,
+                handshakes: Handshakes { full: 5, resumed: 3, failed: 1 },
             }],
             repairs: 0,
         }
@@ -498,6 +501,7 @@ mod tests {
             prio: -1,
             acl: Default::default(),
             drain: Drain::No,
+            tls: 0,
         };
         let settings = Settings {
             servers: vec![
@@ -520,7 +524,7 @@ mod tests {
             )
             .unwrap();
         let terms = Terms::from(&settings);
-        let visit = visits::begin(&region, worker, &terms, ClientAddress::Unix, Verdicts::ALL, now);
+        let visit = visits::begin(&region, worker, &terms, ClientAddress::Unix, Verdicts::ALL, None, now);
         let reservation = visit.reservation.unwrap();
         visits::count(&region, worker, &reservation, 18, 39);
         visits::give_back(&region, worker, reservation);

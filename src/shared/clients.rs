@@ -243,6 +243,7 @@ mod tests {
                 prio: 0,
                 acl: AclId::default(),
                 drain: Drain::No,
+                tls: 0,
             })
             .collect();
         region.servers().publish(&definitions, None, None).unwrap();

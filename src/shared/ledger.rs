@@ -198,6 +198,7 @@ mod tests {
             prio: 0,
             acl: AclId::default(),
             drain: Drain::No,
+            tls: 0,
         });
         region.servers().publish(&[a], Some(&b), Some(&c)).unwrap();
         region

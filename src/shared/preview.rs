@@ -13,6 +13,7 @@ use crate::model::ids::{ServerId, Target};
 use crate::model::time::Moment;
 use crate::policy::acl::Verdicts;
 use crate::policy::blacklist::Record;
+use crate::policy::routes::{Numbers, ServerSet};
 use crate::policy::selection::{self, Choice, Decision, Refusal, ServerTable, ServerView, Visitor};
 use crate::policy::tracking;
 use crate::shared::clients::ClientView;
@@ -32,7 +33,7 @@ pub struct Preview {
     pub expired: bool,
     /// Where it would go, and why.
     pub decision: Decision,
-    /// How many regular servers there are.
+    /// How many regular servers there are that it is for.
     pub servers: u32,
     /// Those around the first choice and the final one, by number; then the emergency and the abuse server.
     pub candidates: Vec<Candidate>,
@@ -53,7 +54,7 @@ pub struct Candidate {
     pub refusal: Option<Refusal>,
 }
 
-/// What would [`crate::shared::visits::begin`] do with this client?
+/// What would [`crate::shared::visits::begin`] do with this client? Servers that it is not for are not described.
 ///
 /// # Errors
 /// [`Busy`] if a worker holds the lock and does not let go.
@@ -62,18 +63,20 @@ pub fn preview(
     terms: &Terms,
     client: ClientAddress,
     verdicts: Verdicts,
+    among: Option<&ServerSet>,
     now: Moment,
 ) -> Result<Preview, Busy> {
     // Whatever memory this takes is taken before the lock is.
     let mut candidates = Vec::with_capacity(DESCRIBED as usize + 2);
-    let table = OneLook::at(VisitContext { region, terms, now });
+    let table = OneLook::at(VisitContext { region, terms, among, now });
     let guard = region.lock_within(Region::LOCK_TIMEOUT)?;
 
     let record = region.clients().peek(&guard, client);
     let expired = record.is_some_and(|record| !tracking::remembered(record.last_used, terms.tracking, now));
-    let remembered = record.filter(|_| !expired).and_then(|record| record.server);
+    let is_candidate = |server: &ServerId| among.is_none_or(|set| set.contains(*server));
+    let remembered = record.filter(|_| !expired).and_then(|record| record.server).filter(is_candidate);
     let visitor = Visitor { address: client, remembered, verdicts };
-    let mut cursor = region.servers().cursor();
+    let mut cursor = region.servers().cursor(among);
     let decision = selection::decide(&terms.rules, &table, &visitor, &mut cursor);
 
     let servers = table.servers();
@@ -81,7 +84,8 @@ pub fn preview(
         Some(Choice { target: Target::Server(server), .. }) => Some(server),
         Some(Choice { target: Target::Emergency | Target::Abuse, .. }) | None => None,
     };
-    let regular = described(servers, decision.first, chosen).map(|number| Target::Server(ServerId(number)));
+    let regular =
+        described(servers, decision.first, chosen).map(ServerId).filter(is_candidate).map(Target::Server);
     for target in regular.chain([Target::Emergency, Target::Abuse]) {
         let Some(view) = table.view(target) else { continue };
         let (record, load) = (region.servers().record(target), table.load(target));
@@ -89,6 +93,7 @@ pub fn preview(
         candidates.push(Candidate { target, view, record, load, refusal });
     }
     drop(guard);
+    let servers = Numbers::new(among, 0..servers).count() as u32;
     Ok(Preview { record, expired, decision, servers, candidates })
 }
 
@@ -142,6 +147,10 @@ impl ServerTable for OneLook<'_> {
 
     fn load(&self, target: Target) -> u32 {
         once(&self.loads, target, || self.table.load(target))
+    }
+
+    fn among(&self) -> Option<&ServerSet> {
+        self.table.among()
     }
 }
 

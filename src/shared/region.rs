@@ -27,7 +27,7 @@ use crate::model::time::{Moment, WallTime};
 use crate::shared::clients::{self, Bucket, ClientSlot, Clients};
 use crate::shared::ledger::{self, Ledger, LedgerRow};
 use crate::shared::lock::{Busy, Lock};
-use crate::shared::servers::{self, ListEntry, ServerListHeader, ServerRow, Servers};
+use crate::shared::servers::{self, Cursor, ListEntry, ServerListHeader, ServerRow, Servers};
 use crate::shared::slots::{ConnSlot, SlotTableHeader, Slots};
 use crate::shared::workers::{WorkerRow, WorkerTableHeader, Workers};
 use crate::sys::clock;
@@ -96,6 +96,8 @@ pub(super) unsafe trait Row: Sync {}
 unsafe impl Row for ListEntry {}
 // SAFETY: repr(C), integer atomics only.
 unsafe impl Row for ServerRow {}
+// SAFETY: repr(C), one integer atomic.
+unsafe impl Row for Cursor {}
 // SAFETY: repr(C), integer atomics only.
 unsafe impl Row for WorkerRow {}
 // SAFETY: repr(C), an array of cells that are repr(C), integer atomics only.
@@ -139,7 +141,8 @@ impl<T> Table<T> {
 const HEADER: Table<Header> = Table::after(0, 1);
 pub(super) const SERVER_LIST: Table<ListEntry> = Table::after(HEADER.end(), Target::ROWS);
 pub(super) const SERVERS: Table<ServerRow> = Table::after(SERVER_LIST.end(), servers::ROWS);
-pub(super) const WORKERS: Table<WorkerRow> = Table::after(SERVERS.end(), MAX_WORKERS as usize);
+pub(super) const CURSORS: Table<Cursor> = Table::after(SERVERS.end(), servers::CURSOR_ROWS);
+pub(super) const WORKERS: Table<WorkerRow> = Table::after(CURSORS.end(), MAX_WORKERS as usize);
 pub(super) const LEDGER: Table<LedgerRow> = Table::after(WORKERS.end(), ledger::ROWS);
 pub(super) const CONNECTIONS: Table<ConnSlot> = Table::after(LEDGER.end(), Region::MAX_CONNECTIONS as usize);
 pub(super) const BUCKETS: Table<Bucket> = Table::after(CONNECTIONS.end(), Region::MAX_CLIENTS as usize);
@@ -149,7 +152,7 @@ const LENGTH: usize = CLIENTS.end().next_multiple_of(4096);
 /// `penshare`, read as a little-endian number.
 const MAGIC: u64 = u64::from_le_bytes(*b"penshare");
 /// Goes up with every change of a row or of the order of the tables.
-const LAYOUT: u32 = 2;
+const LAYOUT: u32 = 3;
 
 /// The header. Each part that is written often has cache lines of its own.
 #[repr(C, align(64))]
@@ -499,6 +502,7 @@ mod tests {
             prio: 0,
             acl: AclId::default(),
             drain: Drain::No,
+            tls: 0,
         };
         let servers: Vec<Definition> = (0..2 * ids::MAX_SERVERS).map(definition).collect();
         for list in servers.chunks(ids::MAX_SERVERS as usize) {

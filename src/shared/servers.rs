@@ -24,8 +24,9 @@ use crate::model::address::{Drain, SocketAddress};
 use crate::model::ids::{AclId, MAX_SERVERS, ServerId, Target, WorkerId};
 use crate::model::time::{Moment, Seconds, WallTime};
 use crate::policy::blacklist::{self, Record};
+use crate::policy::routes::ServerSet;
 use crate::shared::lock::Busy;
-use crate::shared::region::{Region, SERVER_LIST, SERVERS};
+use crate::shared::region::{CURSORS, Region, SERVER_LIST, SERVERS};
 use crate::sys::clock;
 
 pub(super) use row::{RawAddress, ServerRow};
@@ -44,6 +45,14 @@ pub(super) struct RowId(pub(super) u32);
 pub(super) struct ListEntry(AtomicU32);
 const _: () = assert!(size_of::<ListEntry>() == 4);
 
+/// How many sets of servers have a round robin of their own. Any more share them, which makes it uneven.
+pub(super) const CURSOR_ROWS: usize = 1024;
+
+/// Where the round robin of a set of servers stopped.
+#[repr(C)]
+#[derive(Debug)]
+pub(super) struct Cursor(AtomicU32);
+
 /// What the settings say of a server, with its resolved address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Definition {
@@ -61,6 +70,8 @@ pub struct Definition {
     pub acl: AclId,
     /// Whom it does not take any more.
     pub drain: Drain,
+    /// How it is spoken to: the fingerprint of its [`crate::model::tls::ServerIdentity`]; 0 = in plain text.
+    pub tls: u64,
 }
 
 /// The server table's part of the header.
@@ -281,14 +292,21 @@ impl<'a> Servers<'a> {
         self.rows_ever().filter_map(|row| self.row(row)).for_each(|row| row.prober_died(worker));
     }
 
-    /// Where round robin stopped.
-    pub fn cursor(&self) -> ServerId {
-        let cursor = self.header().cursor.load(Relaxed);
+    /// Where round robin stopped: among all servers, or among those of a set.
+    #[inline]
+    pub fn cursor(&self, among: Option<&ServerSet>) -> ServerId {
+        let cursor = self.cursor_of(among).load(Relaxed);
         ServerId(if cursor < self.count() { cursor } else { 0 })
     }
 
-    pub(super) fn set_cursor(&self, cursor: ServerId) {
-        self.header().cursor.store(cursor.0, Relaxed);
+    #[inline]
+    pub(super) fn set_cursor(&self, among: Option<&ServerSet>, cursor: ServerId) {
+        self.cursor_of(among).store(cursor.0, Relaxed);
+    }
+
+    fn cursor_of(&self, among: Option<&ServerSet>) -> &'a AtomicU32 {
+        let own = among.and_then(|set| self.region.row(&CURSORS, set.rota() as usize % CURSOR_ROWS));
+        own.map_or(&self.header().cursor, |cursor| &cursor.0)
     }
 
     /// All rows that were ever used.
@@ -361,6 +379,7 @@ mod tests {
             prio: -4,
             acl: AclId::new(5).unwrap(),
             drain: Drain::No,
+            tls: 0,
         }
     }
 
@@ -393,6 +412,20 @@ mod tests {
             servers.publish(std::slice::from_ref(&definition), None, None).unwrap();
             assert_eq!(servers.definition(FIRST), Some(definition));
             assert_eq!(servers.row_at(FIRST).unwrap().view(Seconds(30), Moment(1)).drain, drain);
+        }
+    }
+
+    #[test]
+    fn a_server_stays_itself_when_it_is_spoken_to_in_another_way() {
+        let region = region();
+        let servers = region.servers();
+        servers.publish(&[at("127.0.0.1:80")], None, None).unwrap();
+        let key = servers.key(FIRST);
+        for tls in [u64::MAX, 1, 0] {
+            let definition = Definition { tls, ..at("127.0.0.1:80") };
+            servers.publish(std::slice::from_ref(&definition), None, None).unwrap();
+            assert_eq!(servers.definition(FIRST), Some(definition));
+            assert_eq!(servers.resolve(key), Some(FIRST));
         }
     }
 
@@ -469,13 +502,13 @@ mod tests {
         let servers = region.servers();
         let three = [at("127.0.0.1:80"), at("127.0.0.1:81"), at("127.0.0.1:82")];
         servers.publish(&three, None, None).unwrap();
-        servers.set_cursor(ServerId(2));
+        servers.set_cursor(None, ServerId(2));
         servers.publish(&three, None, None).unwrap();
-        assert_eq!(servers.cursor(), ServerId(2));
+        assert_eq!(servers.cursor(None), ServerId(2));
         servers.publish(&three[..2], None, None).unwrap();
-        assert_eq!(servers.cursor(), ServerId(0));
-        servers.set_cursor(ServerId(u32::MAX));
-        assert_eq!(servers.cursor(), ServerId(0), "a mad worker's cursor");
+        assert_eq!(servers.cursor(None), ServerId(0));
+        servers.set_cursor(None, ServerId(u32::MAX));
+        assert_eq!(servers.cursor(None), ServerId(0), "a mad worker's cursor");
     }
 
     #[test]

@@ -387,6 +387,7 @@ mod tests {
             prio: 0,
             acl: AclId::default(),
             drain: Drain::No,
+            tls: 0,
         };
         let servers: Vec<Definition> = ports.iter().map(definition).collect();
         region.servers().publish(&servers, None, abuse.as_ref().map(definition).as_ref()).unwrap();

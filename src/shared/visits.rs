@@ -21,6 +21,7 @@ use crate::model::settings::Settings;
 use crate::model::time::{Moment, Seconds};
 use crate::policy::acl::Verdicts;
 use crate::policy::blacklist::{self, Standing};
+use crate::policy::routes::ServerSet;
 use crate::policy::selection::{self, Choice, FailoverState, Rules, ServerTable, ServerView, Visitor};
 use crate::shared::clients::ClientRef;
 use crate::shared::region::Region;
@@ -66,6 +67,8 @@ pub struct Reservation {
     pub target: Target,
     /// Where it is.
     pub address: SocketAddress,
+    /// How it is spoken to: [`crate::shared::servers::Definition::tls`].
+    pub tls: u64,
     /// What [`fail`] needs to find the next one.
     pub failover: FailoverState,
     /// Which server that is, wherever in the list it stands by now.
@@ -90,25 +93,30 @@ pub struct Visit {
     pub reservation: Option<Reservation>,
 }
 
-/// A client came: note it in the client table, choose, reserve. One critical section.
+/// A client came: note it in the client table, choose, reserve. One critical section. `among`: the regular servers that
+/// it is for; none: all of them.
+///
+/// A client is known to one server. One that has two names from one address by turns is new to both, every time.
 pub fn begin(
     region: &Region,
     worker: WorkerId,
     terms: &Terms,
     client: ClientAddress,
     verdicts: Verdicts,
+    among: Option<&ServerSet>,
     now: Moment,
 ) -> Visit {
-    let context = VisitContext { region, terms, now };
+    let context = VisitContext { region, terms, among, now };
     region.workers().mark_used(worker);
     let guard = region.lock(worker);
     let (record, remembered) = region.clients().visit(&guard, client, terms.tracking, now);
+    let remembered = remembered.filter(|last| among.is_none_or(|set| set.contains(*last)));
     let visitor = Visitor { address: client, remembered, verdicts };
-    let before = region.servers().cursor();
+    let before = region.servers().cursor(among);
     let mut cursor = before;
     let choice = selection::choose(&terms.rules, &context, &visitor, &mut cursor);
     if cursor != before {
-        region.servers().set_cursor(cursor);
+        region.servers().set_cursor(among, cursor);
     }
     let place = choice.and_then(|choice| context.take(worker, choice));
     let provisional = match place.as_ref().and_then(|place| remembered_as(place.choice.target, place.key)) {
@@ -128,7 +136,8 @@ pub fn begin(
     }
 }
 
-/// The reserved server failed (refused, timed out): shun it if `shun`, give its place back, choose the next.
+/// The reserved server failed (refused, timed out): shun it if `shun`, give its place back, choose the next, of those
+/// that the visit began with.
 #[allow(clippy::too_many_arguments)]
 pub fn fail(
     region: &Region,
@@ -136,13 +145,14 @@ pub fn fail(
     terms: &Terms,
     client: (ClientAddress, ClientRef),
     verdicts: Verdicts,
+    among: Option<&ServerSet>,
     failed: Reservation,
     shun: bool,
     now: Moment,
 ) -> Option<Reservation> {
     let (address, record) = client;
     let servers = region.servers();
-    let context = VisitContext { region, terms, now };
+    let context = VisitContext { region, terms, among, now };
     let wall = clock::wall();
     let guard = region.lock(worker);
     let remembered = match servers.resolve(failed.remembered) {
@@ -247,6 +257,7 @@ fn remembered_as(target: Target, key: ServerKey) -> Option<ServerKey> {
 pub(super) struct VisitContext<'a> {
     pub(super) region: &'a Region,
     pub(super) terms: &'a Terms,
+    pub(super) among: Option<&'a ServerSet>,
     pub(super) now: Moment,
 }
 
@@ -254,6 +265,7 @@ pub(super) struct VisitContext<'a> {
 struct Reserved {
     choice: Choice,
     address: RawAddress,
+    tls: u64,
     key: ServerKey,
     probe: Option<Moment>,
 }
@@ -272,7 +284,7 @@ impl VisitContext<'_> {
         if let Some(until) = probe {
             row.probe(worker, until);
         }
-        Some(Reserved { choice, address, key, probe })
+        Some(Reserved { choice, address, tls: row.tls(), key, probe })
     }
 }
 
@@ -291,6 +303,10 @@ impl ServerTable for VisitContext<'_> {
     fn load(&self, target: Target) -> u32 {
         self.region.ledger().load(target)
     }
+
+    fn among(&self) -> Option<&ServerSet> {
+        self.among
+    }
 }
 
 impl Reserved {
@@ -298,6 +314,7 @@ impl Reserved {
         Reservation {
             target: self.choice.target,
             address: self.address.into(),
+            tls: self.tls,
             failover: self.choice.failover,
             key: self.key,
             remembered,
@@ -325,7 +342,16 @@ mod tests {
 
     fn definition(port: u16) -> Definition {
         let address = Some(SocketAddress::Inet(([127, 0, 0, 1], port).into()));
-        Definition { address, soft: 0, hard: 0, weight: 0, prio: 0, acl: AclId::default(), drain: Drain::No }
+        Definition {
+            address,
+            soft: 0,
+            hard: 0,
+            weight: 0,
+            prio: 0,
+            acl: AclId::default(),
+            drain: Drain::No,
+            tls: 0,
+        }
     }
 
     fn region(servers: &[Definition]) -> Region {
@@ -352,7 +378,7 @@ mod tests {
     }
 
     fn come(region: &Region, terms: &Terms, number: u8, now: Moment) -> Visit {
-        begin(region, WORKER, terms, address(number), Verdicts::ALL, now)
+        begin(region, WORKER, terms, address(number), Verdicts::ALL, None, now)
     }
 
     fn target(visit: &Visit) -> Option<Target> {
@@ -372,7 +398,7 @@ mod tests {
     fn failed(region: &Region, terms: &Terms, number: u8, visit: Visit, now: Moment) -> Visit {
         let client = (address(number), visit.client);
         let reservation =
-            fail(region, WORKER, terms, client, Verdicts::ALL, visit.reservation.unwrap(), true, now);
+            fail(region, WORKER, terms, client, Verdicts::ALL, None, visit.reservation.unwrap(), true, now);
         Visit { client: visit.client, reservation }
     }
 
@@ -476,7 +502,7 @@ mod tests {
         let (region, terms) = (region(&[definition(80)]), terms());
         failed(&region, &terms, 1, come(&region, &terms, 1, NOW), NOW);
         let later = NOW.plus(terms.blacklist);
-        std::mem::forget(begin(&region, OTHER, &terms, address(2), Verdicts::ALL, later));
+        std::mem::forget(begin(&region, OTHER, &terms, address(2), Verdicts::ALL, None, later));
         region.reclaim(WORKER);
         assert_eq!(target(&come(&region, &terms, 3, later)), None, "another's death");
         region.reclaim(OTHER);
@@ -491,8 +517,17 @@ mod tests {
         let reservation = visit.reservation.unwrap();
         established(&region, WORKER, &terms, visit.client, &reservation, NOW);
         assert_eq!(target(&come(&region, &terms, 2, NOW)), None);
-        let again =
-            fail(&region, WORKER, &terms, (address(1), visit.client), Verdicts::ALL, reservation, true, NOW);
+        let again = fail(
+            &region,
+            WORKER,
+            &terms,
+            (address(1), visit.client),
+            Verdicts::ALL,
+            None,
+            reservation,
+            true,
+            NOW,
+        );
         assert!(again.is_none());
         assert_eq!(
             target(&come(&region, &terms, 2, NOW.plus(Seconds(3599)))),
@@ -520,7 +555,7 @@ mod tests {
         let limited = Definition { soft: 2, hard: 3, ..definition(80) };
         let (region, terms) = (region(&[limited]), terms());
         let first = come(&region, &terms, 1, NOW);
-        let second = begin(&region, OTHER, &terms, address(2), Verdicts::ALL, NOW);
+        let second = begin(&region, OTHER, &terms, address(2), Verdicts::ALL, None, NOW);
         assert_eq!(target(&second), Some(server(0)));
         assert_eq!(target(&come(&region, &terms, 3, NOW)), None, "the soft limit");
         let known = come(&region, &terms, 1, NOW);
@@ -619,6 +654,49 @@ mod tests {
         assert_eq!(region.clients().view(visit.client.id).unwrap().connects, 1);
     }
 
+    /// Where a client of some of the servers is served.
+    fn among(region: &Region, terms: &Terms, number: u8, set: &ServerSet) -> Target {
+        let visit = begin(region, WORKER, terms, address(number), Verdicts::ALL, Some(set), NOW);
+        let reservation = visit.reservation.unwrap();
+        established(region, WORKER, terms, visit.client, &reservation, NOW);
+        let target = reservation.target;
+        give_back(region, WORKER, reservation);
+        target
+    }
+
+    #[test]
+    fn those_that_are_served_elsewhere_do_not_move_the_round_robin_of_a_set() {
+        let region = region(&[80, 81, 82, 83, 84].map(definition));
+        let terms = Terms { rules: Rules { roundrobin: true, ..terms().rules }, ..terms() };
+        let sets = [ServerSet::new([0, 1], 1), ServerSet::new([1, 2, 4], 2), ServerSet::new([3], 0)];
+        let served_by: Vec<[u32; 4]> = (0..6)
+            .map(|_| {
+                let [a, b, c] = sets.each_ref().map(|set| among(&region, &terms, 1, set));
+                [a, b, c, served(&region, &terms, 1, NOW)].map(|target| target.row() as u32)
+            })
+            .collect();
+        let expected = [[1, 1, 3, 1], [0, 2, 3, 2], [1, 4, 3, 3], [0, 1, 3, 4], [1, 2, 3, 0], [0, 4, 3, 1]];
+        assert_eq!(served_by, expected);
+    }
+
+    #[test]
+    fn a_client_whose_last_server_is_for_others_is_a_new_one() {
+        let (region, terms) = (region(&[80, 81, 82, 83].map(definition)), terms());
+        let set = ServerSet::new([2, 3], 1);
+        assert_eq!(served(&region, &terms, 1, NOW), server(1));
+        let come = || begin(&region, WORKER, &terms, address(1), Verdicts::ALL, Some(&set), NOW);
+        let visits: Vec<Visit> = (0..3).map(|_| come()).collect();
+        assert!(visits.iter().all(|visit| target(visit) == Some(server(2))), "all at once, to one server");
+        let mut visits = visits.into_iter();
+        let first = visits.next().unwrap();
+        let who = (address(1), first.client);
+        let place = first.reservation.unwrap();
+        let next = fail(&region, WORKER, &terms, who, Verdicts::ALL, Some(&set), place, true, NOW).unwrap();
+        assert_eq!(next.target, server(3));
+        let place = fail(&region, WORKER, &terms, who, Verdicts::ALL, Some(&set), next, true, NOW);
+        assert!(place.is_none(), "there are no more of them");
+    }
+
     #[test]
     fn a_drained_servers_clients_stay_until_they_are_forgotten() {
         let terms = Terms { tracking: Seconds(60), ..terms() };
@@ -646,6 +724,14 @@ mod tests {
         let region = region(&[unix.clone()]);
         let visit = come(&region, &terms(), 1, NOW);
         assert_eq!(Some(visit.reservation.unwrap().address), unix.address);
+    }
+
+    #[test]
+    fn a_place_says_how_its_server_is_spoken_to() {
+        let region = region(&[Definition { tls: 7, ..definition(80) }, definition(81)]);
+        let ways: Vec<u64> =
+            [1, 2].map(|client| come(&region, &terms(), client, NOW).reservation.unwrap().tls).into();
+        assert_eq!(ways, [0, 7]);
     }
 
     /// What can happen, to random visits, at random times.
@@ -709,7 +795,7 @@ mod tests {
                 match event {
                     Event::Come { worker, client } => {
                         let worker = WorkerId(worker);
-                        let visit = begin(&region, worker, &terms, address(client), Verdicts::ALL, now);
+                        let visit = begin(&region, worker, &terms, address(client), Verdicts::ALL, None, now);
                         let under_way = |it| UnderWay(worker, client, visit.client, it, false);
                         visits.extend(visit.reservation.map(under_way));
                     }
@@ -722,7 +808,7 @@ mod tests {
                     Event::Fail(at) => match pick(at, &mut visits) {
                         Some(UnderWay(worker, client, record, place, false)) => {
                             let who = (address(client), record);
-                            let next = fail(&region, worker, &terms, who, Verdicts::ALL, place, true, now);
+                            let next = fail(&region, worker, &terms, who, Verdicts::ALL, None, place, true, now);
                             visits.extend(next.map(|it| UnderWay(worker, client, record, it, false)));
                         }
                         other => visits.extend(other),

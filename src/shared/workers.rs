@@ -27,12 +27,34 @@ pub struct WorkerView {
     pub connections: u32,
     /// Connects under way now.
     pub pending: u32,
+    /// Handshakes with clients since pen started, by all that had this place.
+    pub handshakes: Handshakes,
     /// The generation of the settings that it uses.
     pub settings: u64,
     /// It accepts connections.
     pub ready: bool,
     /// It accepts nobody any more and ends with its last connection.
     pub draining: bool,
+}
+
+/// How handshakes of TLS with clients ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Handshakes {
+    /// Well, with a new session.
+    pub full: u64,
+    /// Well, with an earlier session.
+    pub resumed: u64,
+    /// Otherwise.
+    pub failed: u64,
+}
+
+/// How a handshake ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // as in [`Handshakes`]
+pub enum Handshake {
+    Full,
+    Resumed,
+    Failed,
 }
 
 /// Values of a row's `ready`; 0 = it is starting, or there is none.
@@ -48,6 +70,10 @@ pub(super) struct WorkerRow {
     started: AtomicU64,
     accepted: AtomicU64,
     settings: AtomicU64,
+    /// [`Handshakes`].
+    full: AtomicU64,
+    resumed: AtomicU64,
+    failed: AtomicU64,
     connections: AtomicU32,
     pending: AtomicU32,
     /// Connection slots that it has.
@@ -151,6 +177,11 @@ impl<'a> Workers<'a> {
             accepted: large(|row| &row.accepted),
             connections: small(|row| &row.connections),
             pending: small(|row| &row.pending),
+            handshakes: Handshakes {
+                full: large(|row| &row.full),
+                resumed: large(|row| &row.resumed),
+                failed: large(|row| &row.failed),
+            },
             settings: large(|row| &row.settings),
             ready: small(|row| &row.ready) == READY,
             draining: small(|row| &row.ready) == DRAINING,
@@ -191,6 +222,18 @@ impl<'a> Workers<'a> {
             self.mark_used(worker);
             row.accepted.store(row.accepted.load(Relaxed).wrapping_add(1), Relaxed);
             up(&row.connections);
+        }
+    }
+
+    /// The worker itself: a handshake with a client has ended.
+    pub fn shook_hands(&self, worker: WorkerId, how: Handshake) {
+        if let Some(row) = self.row(worker) {
+            let counter = match how {
+                Handshake::Full => &row.full,
+                Handshake::Resumed => &row.resumed,
+                Handshake::Failed => &row.failed,
+            };
+            counter.store(counter.load(Relaxed).wrapping_add(1), Relaxed);
         }
     }
 
@@ -279,6 +322,9 @@ mod tests {
         workers.opened(worker);
         workers.closed(worker);
         workers.connecting(worker, true);
+        for how in [Handshake::Full, Handshake::Full, Handshake::Resumed, Handshake::Failed] {
+            workers.shook_hands(worker, how);
+        }
         workers.set_ready(worker);
         workers.set_settings(worker, 9);
         workers.beat(worker, Moment(6));
@@ -291,6 +337,7 @@ mod tests {
             accepted: 2,
             connections: 1,
             pending: 1,
+            handshakes: Handshakes { full: 2, resumed: 1, failed: 1 },
             settings: 9,
             ready: true,
             draining: false,

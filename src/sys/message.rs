@@ -12,7 +12,7 @@ use nix::sys::socket::{
 };
 
 /// Most descriptors that one message carries.
-pub const MOST_DESCRIPTORS: usize = 4;
+pub const MOST_DESCRIPTORS: usize = 5;
 
 /// Two connected ends, non-blocking and close-on-exec. Messages keep their borders.
 ///

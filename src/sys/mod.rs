@@ -1,4 +1,4 @@
-//! The kernel, made safe. The only home of nix, libc, signal-hook, memmap2 and maxminddb, and (with
+//! The kernel, made safe. The only home of nix, libc, signal-hook, memmap2, maxminddb and openssl, and (with
 //! `shared/region.rs`) of `unsafe`.
 
 pub mod clock;
@@ -17,4 +17,5 @@ pub mod sealed;
 pub mod signal;
 pub mod socket;
 pub mod textfile;
+pub mod tls;
 pub mod wait;

@@ -267,6 +267,14 @@ pub fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<usize> {
     Ok(ns::recv(socket.as_raw_fd(), into, MsgFlags::empty())?)
 }
 
+/// Reads what is there without taking it; 0 is the end of the stream.
+///
+/// # Errors
+/// As [`receive`].
+pub fn peek(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<usize> {
+    Ok(ns::recv(socket.as_raw_fd(), into, MsgFlags::MSG_PEEK)?)
+}
+
 /// Writes as much as the socket takes, without SIGPIPE.
 ///
 /// # Errors

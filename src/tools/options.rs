@@ -50,6 +50,9 @@ pub enum Effect {
     TurnOn(Switch),
     AbuseServer,
     Blacklist,
+    CaDirectory,
+    CaFile,
+    Certificate,
     Check,
     ClientsMax,
     Command,
@@ -63,11 +66,13 @@ pub enum Effect {
     Forgetful,
     Help,
     Jail,
+    Key,
     ListenQueue,
     Log,
     MultiAccept,
     Pidfile,
     Protocol,
+    RequireCertificate,
     Timeout,
     Tracking,
     User,
@@ -99,7 +104,6 @@ const fn long_only(
     PenOption { letter: None, also: None, long, value, help, kind: Kind::Works(effect) }
 }
 
-const TLS: Kind = Kind::NotBuilt("TLS");
 const EVENTS: Kind = Kind::Obsolete("events come from epoll");
 
 /// All options, in the order of `--help`.
@@ -107,12 +111,20 @@ pub static OPTIONS: &[PenOption] = {
     use Effect::*;
     use Kind::*;
     &[
+        with('A', "ca-directory", "DIRECTORY", "Like -G, with a file for each of them", Works(CaDirectory)),
         flag('a', "ascii", "Dump data as text (with -ddd)", Works(TurnOn(Switch::Ascii))),
         with('B', "abuse-server", "SERVER", "Where clients go that client_acl refuses", Works(AbuseServer)),
         with('b', "blacklist", "SECONDS", "Leave a failed server out for this long [30]", Works(Blacklist)),
         with('C', "control", "ADDRESS", "Listen for penctl(1) there", Works(Control)),
         with('c', "clients", "CLIENTS", "How many clients to remember [2048]", Works(ClientsMax)),
         flag('d', "debug", "Tell more; up to three times", Works(Debug)),
+        with(
+            'E',
+            "certificate",
+            "FILE",
+            "Speak TLS with clients; FILE has the certificates",
+            Works(Certificate),
+        ),
         with(
             'e',
             "emergency-server",
@@ -122,8 +134,10 @@ pub static OPTIONS: &[PenOption] = {
         ),
         with('F', "config", "FILE", "Read commands from FILE, now and on SIGHUP", Works(Config)),
         flag('f', "foreground", "Stay in the foreground", Works(Foreground)),
+        with('G', "ca-file", "FILE", "The authorities for the certificates of clients", Works(CaFile)),
         flag('h', "hash", "Let the client's address decide", Works(TurnOn(Switch::Hash))),
         with('j', "jail", "DIRECTORY", "Change the root directory", Works(Jail)),
+        with('K', "key", "FILE", "The key, if it is not in the file of -E", Works(Key)),
         with('l', "log", "LOG", "Log requests to a file or to HOST:PORT", Works(Log)),
         with('m', "multi-accept", "ACCEPTS", "Accept at most so many at once [100]", Works(MultiAccept)),
         flag('N', "no-tracking", "Like -h, and remember no client's server", Works(Forgetful)),
@@ -133,6 +147,12 @@ pub static OPTIONS: &[PenOption] = {
         },
         with('p', "pidfile", "FILE", "Write the process id to FILE", Works(Pidfile)),
         with('q', "listen-queue", "BACKLOG", "So many may wait to be accepted [500]", Works(ListenQueue)),
+        flag(
+            'R',
+            "require-certificate",
+            "Clients must have a certificate (see -G)",
+            Works(RequireCertificate),
+        ),
         flag('r', "roundrobin", "Treat every client as new", Works(TurnOn(Switch::Roundrobin))),
         flag('s', "stubborn", "No fail-over", Works(TurnOn(Switch::Stubborn))),
         with('T', "tracking", "SECONDS", "Remember clients for this long [0: for ever]", Works(Tracking)),
@@ -151,16 +171,11 @@ pub static OPTIONS: &[PenOption] = {
         flag('P', "poll", "", EVENTS),
         flag('Q', "kqueue", "", EVENTS),
         with('S', "servers", "NUMBER", "", Obsolete("the number of servers needs no announcement")),
-        with('A', "ca-directory", "DIRECTORY", "", TLS),
-        with('E', "certificate", "FILE", "", TLS),
-        with('G', "ca-file", "FILE", "", TLS),
+        with('L', "protocol", "PROTOCOL", "ssl_min_version says which TLS is spoken", Works(Protocol)),
+        flag('Z', "ssl-compatibility", "", Obsolete("TLS works around the mistakes of clients by itself")),
         flag('H', "http", "", NotBuilt("forwarding headers")),
         with('i', "install", "NAME", "", Refused("Windows only")),
-        with('K', "key", "FILE", "", TLS),
-        with('L', "protocol", "PROTOCOL", "TLS", Works(Protocol)),
-        flag('R', "require-certificate", "", TLS),
         flag('U', "udp", "", NotBuilt("UDP")),
-        flag('Z', "ssl-compatibility", "", TLS),
     ]
 };
 
@@ -173,10 +188,10 @@ impl PenOption {
     /// Where `--help` lists it.
     fn heading(&self) -> Option<&'static str> {
         match self.kind {
-            Kind::Works(Effect::Protocol) | Kind::NotBuilt(_) | Kind::Refused(_) => {
-                Some("Not in this version")
+            Kind::NotBuilt(_) | Kind::Refused(_) => Some("Not in this version"),
+            Kind::Obsolete(_) | Kind::Works(Effect::Protocol) => {
+                Some("Accepted for old scripts, without effect")
             }
-            Kind::Obsolete(_) => Some("Accepted for old scripts, without effect"),
             Kind::Works(_) => None,
         }
     }

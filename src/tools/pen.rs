@@ -18,6 +18,7 @@ use crate::model::ids::{MAX_CLIENTS, MAX_CONNECTIONS, MAX_SERVERS, MAX_WORKERS};
 use crate::model::number::{self, LARGEST};
 use crate::model::settings::{Launch, Settings, file_name};
 use crate::model::time::Seconds;
+use crate::model::tls::VerifyClient;
 use crate::process::{complain, startup};
 use crate::sys::reason::words;
 use crate::sys::signal::{self, Signal};
@@ -158,6 +159,9 @@ impl Assembly<'_> {
             }
             Effect::AbuseServer => self.settings().abuse = Some(parsed(name, value)?),
             Effect::Blacklist => self.settings().blacklist = Seconds(count(name, value, 0, LARGEST)?),
+            Effect::CaDirectory => self.settings().tls.ca_path = Some(file(name, value)?),
+            Effect::CaFile => self.settings().tls.ca_file = Some(file(name, value)?),
+            Effect::Certificate => self.settings().tls.certificate = Some(file(name, value)?),
             Effect::Check => self.launch.check = true,
             Effect::ClientsMax => self.clients_max(name, value)?,
             Effect::Command => {
@@ -178,6 +182,7 @@ impl Assembly<'_> {
             // These two have been answered before anything else is done.
             Effect::Help | Effect::Version => {}
             Effect::Jail => self.launch.jail = Some(path(name, value)?),
+            Effect::Key => self.settings().tls.key = Some(file(name, value)?),
             Effect::ListenQueue => {
                 self.settings().listen_queue = self.raised(name, value, "listen_queue", 50)?;
             }
@@ -186,20 +191,12 @@ impl Assembly<'_> {
                 self.settings().multi_accept = self.raised(name, value, "multi_accept", 1)?;
             }
             Effect::Pidfile => self.launch.pidfile = Some(path(name, value)?),
-            Effect::Protocol => {
-                return Err(match text(name, value)? {
-                    "ssl23" | "ssl2" | "ssl3" | "tls1" => not_available(name, "TLS"),
-                    other => format!("protocol version {other} not known"),
-                });
-            }
+            Effect::Protocol => self.protocol(name, text(name, value)?)?,
+            Effect::RequireCertificate => self.settings().tls.verify_client = VerifyClient::Require,
             Effect::Timeout => self.settings().timeout = Seconds(count(name, value, 1, LARGEST)?),
             Effect::Tracking => self.settings().tracking = Seconds(count(name, value, 0, LARGEST)?),
             Effect::User => self.launch.user = Some(text(name, value)?.to_owned()),
-            // Settings travel to the workers as text.
-            Effect::WebStats => {
-                let file = file_name(text(name, value)?).map_err(|error| format!("{name}: {error}"))?;
-                self.settings().web_stats = Some(file);
-            }
+            Effect::WebStats => self.settings().web_stats = Some(file(name, value)?),
             Effect::Workers => self.settings().workers = Some(count(name, value, 1, MAX_WORKERS)?),
         }
         Ok(())
@@ -229,6 +226,18 @@ impl Assembly<'_> {
             return Ok(());
         }
         self.settings().conn_max = count(name, value, 1, MAX_CONNECTIONS)?;
+        Ok(())
+    }
+
+    /// The classic never took it for more than what not to speak, of what is no longer spoken anyway.
+    fn protocol(&mut self, name: &str, given: &str) -> Result<(), String> {
+        match given {
+            "ssl23" => {}
+            "ssl2" | "ssl3" | "tls1" => self.notice(format!(
+                "{name} {given} has no effect: TLS 1.2 or newer is used; the command ssl_min_version sets another floor"
+            )),
+            other => return Err(format!("protocol version {other} not known")),
+        }
         Ok(())
     }
 
@@ -279,8 +288,11 @@ impl Assembly<'_> {
                 }
             };
             match self.settings().servers.get_mut(number) {
-                // The list of a place is the file's to say: an operand has no word for it.
-                Some(place) => *place = ServerSpec { acl: place.acl, ..server },
+                // These are the file's to say: an operand has no word for them.
+                Some(place) => {
+                    let (sni, tls) = (std::mem::take(&mut place.sni), place.tls.take());
+                    *place = ServerSpec { acl: place.acl, sni, tls, ..server };
+                }
                 None => self.settings().servers.push(server),
             }
         }
@@ -303,15 +315,16 @@ impl Assembly<'_> {
                 _ => self.notices.push(warning.to_string()),
             }
         }
-        if reading.settings.weights_are_missing() {
-            self.notices.push(Warning::Weightless.to_string());
-        }
+        self.notices.extend(reading.settings.remarks().iter().map(ToString::to_string));
         for action in reading.actions {
             match action {
                 Action::Shun(server, length) => self.launch.shunned.push((server, length)),
+                // They are read in any case.
+                Action::Restaple => {}
                 Action::Include(_) | Action::Operate(_) => unreachable!("the reader leaves none of these"),
             }
         }
+        self.launch.places = reading.places;
         Request {
             launch: self.launch,
             settings: reading.settings,
@@ -347,6 +360,11 @@ fn path(name: &str, value: &OsStr) -> Result<PathBuf, String> {
     }
 }
 
+/// A file that the settings name: they travel to the workers as text.
+fn file(name: &str, value: &OsStr) -> Result<PathBuf, String> {
+    file_name(text(name, value)?).map_err(|error| format!("{name}: {error}"))
+}
+
 fn count(name: &str, value: &OsStr, min: u32, max: u32) -> Result<u32, String> {
     number::unsigned(name, text(name, value)?, min..=max).map_err(|error| error.to_string())
 }
@@ -361,8 +379,10 @@ mod tests {
 
     use super::*;
     use crate::model::address::Drain;
+    use crate::model::config::Places;
     use crate::model::ids::ServerId;
     use crate::model::settings::LogDestination;
+    use crate::model::tls::{ServerTls, Trust};
 
     fn words_of(line: &str) -> Vec<OsString> {
         line.split(' ').filter(|word| !word.is_empty()).map(|word| word.replace('_', " ").into()).collect()
@@ -405,7 +425,13 @@ mod tests {
     fn every_working_option_changes_what_it_names_and_nothing_else() {
         let plain = settings("L:80 a");
         type Change = fn(&mut Settings);
-        let cases: [(&str, Change); 21] = [
+        let cases: [(&str, Change); 27] = [
+            ("-E c -A a", |s| (s.tls.certificate, s.tls.ca_path) = (Some("c".into()), Some("a".into()))),
+            ("-E c", |s| s.tls.certificate = Some("c".into())),
+            ("-E c -G g", |s| (s.tls.certificate, s.tls.ca_file) = (Some("c".into()), Some("g".into()))),
+            ("-E c -K k", |s| (s.tls.certificate, s.tls.key) = (Some("c".into()), Some("k".into()))),
+            ("-L ssl23", |_| {}),
+            ("-R", |s| s.tls.verify_client = VerifyClient::Require),
             ("-a", |s| s.ascii = true),
             ("-B b:1", |s| s.abuse = Some("b:1".parse().unwrap())),
             ("-b 31", |s| s.blacklist = Seconds(31)),
@@ -451,6 +477,7 @@ mod tests {
             exit_enabled: true,
             operand: Some("L:80".parse().unwrap()),
             arguments: line.split(' ').map(str::to_owned).collect(),
+            places: Places::default(),
             shunned: vec![],
         };
         assert_eq!(launch, expected);
@@ -605,7 +632,7 @@ mod tests {
 
     #[test]
     fn obsolete_options_say_so_once_and_change_nothing() {
-        let request = request("-D -D -Q -n -S 5 -S x -P L:80 a", &[]);
+        let request = request("-D -D -Q -n -S 5 -S x -P -ZZ L:80 a", &[]);
         assert_eq!(
             request.notices,
             [
@@ -614,6 +641,7 @@ mod tests {
                 "-n has no effect: sockets never block",
                 "-S has no effect: the number of servers needs no announcement",
                 "-P has no effect: events come from epoll",
+                "-Z has no effect: TLS works around the mistakes of clients by itself",
             ]
         );
         assert_eq!((request.settings, request.problems), (settings("L:80 a"), vec![]));
@@ -628,11 +656,43 @@ mod tests {
                 assert!(all.len() == 1 && all[0].starts_with(&option.name()), "{all:?}");
             }
         }
+    }
+
+    #[test]
+    fn old_protocols_are_not_spoken_again_for_an_option() {
         assert_eq!(problems("-L foo L:80 a"), ["protocol version foo not known"]);
-        for protocol in ["ssl23", "ssl2", "ssl3", "tls1"] {
-            let expected = "-L is not available in this version: it lacks TLS";
-            assert_eq!(problems(&format!("-L {protocol} L:80 a")), [expected]);
+        let plain = settings("-L ssl23 -E c L:80 a");
+        for protocol in ["ssl2", "ssl3", "tls1"] {
+            let request = request(&format!("-L {protocol} -E c L:80 a"), &[]);
+            let expected = format!(
+                "-L {protocol} has no effect: TLS 1.2 or newer is used; the command ssl_min_version sets another floor"
+            );
+            assert_eq!((request.notices, request.problems), (vec![expected], vec![]));
+            assert_eq!(request.settings, plain);
         }
+    }
+
+    #[test]
+    fn options_of_tls_that_need_another_say_so() {
+        let key = request("-K k L:80 a", &[]);
+        assert_eq!(key.notices, ["ssl_key has no effect without ssl_certificate (-E)"]);
+        assert_eq!((key.problems, key.settings.tls.key), (vec![], Some("k".into())));
+        let require = problems("-E c -R L:80 a");
+        assert!(require.len() == 1 && require[0].contains("ssl_ca_file (-G)"), "{require:?}");
+        assert_eq!(problems("-E c -R -G g L:80 a"), [""; 0]);
+        let both = request("-E c -F F L:80 a", &[("F", "ssl_passthrough sni")]).problems;
+        assert!(both.len() == 1 && both[0].contains("-E"), "{both:?}");
+    }
+
+    #[test]
+    fn operands_keep_what_the_file_says_of_tls_with_their_places() {
+        let file = "server 0 sni none\nserver 1 sni www.example.com tls verify none address x";
+        let request = request("-F F L:80 a b", &[("F", file)]);
+        assert_eq!(servers(&request.settings), ["a", "b"]);
+        let second = &request.settings.servers[1];
+        assert_eq!(second.sni, ["www.example.com".parse().unwrap()]);
+        assert_eq!(second.tls, Some(ServerTls { trust: Trust::Nobody, name: None }));
+        assert_eq!(request.settings.servers[0], "a".parse().unwrap());
     }
 
     #[test]
@@ -657,7 +717,7 @@ mod tests {
             let request = read(vec![option.into(), odd(), "80".into(), "a".into()]);
             assert_eq!(request.problems, [""; 0], "{option}");
         }
-        for option in ["-l", "-w", "-u", "-e", "-O", "-b", "-x", "-L"] {
+        for option in ["-l", "-w", "-u", "-e", "-O", "-b", "-x", "-L", "-E", "-K", "-G", "-A"] {
             let request = read(vec![option.into(), odd(), "80".into(), "a".into()]);
             assert_eq!(request.problems, [format!("{option}: \"/a\u{fffd}\" is not UTF-8")]);
         }

@@ -100,7 +100,7 @@ fn what_cannot_be_opened_changes_nothing() {
         "no acl".to_owned(),
         "source".to_owned(),
         "idlers 3".to_owned(),
-        "ssl_ocsp_response".to_owned(),
+        "ssl_min_version 1".to_owned(),
         "drain 7".to_owned(),
         "acl 1 permit country SE".to_owned(),
         "include /no/such/file".to_owned(),

@@ -491,7 +491,7 @@ fn check_tells_of_too_few_descriptors() {
     };
     let some = check("--nofile=64:64");
     assert_eq!(some.code(), 0, "{some:?}");
-    assert!(some.stderr.contains("may have 64 descriptors, enough for 24 connections"), "{some:?}");
+    assert!(some.stderr.contains("may have 64 descriptors, enough for 23 connections"), "{some:?}");
     let none = check("--nofile=12:12");
     assert_eq!(none.code(), 1, "{none:?}");
     assert!(none.stderr.contains("to serve a single connection"), "{none:?}");

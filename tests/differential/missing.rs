@@ -57,23 +57,6 @@ pub static MISSING: &[Missing] = &[
         probes: &[Options(&["-H"]), Command("http")],
     },
     Missing {
-        name: "not_in_this_version_tls",
-        capability: None,
-        cases: &["129", "130", "131", "132", "133", "134"],
-        probes: &[
-            Options(&["-E", "cert.pem"]),
-            Options(&["-K", "key.pem"]),
-            Options(&["-G", "ca.pem"]),
-            Options(&["-A", "ca"]),
-            Options(&["-R"]),
-            Options(&["-Z"]),
-            Command("ssl_ciphers HIGH"),
-            Command("ssl_ocsp_response ocsp.der"),
-            Command("ssl_option no_sslv3"),
-            Command("ssl_sni_path certs"),
-        ],
-    },
-    Missing {
         name: "not_in_this_version_udp",
         capability: None,
         cases: &["135", "136", "137", "138", "139", "139b"],

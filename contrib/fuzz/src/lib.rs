@@ -13,9 +13,11 @@ use pen::model::apply::MAX_DEBUG;
 use pen::model::command::Command;
 use pen::model::config;
 use pen::model::ids::{MAX_CLIENTS, MAX_CONNECTIONS, MAX_SERVERS, MAX_WORKERS};
+use pen::model::server_name::{NameIndex, NamePattern};
 use pen::model::settings::{LogDestination, Settings};
 use pen::net::control::request::{LARGEST_BATCH, LONGEST_LINE, Verdict};
 use pen::net::control::{Request, RequestReader};
+use pen::policy::client_hello::{self, Hello};
 
 /// More lines than this say nothing new, and take time.
 const MOST_LINES: usize = 32;
@@ -166,6 +168,47 @@ fn check_pause(stream: &[u8]) {
             None => assert!(reader.end().is_some()),
         }
     }
+}
+
+/// The first bytes of a client, as if they came in pieces, and in other records.
+pub fn client_hello(input: &[u8]) {
+    let whole = client_hello::parse(input);
+    for step in 0..64 {
+        let sooner = client_hello::parse(&input[..input.len() * step / 64]);
+        assert!(sooner == Hello::Incomplete || sooner == whole, "{sooner:?}, then {whole:?}");
+    }
+    assert!(whole != Hello::Incomplete || input.len() < client_hello::LONGEST);
+    if matches!(whole, Hello::Name(_) | Hello::NoName) {
+        for size in [1, 2, 3, 5, 100, 1400] {
+            let stream = in_records(input, size);
+            let again = client_hello::parse(&stream);
+            assert!(again == whole || stream.len() > client_hello::LONGEST, "records of {size}: {again:?}");
+        }
+    }
+    if let Hello::Name(name) = &whole {
+        assert!(!name.is_empty() && name.len() < input.len());
+        let mut index = NameIndex::default();
+        if let Ok(pattern) = name.parse::<NamePattern>() {
+            index.add(&pattern, ());
+            assert_eq!(index.find(name).is_some(), !pattern.is_wildcard());
+        }
+        assert_eq!(NameIndex::<()>::default().find(name), None);
+    }
+}
+
+/// The handshake records at the beginning, what is in them in records of so many bytes.
+fn in_records(stream: &[u8], size: usize) -> Vec<u8> {
+    let (mut content, mut rest) = (Vec::new(), &stream[..stream.len().min(client_hello::LONGEST)]);
+    while let [22, 3, _, high, low, after @ ..] = rest {
+        let (fragment, after) = after.split_at(after.len().min(u16::from_be_bytes([*high, *low]).into()));
+        content.extend_from_slice(fragment);
+        rest = after;
+    }
+    let records = content.chunks(size).map(|fragment| {
+        let [high, low] = u16::try_from(fragment.len()).expect("short records").to_be_bytes();
+        [&[22, 3, 3, high, low], fragment].concat()
+    });
+    records.flatten().collect()
 }
 
 fn assert_is_one_line(message: &str) {

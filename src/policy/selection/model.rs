@@ -6,6 +6,7 @@ use super::{Rules, ServerTable, ServerView, Visitor};
 use crate::model::address::{ClientAddress, Drain};
 use crate::model::ids::{ServerId, Target};
 use crate::policy::blacklist::Standing;
+use crate::policy::routes::ServerSet;
 
 /// A server and its connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub(super) struct World {
     pub(super) servers: Vec<Server>,
     pub(super) emergency: Option<Server>,
     pub(super) abuse: Option<Server>,
+    /// Those that the visit is for; none: all of them.
+    pub(super) among: Option<ServerSet>,
 }
 
 impl World {
@@ -44,6 +47,10 @@ impl ServerTable for World {
     fn load(&self, target: Target) -> u32 {
         self.at(target).expect("only servers that exist are asked for their load").load
     }
+
+    fn among(&self) -> Option<&ServerSet> {
+        self.among.as_ref()
+    }
 }
 
 /// All that a visit tries, in order, if everything it tries fails; and where round robin stopped.
@@ -61,12 +68,13 @@ pub(super) fn itinerary(
         return (stops, cursor);
     }
 
-    let count = world.servers.len();
+    let members = members(world);
     let (first, cursor) = first_choice(rules, world, visitor, cursor);
     if let Some(first) = first {
-        let attempts = if rules.stubborn { 1 } else { count };
+        let attempts = if rules.stubborn { 1 } else { members.len() };
+        let first = members.iter().position(|member| *member == first).expect("the first is one of them");
         for step in 0..attempts {
-            let index = (first + step) % count;
+            let index = members[(first + step) % members.len()];
             if accepts(rules, world, visitor, index) {
                 stops.push(Target::Server(ServerId(index as u32)));
             }
@@ -76,6 +84,14 @@ pub(super) fn itinerary(
         stops.push(Target::Emergency);
     }
     (stops, cursor)
+}
+
+/// The visit knows of no others. There may be some that do not exist (any more).
+fn members(world: &World) -> Vec<usize> {
+    match &world.among {
+        None => (0..world.servers.len()).collect(),
+        Some(set) => set.members().iter().map(|number| *number as usize).collect(),
+    }
 }
 
 /// It can be connected to.
@@ -90,7 +106,9 @@ pub(super) fn available(server: &Server) -> bool {
 
 /// The checks of an attempt on a regular server.
 pub(super) fn accepts(rules: &Rules, world: &World, visitor: &Visitor, index: usize) -> bool {
-    let server = world.servers[index];
+    let Some(server) = world.servers.get(index).copied() else {
+        return false;
+    };
     let own = visitor.remembered == Some(ServerId(index as u32));
     let mut room = accepts_anybody(&server);
     if own && !rules.forgetful && up(&server) && server.load < server.view.hard {
@@ -117,38 +135,42 @@ fn first_choice(
     visitor: &Visitor,
     cursor: ServerId,
 ) -> (Option<usize>, ServerId) {
-    let count = world.servers.len();
-    if count == 0 {
+    let members = members(world);
+    if members.is_empty() {
         return (None, cursor);
     }
+    let there: Vec<usize> = members.iter().copied().filter(|index| *index < world.servers.len()).collect();
     if let Some(last) = visitor.remembered
         && !rules.roundrobin
         && !rules.forgetful
-        && (last.0 as usize) < count
+        && there.contains(&(last.0 as usize))
     {
         return (Some(last.0 as usize), cursor);
     }
     if rules.prio {
-        let mut ranked: Vec<usize> = (0..count).filter(|i| available(&world.servers[*i])).collect();
+        let mut ranked: Vec<usize> =
+            there.iter().copied().filter(|i| available(&world.servers[*i])).collect();
         ranked.sort_by_key(|i| (world.servers[*i].view.prio, *i));
         return (ranked.first().copied(), cursor);
     }
     if rules.weight {
         let mut weights: Vec<u64> = world.servers.iter().map(|server| server.view.weight.into()).collect();
-        if weights.iter().all(|weight| *weight == 0) {
-            weights = vec![1; count];
+        if there.iter().all(|index| weights[*index] == 0) {
+            weights.fill(1);
         }
         let takes_part = |i: &usize| weights[*i] != 0 && available(&world.servers[*i]);
-        let mut ranked: Vec<usize> = (0..count).filter(takes_part).collect();
+        let mut ranked: Vec<usize> = there.iter().copied().filter(takes_part).collect();
         ranked.sort_by_key(|i| (256 * u64::from(world.servers[*i].load) / weights[*i], *i));
         return (ranked.first().copied(), cursor);
     }
     if rules.hash || rules.forgetful {
-        return (Some((number(rules, visitor.address) % count as u64) as usize), cursor);
+        let position = number(rules, visitor.address) % members.len() as u64;
+        return (Some(members[position as usize]), cursor);
     }
+    let count = world.servers.len();
     for step in 1..=count {
         let index = (cursor.0 as usize + step) % count;
-        if available(&world.servers[index]) {
+        if there.contains(&index) && available(&world.servers[index]) {
             return (Some(index), ServerId(index as u32));
         }
     }

@@ -638,6 +638,21 @@ fn a_last_server_that_is_no_longer_there_makes_the_client_new() {
 }
 
 #[test]
+fn a_client_of_some_servers_fails_over_among_them_and_then_to_the_emergency_server() {
+    let mut pen = Balancer::new("", 5).emergency();
+    pen.world.among = Some(ServerSet::new([1, 3], 0));
+    assert_eq!(pen.clients(1..=4), "1 3 1 3");
+    pen.refusing = vec![server(3)];
+    assert_eq!(pen.clients([2]), "1", "to the first after the last");
+    pen.refusing.push(server(1));
+    assert_eq!(pen.clients([1, 2]), "E E", "though the others would take them");
+    pen.clients.insert([127, 0, 0, 9].into(), ServerId(0));
+    pen.world.servers[1].view.standing = Standing::Good;
+    pen.refusing.clear();
+    assert_eq!(pen.clients([9]), "1", "its last server is for others");
+}
+
+#[test]
 fn rules_are_those_of_the_settings() {
     let mut settings = Settings { client_acl: acl(4), ..Settings::default() };
     assert_eq!(Rules::from(&settings), Rules { client_acl: acl(4), ..rules("") });
@@ -661,6 +676,10 @@ impl ServerTable for Watched {
     fn view(&self, target: Target) -> Option<ServerView> {
         self.looks.set(self.looks.get() + 1);
         self.world.view(target)
+    }
+
+    fn among(&self) -> Option<&ServerSet> {
+        self.world.among()
     }
 
     fn load(&self, target: Target) -> u32 {
@@ -747,18 +766,22 @@ fn every_combination_of_flags_does_what_the_plain_model_does() {
                         servers: situation.clone(),
                         emergency: emergency.then(good),
                         abuse: abuse.then(good),
+                        among: None,
                     };
-                    assert_eq!(
-                        itinerary(&rules, &world, &visitor, ServerId(0)),
-                        model::itinerary(&rules, &world, &visitor, ServerId(0)),
-                        "{rules:?} {visitor:?} {world:?}"
-                    );
-                    compared += 1;
+                    for among in [None, Some(ServerSet::new([1, 2], 0)), Some(ServerSet::new([0, 3, 9], 0))] {
+                        let world = World { among, ..world.clone() };
+                        assert_eq!(
+                            itinerary(&rules, &world, &visitor, ServerId(0)),
+                            model::itinerary(&rules, &world, &visitor, ServerId(0)),
+                            "{rules:?} {visitor:?} {world:?}"
+                        );
+                        compared += 1;
+                    }
                 }
             }
         }
     }
-    assert_eq!(compared, 64 * 8 * 6 * 11);
+    assert_eq!(compared, 64 * 8 * 6 * 11 * 3);
 }
 
 prop_compose! {
@@ -784,7 +807,7 @@ prop_compose! {
         emergency in prop::option::of(any_server()),
         abuse in prop::option::of(any_server()),
     ) -> World {
-        World { servers, emergency, abuse }
+        World { servers, emergency, abuse, among: None }
     }
 }
 
@@ -809,13 +832,20 @@ prop_compose! {
     }
 }
 
+/// Those that a visit is for, some of which may be gone.
+fn any_set() -> impl Strategy<Value = Option<ServerSet>> {
+    let members = prop::collection::vec(0u32..10, 0..6);
+    prop::option::of(members.prop_map(|members| ServerSet::new(members, 0)))
+}
+
 fn any_cursor() -> impl Strategy<Value = ServerId> {
     (0u32..8).prop_map(ServerId)
 }
 
 /// The regular servers that a visit can be served by.
 fn admissible(rules: &Rules, world: &World, visitor: &Visitor) -> BTreeSet<u32> {
-    (0..world.servers()).filter(|n| model::accepts(rules, world, visitor, *n as usize)).collect()
+    let takes = |n: &u32| model::accepts(rules, world, visitor, *n as usize);
+    Numbers::new(world.among(), 0..world.servers()).filter(takes).collect()
 }
 
 fn regular_stops(stops: &[Target]) -> Vec<u32> {
@@ -832,7 +862,9 @@ proptest! {
     #[test]
     fn in_any_world_selection_does_what_the_plain_model_does(
         rules in any_rules(), world in any_world(), visitor in any_visitor(), cursor in any_cursor(),
+        among in any_set(),
     ) {
+        let world = World { among, ..world };
         let cursor = ServerId(cursor.0 % world.servers().max(1));
         let real = itinerary(&rules, &world, &visitor, cursor);
         prop_assert_eq!(&real, &model::itinerary(&rules, &world, &visitor, cursor));
@@ -842,11 +874,15 @@ proptest! {
     #[test]
     fn a_visit_only_goes_where_it_is_admitted_and_nowhere_twice(
         rules in any_rules(), world in any_world(), visitor in any_visitor(), cursor in any_cursor(),
+        among in any_set(),
     ) {
+        let world = World { among, ..world };
         let (stops, _) = itinerary(&rules, &world, &visitor, cursor);
         for stop in &stops {
             let Server { view, load } = world.at(*stop).unwrap();
             prop_assert!(view.usable && view.standing != Standing::Shunned);
+            let outside = |set: &ServerSet| matches!(stop, Target::Server(server) if !set.contains(*server));
+            prop_assert!(!world.among.as_ref().is_some_and(outside));
             let own = visitor.remembered.is_some_and(|last| *stop == Target::Server(last));
             let room = view.soft.max(if own { view.hard } else { 0 });
             prop_assert!(view.soft == 0 || load < room);
@@ -864,7 +900,9 @@ proptest! {
     #[test]
     fn nobody_is_given_up_before_every_server_that_would_take_it_was_tried(
         rules in any_rules(), world in any_world(), visitor in any_visitor(), cursor in any_cursor(),
+        among in any_set(),
     ) {
+        let world = World { among, ..world };
         let rules = Rules { stubborn: false, client_acl: acl(9), ..rules };
         let mut world = world;
         if rules.weight && !rules.prio {
@@ -927,6 +965,56 @@ proptest! {
             landed[pen.connect(ClientAddress::Inet(ip.into(), 1)).parse::<usize>().unwrap()] += 1;
         }
         prop_assert_eq!(landed, vec![turns; count as usize]);
+    }
+
+    #[test]
+    fn among_some_servers_it_is_as_if_there_were_no_others(
+        rules in any_rules(), world in any_world(), visitor in any_visitor(),
+        members in prop::collection::vec(0u32..8, 1..6), cursor in any_cursor(),
+    ) {
+        let there = members.into_iter().filter_map(|number| number.checked_rem(world.servers()));
+        let set = ServerSet::new(there, 0);
+        if set.members().is_empty() {
+            return Ok(());
+        }
+        let numbers = set.members().to_vec();
+        let position = |server: ServerId| numbers.iter().position(|number| *number == server.0);
+        // The same servers alone, by other numbers; round robin goes on from the last one before the cursor.
+        let servers = numbers.iter().map(|number| world.servers[*number as usize]).collect();
+        let alone = World { servers, ..world.clone() };
+        let stranger = visitor.remembered.is_some_and(|last| position(last).is_none());
+        let remembered = visitor.remembered.and_then(position).map(|position| ServerId(position as u32));
+        let visitor = Visitor { remembered: visitor.remembered.filter(|_| !stranger), ..visitor };
+        let before = numbers.iter().filter(|number| **number <= cursor.0).count();
+        let last = ServerId((before + numbers.len() - 1) as u32 % numbers.len() as u32);
+        let (stops, _) = itinerary(&rules, &World { among: Some(set), ..world }, &visitor, cursor);
+        let (expected, _) = itinerary(&rules, &alone, &Visitor { remembered, ..visitor }, last);
+        let expected: Vec<Target> = expected.into_iter().map(|stop| match stop {
+            Target::Server(at) => server(numbers[at.0 as usize]),
+            other => other,
+        }).collect();
+        prop_assert_eq!(stops, expected);
+    }
+
+    #[test]
+    fn every_server_of_a_set_gets_its_share(
+        count in 1u32..40, members in prop::collection::vec(0u32..40, 1..8), start in 0u32..40,
+        flags in prop::sample::select(vec!["", "r", "h", "hr", "N", "W", "Wr"]),
+    ) {
+        let set = ServerSet::new(members.into_iter().map(|number| number % count), 0);
+        let size = set.members().len();
+        let mut pen = Balancer::new(flags, count as usize).held();
+        pen.world.among = Some(set.clone());
+        pen.cursor = ServerId(start % count);
+        // As many clients each, whose addresses follow one another.
+        for n in 0..12 * size as u32 {
+            let ip = Ipv4Addr::from((0x0a00_0000 + n).swap_bytes());
+            pen.connect(ClientAddress::Inet(ip.into(), 0));
+        }
+        for (number, server) in (0..).zip(&pen.world.servers) {
+            let expected = if set.contains(ServerId(number)) { 12 } else { 0 };
+            prop_assert_eq!(server.load, expected, "server {} of {:?}", number, set);
+        }
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub(in crate::process) struct News {
     pub(in crate::process) lists: bool,
     pub(in crate::process) log: bool,
     pub(in crate::process) countries: bool,
+    pub(in crate::process) tls: bool,
     pub(in crate::process) listener: bool,
 }
 
@@ -40,7 +41,7 @@ impl Master<'_> {
 
     /// Changes everything else. The number of the order to the workers.
     pub(super) fn commit(&mut self, change: &Change, resources: NewResources, now: Moment) -> u64 {
-        let NewResources { servers, listener, log, countries, workers } = resources;
+        let NewResources { servers, listener, log, countries, tls, warnings, workers } = resources;
         let reading = &change.reading;
         // A command is told as it came, and a file is still there.
         let told =
@@ -56,14 +57,20 @@ impl Master<'_> {
         if lists {
             state.lists = AccessLists::compile(&state.settings.acls);
         }
-        let news =
-            News { lists, log: log.is_some(), countries: countries.is_some(), listener: listener.is_some() };
+        let news = News {
+            lists,
+            log: log.is_some(),
+            countries: countries.is_some(),
+            tls: tls.is_some(),
+            listener: listener.is_some(),
+        };
         if let Some(log) = log {
             state.log = log.map(NewLog::keep);
         }
         if let Some(countries) = countries {
             state.countries = countries;
         }
+        state.tls.adopt(tls, &state.settings, now);
         if listener.is_some() {
             state.listener = listener;
         } else if let Some(listener) = &state.listener
@@ -80,6 +87,8 @@ impl Master<'_> {
                 }
                 // Whoever read the commands has read the file, and passed operations on.
                 Action::Include(_) | Action::Operate(_) => {}
+                // Done when what TLS needs was prepared.
+                Action::Restaple => {}
             }
         }
         state.workers = workers;
@@ -88,7 +97,7 @@ impl Master<'_> {
         self.state.region.workers().set_count(self.supervisor.places());
         self.raise_limits(old_conn_max);
         let name = change.wish.text.name();
-        for warning in first(&reading.warnings) {
+        for warning in first(&reading.warnings).chain(warnings) {
             self.state.messages.note(format_args!("{warning}"));
         }
         let all_names = questions(&self.state.settings);
@@ -102,7 +111,7 @@ impl Master<'_> {
         let order = self.send_settings(news);
         // As at a start, it may be so when the page is written.
         if let Some(line) = unwritable_page(&reading.settings)
-            && (page_is_new || matches!(change.wish.text, Text::File(_)))
+            && (page_is_new || change.wish.text.reads_again())
         {
             self.state.messages.error(format_args!("{line}"));
         }
@@ -111,7 +120,7 @@ impl Master<'_> {
         }
         let what = match &change.wish.text {
             Text::Command(line) => format!("{name}: {}", line.trim()),
-            Text::File(_) | Text::Batch(_) => name,
+            Text::File(_) | Text::Batch(_) | Text::Again => name,
         };
         self.state.messages.note(format_args!("{what}: in force now (generation {generation})"));
         order
@@ -145,15 +154,13 @@ impl Master<'_> {
     pub(in crate::process) fn send_settings(&mut self, news: News) -> u64 {
         let complete = complete(&self.state);
         let change = |new: bool, log| if new { Replacement::Replace(log) } else { Replacement::Keep };
-        let countries = match news.countries {
-            true => Replacement::Replace(complete.countries),
-            false => Replacement::Keep,
-        };
+        let replace = |new: bool, what| if new { Replacement::Replace(what) } else { Replacement::Keep };
         self.settings_order = self.supervisor.send_settings(&Dispatch {
             settings: &self.state.settings,
             lists: news.lists,
             log: change(news.log, complete.log),
-            countries,
+            countries: replace(news.countries, complete.countries),
+            tls: replace(news.tls, complete.tls),
             listener: complete.listener.filter(|_| news.listener),
             complete,
         });
@@ -166,6 +173,7 @@ pub(in crate::process) fn complete<'a>(state: &'a MasterState<'_>) -> Complete<'
     Complete {
         log: state.log.as_ref(),
         countries: state.countries.as_ref().map(AsFd::as_fd),
+        tls: state.tls.loaded.packed.as_ref().map(AsFd::as_fd),
         listener: state.listener.as_ref().map(AsFd::as_fd),
     }
 }

@@ -6,12 +6,14 @@ use std::net::IpAddr;
 
 use super::{Asker, Change, Obstacle, Refusal, Text};
 use crate::model::address::SocketAddress;
+use crate::model::apply::Action;
 use crate::model::settings::{LogDestination, Settings};
 use crate::process::listening::{ListenError, Listener};
 use crate::process::master::{Master, MasterState};
 use crate::process::names::{NameError, Question, ResolvedServers, questions};
 use crate::process::owned_path::OwnedPath;
 use crate::process::startup::worker_count;
+use crate::process::tls::Loaded;
 use crate::report::log::{self, LogError, Sink};
 use crate::sys::geoip::Database;
 
@@ -22,6 +24,9 @@ pub(super) struct NewResources {
     pub(super) listener: Option<Listener>,
     pub(super) log: Option<Option<NewLog>>,
     pub(super) countries: Option<Option<Database>>,
+    pub(super) tls: Option<Loaded>,
+    /// What somebody should know although it is no obstacle.
+    pub(super) warnings: Vec<String>,
     pub(super) workers: u32,
 }
 
@@ -113,7 +118,7 @@ impl Master<'_> {
         };
         // Whoever sent HUP has been told already if that failed.
         let again = matches!(new, LogDestination::File(_))
-            && matches!(change.wish.text, Text::File(_))
+            && change.wish.text.reads_again()
             && change.wish.asker != Asker::Signal;
         if Some(new) == self.state.settings.log.as_ref() && !again {
             return Ok(None);
@@ -134,9 +139,7 @@ impl Master<'_> {
         let settings = &change.reading.settings;
         match &settings.geoip {
             None => Ok(self.state.countries.is_some().then_some(None)),
-            same if *same == self.state.settings.geoip && !matches!(change.wish.text, Text::File(_)) => {
-                Ok(None)
-            }
+            same if *same == self.state.settings.geoip && !change.wish.text.reads_again() => Ok(None),
             Some(path) => {
                 let database = Database::load(path);
                 Ok(Some(Some(database.map_err(|error| Refusal::of(path.display(), error))?)))
@@ -144,11 +147,21 @@ impl Master<'_> {
         }
     }
 
+    /// What TLS needs, if it is to be something else, or its files are to be read again; and what somebody should know.
+    fn new_tls(&self, change: &Change) -> Result<(Option<Loaded>, Vec<String>), Refusal> {
+        let MasterState { tls, settings, launch, .. } = &self.state;
+        let restaple = change.reading.actions.contains(&Action::Restaple);
+        let reread = change.wish.text.reads_again();
+        let renewed = tls.renew(settings, &change.reading.settings, reread, restaple, launch);
+        renewed.map_err(|error| Refusal::of(&error.word, &error))
+    }
+
     /// Opens what the new settings need; changes nothing.
     pub(super) fn prepare(&self, change: &Change) -> Result<NewResources, Refusal> {
         let settings = &change.reading.settings;
         let (servers, address) = self.resolve(change)?;
         let countries = self.new_countries(change)?;
+        let (tls, warnings) = self.new_tls(change)?;
         let log = match self.new_log(change)? {
             Some(Some(destination)) => {
                 let log = NewLog::open(&destination);
@@ -168,11 +181,12 @@ impl Master<'_> {
             true => self.state.workers,
             false => worker_count(settings),
         };
-        Ok(NewResources { servers, listener, log, countries, workers })
+        Ok(NewResources { servers, listener, log, countries, tls, warnings, workers })
     }
 
-    /// What [`Master::prepare`] would complain of, without opening anything that somebody could notice.
-    pub(super) fn examine(&self, change: &Change) -> Result<(), Refusal> {
+    /// What [`Master::prepare`] would complain of, or say somebody should know, without opening anything that somebody
+    /// could notice.
+    pub(super) fn examine(&self, change: &Change) -> Result<Vec<String>, Refusal> {
         let settings = &change.reading.settings;
         let mut problems = Vec::new();
         let mut note = |result: Result<(), Refusal>| match result {
@@ -187,13 +201,15 @@ impl Master<'_> {
             Err(refusal) => note(Err(refusal)),
         }
         note(self.new_countries(change).map(drop));
+        let mut warnings = Vec::new();
+        note(self.new_tls(change).map(|(_, more)| warnings = more));
         note(self.new_log(change).and_then(|log| match log {
             Some(Some(LogDestination::File(path))) => {
                 log::check(&path).map_err(|error| Refusal::of(path.display(), error))
             }
             Some(Some(LogDestination::Network(..)) | None) | None => Ok(()),
         }));
-        if problems.is_empty() { Ok(()) } else { Err(Refusal::Never(problems)) }
+        if problems.is_empty() { Ok(warnings) } else { Err(Refusal::Never(problems)) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{CONTROL, ONLY_LOCAL, Text};
 use crate::model::address::Host;
@@ -10,6 +10,7 @@ use crate::model::command::CommandError;
 use crate::model::config::{self, At, Fault, Reading, Rejected, Warning};
 use crate::model::reply;
 use crate::model::settings::{LogDestination, Settings};
+use crate::model::tls::{TlsSettings, Trust};
 use crate::process::master::Master;
 use crate::sys::reason::words;
 use crate::sys::textfile;
@@ -47,7 +48,7 @@ impl Master<'_> {
     pub(super) fn read_text(&self, text: &Text, local: bool) -> Result<Reading, Unread> {
         let settings = &self.state.settings;
         // Who has the usual file read again names none: what it includes goes with it.
-        let load = |path: &Path| match local || matches!(text, Text::File(_)) {
+        let load = |path: &Path| match local || text.reads_again() {
             true => textfile::read_regular(path).and_then(config::decode),
             false => Err(io::Error::new(io::ErrorKind::PermissionDenied, ONLY_LOCAL)),
         };
@@ -71,6 +72,7 @@ impl Master<'_> {
                     return Err(Unread::Text(faults.chain(mistakes).collect(), others));
                 }
             },
+            Text::Again => config::read(settings, CONTROL, "", load).map_err(Unread::from)?,
             Text::Command(line) => {
                 config::read_command(settings, CONTROL, line, load).map_err(|rejected| {
                     // Its answer is empty.
@@ -82,7 +84,7 @@ impl Master<'_> {
             }
         };
         if !local
-            && !matches!(text, Text::File(_))
+            && !text.reads_again()
             && let Some(what) = names_a_file(settings, &reading.settings)
         {
             return Err(Unread::Line(reply::error(format_args!("{what}: {ONLY_LOCAL}"))));
@@ -102,7 +104,7 @@ fn mistakes_in_batch(warnings: &[At<Warning>]) -> (Vec<String>, Vec<At<Warning>>
                 let what = format!("{word} cannot be in a batch; send it by itself");
                 mistakes.push(At { file: warning.file.clone(), line: warning.line, what }.to_string());
             }
-            Warning::Notice(_) | Warning::Weightless => others.push(warning.clone()),
+            Warning::Notice(_) | Warning::Remark(_) => others.push(warning.clone()),
         }
     }
     (mistakes, others)
@@ -119,6 +121,10 @@ fn names_a_file(before: &Settings, after: &Settings) -> Option<&'static str> {
     let new_countries = after.geoip.is_some() && before.geoip != after.geoip;
     let listens_on_path = after.listen.as_ref().is_some_and(|spec| spec.path().is_some());
     let new_listener = listens_on_path && before.listen != after.listen;
+    let named = |file: fn(&TlsSettings) -> &Option<PathBuf>| {
+        file(&after.tls).is_some() && file(&before.tls) != file(&after.tls)
+    };
+    let new_authority = files_of_trust(after).difference(&files_of_trust(before)).next().is_some();
     let known = paths_of_servers(before);
     let new_server = paths_of_servers(after).difference(&known).next().is_some();
     [
@@ -127,6 +133,13 @@ fn names_a_file(before: &Settings, after: &Settings) -> Option<&'static str> {
         ("geoip", new_countries),
         ("listen", new_listener),
         ("server", new_server),
+        ("ssl_certificate", named(|tls| &tls.certificate)),
+        ("ssl_key", named(|tls| &tls.key)),
+        ("ssl_ca_file", named(|tls| &tls.ca_file)),
+        ("ssl_ca_path", named(|tls| &tls.ca_path)),
+        ("ssl_sni_path", named(|tls| &tls.sni_path)),
+        ("ssl_ocsp_response", named(|tls| &tls.ocsp_response)),
+        ("server tls", new_authority),
     ]
     .into_iter()
     .find_map(|(command, named)| named.then_some(command))
@@ -143,9 +156,21 @@ fn paths_of_servers(settings: &Settings) -> BTreeSet<&Path> {
         .collect()
 }
 
+/// The files with authorities for servers.
+fn files_of_trust(settings: &Settings) -> BTreeSet<&Path> {
+    let trusts = settings.servers.iter().filter_map(|spec| Some(&spec.tls.as_ref()?.trust));
+    trusts
+        .filter_map(|trust| match trust {
+            Trust::File(path) => Some(path.as_path()),
+            Trust::System | Trust::Nobody => None,
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::tls::ServerTls;
 
     #[test]
     fn files_are_named_by_log_page_and_database() {
@@ -164,6 +189,14 @@ mod tests {
         assert_eq!(named(|it| it.listen = Some("127.0.0.1:80".parse().unwrap())), None);
         assert_eq!(named(|it| it.servers = vec!["/s".parse().unwrap()]), Some("server"));
         assert_eq!(named(|it| it.emergency = Some("/s".parse().unwrap())), Some("server"));
+        assert_eq!(named(|it| it.tls.certificate = Some("/c".into())), Some("ssl_certificate"));
+        assert_eq!(named(|it| it.tls.ocsp_response = Some("/o".into())), Some("ssl_ocsp_response"));
+        let tls = |trust| Some(ServerTls { trust, name: None });
+        let mut after = Settings { servers: vec!["a:1".parse().unwrap()], ..before.clone() };
+        after.servers[0].tls = tls(Trust::System);
+        assert_eq!(names_a_file(&before, &after), None);
+        after.servers[0].tls = tls(Trust::File("/ca".into()));
+        assert_eq!(names_a_file(&before, &after), Some("server tls"));
         assert_eq!(named(|it| it.abuse = Some("127.0.0.1:80".parse().unwrap())), None);
         let with = Settings { servers: vec!["/s".parse().unwrap()], ..Settings::default() };
         let moved = Settings { emergency: Some("/s".parse().unwrap()), ..with.clone() };

@@ -22,7 +22,7 @@ fn definition(spec: &ServerSpec) -> Definition {
         _ => None,
     };
     let ServerSpec { soft, hard, weight, prio, acl, drain, .. } = *spec;
-    Definition { address, soft, hard, weight, prio, acl, drain }
+    Definition { address, soft, hard, weight, prio, acl, drain, tls: 0 }
 }
 
 /// A pen at work.
@@ -68,7 +68,7 @@ impl Pen {
     fn come(&mut self, client: u8, now: Moment) {
         let terms = Terms::from(&self.settings);
         let (address, verdicts) = (ip(client), self.verdicts(ip(client)));
-        let visit = visits::begin(&self.region, WORKER, &terms, address, verdicts, now);
+        let visit = visits::begin(&self.region, WORKER, &terms, address, verdicts, None, now);
         if let Some(place) = visit.reservation {
             visits::established(&self.region, WORKER, &terms, visit.client, &place, now);
             self.open.push(place);
@@ -123,6 +123,27 @@ fn a_new_client_hears_all_there_is_to_know() {
 }
 
 #[test]
+fn where_names_choose_it_is_the_choice_of_a_client_without_one() {
+    let servers = ["127.0.0.1:80", "127.0.0.1:81", "127.0.0.1:82", "127.0.0.1:83"];
+    let mut pen = Pen::with(&servers, |settings| {
+        settings.tls.passthrough = true;
+        settings.servers[1].sni.push("a.test".parse().unwrap());
+        settings.servers[2].sni.push("b.test".parse().unwrap());
+    });
+    let text = pen.explain(ip(1), NOW);
+    for line in
+        ["name: none asked for: servers with names are for others", "goes to: server 3, 127.0.0.1 port 83"]
+    {
+        assert!(text.contains(&format!("\n{line}\n")), "{text}");
+    }
+    assert!(!text.contains("server 1: ") && !text.contains("not listed"), "{text}");
+    pen.come(1, NOW);
+    pen.come(1, NOW);
+    assert_eq!(pen.said(1, NOW, "last server"), "1, seen 0 s ago; not asked for because it has names");
+    assert_eq!(pen.said(1, NOW, "first choice"), "server 3, by round robin");
+}
+
+#[test]
 fn asking_changes_nothing() {
     let mut pen = Pen::with(&["127.0.0.1:80", "127.0.0.1:81"], |settings| settings.tracking = Seconds(10));
     pen.come(1, NOW);
@@ -132,7 +153,7 @@ fn asking_changes_nothing() {
         let clients: Vec<ClientView> = pen.region.clients().iter().collect();
         let records = [0, 1].map(|n| pen.region.servers().record(Target::Server(ServerId(n))));
         let loads = [0, 1].map(|n| pen.region.ledger().load(Target::Server(ServerId(n))));
-        (clients, records, loads, pen.region.servers().cursor(), pen.region.clients().evictions())
+        (clients, records, loads, pen.region.servers().cursor(None), pen.region.clients().evictions())
     };
     let before = state(&pen);
     for (client, now) in [(1, NOW), (1, late), (3, NOW), (3, late), (3, late)] {
@@ -196,7 +217,7 @@ fn the_way_from_a_server_that_is_out_is_told() {
     assert!(pen.said(1, soon, "server 2").ends_with("not asked: stubborn"));
     pen.set(|settings| settings.stubborn = false);
     let terms = Terms::from(&pen.settings);
-    let _probe = visits::begin(&pen.region, WORKER, &terms, ip(1), Verdicts::ALL, due);
+    let _probe = visits::begin(&pen.region, WORKER, &terms, ip(1), Verdicts::ALL, None, due);
     assert!(pen.said(1, due, "server 1").contains("; a probe is under way; "), "{}", pen.explain(ip(1), due));
 }
 
@@ -448,7 +469,7 @@ proptest! {
                     let verdicts = pen.verdicts(address);
                     let text = pen.explain(address, now);
                     let foretold = pen.said(client, now, "goes to");
-                    let visit = visits::begin(&pen.region, WORKER, &terms, address, verdicts, now);
+                    let visit = visits::begin(&pen.region, WORKER, &terms, address, verdicts, None, now);
                     let target = visit.reservation.as_ref().map(|place| place.target);
                     match target {
                         Some(target) => {
@@ -467,7 +488,7 @@ proptest! {
                     if fails {
                         let who = (address, visit.client);
                         let next =
-                            visits::fail(&pen.region, WORKER, &terms, who, verdicts, place, true, now);
+                            visits::fail(&pen.region, WORKER, &terms, who, verdicts, None, place, true, now);
                         pen.open.extend(next);
                     } else {
                         visits::established(&pen.region, WORKER, &terms, visit.client, &place, now);

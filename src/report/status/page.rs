@@ -41,7 +41,7 @@ const CLIENTS: [&str; 7] = ["client", "address", "age(secs)", "last server", "co
 const CONNECTIONS: [&str; 7] =
     ["connection", "downfd", "upfd", "pending data down", "pending data up", "client", "server"];
 
-const WORKERS: [&str; 9] = [
+const WORKERS: [&str; 12] = [
     "worker",
     "pid",
     "state",
@@ -51,6 +51,9 @@ const WORKERS: [&str; 9] = [
     "restarts",
     "heartbeat age(secs)",
     "settings",
+    "TLS full",
+    "TLS resumed",
+    "TLS failed",
 ];
 
 /// The whole page.
@@ -118,6 +121,9 @@ pub(super) fn html(snapshot: &Snapshot) -> String {
             &row.restarts,
             &row.heartbeat,
             &row.settings,
+            &row.handshakes.full,
+            &row.handshakes.resumed,
+            &row.handshakes.failed,
         ]);
     }
     page.end();
@@ -241,7 +247,8 @@ mod tests {
                 "server,address,status,port,connections,max soft,max hard,sent,received,weight,prio",
                 "client,address,age(secs),last server,connects,sent,received",
                 "connection,downfd,upfd,pending data down,pending data up,client,server",
-                "worker,pid,state,connections,pending,accepted,restarts,heartbeat age(secs),settings",
+                "worker,pid,state,connections,pending,accepted,restarts,heartbeat age(secs),settings,\
+                 TLS full,TLS resumed,TLS failed",
                 "server,state",
             ]
         );
@@ -250,7 +257,7 @@ mod tests {
         assert_eq!(tables[0][2][0], "-1");
         assert_eq!(tables[1][1].join(","), "3,127.0.0.7,12,1,4,78,36");
         assert_eq!(tables[2][1].join(","), "7,11,12,6,5,3,-3");
-        assert_eq!(tables[3][1].join(","), "0,4711,ready,1,0,9,1,0,2");
+        assert_eq!(tables[3][1].join(","), "0,4711,ready,1,0,9,1,0,2,5,3,1");
     }
 
     #[test]

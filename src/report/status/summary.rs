@@ -55,7 +55,7 @@ fn connection(row: &ConnectionRow) -> String {
 fn worker(row: &WorkerRow) -> String {
     format!(
         "Worker {} status:\npid {}, {}\n{} connections, {} pending, {} accepted\n\
-         {} restarts, heartbeat {} seconds ago, settings {}\n",
+         {} restarts, heartbeat {} seconds ago, settings {}\nTLS handshakes {} full, {} resumed, {} failed\n",
         row.number,
         row.pid,
         row.state,
@@ -64,7 +64,10 @@ fn worker(row: &WorkerRow) -> String {
         row.accepted,
         row.restarts,
         row.heartbeat,
-        row.settings
+        row.settings,
+        row.handshakes.full,
+        row.handshakes.resumed,
+        row.handshakes.failed
     )
 }
 
@@ -93,7 +96,8 @@ mod tests {
                 "Number of workers: 1, shared tables repaired 0 times",
                 "Workers:",
                 "Worker 0 status:\npid 4711, ready\n1 connections, 0 pending, 9 accepted\n\
-                 1 restarts, heartbeat 0 seconds ago, settings 2\n",
+                 1 restarts, heartbeat 0 seconds ago, settings 2\n\
+                 TLS handshakes 5 full, 3 resumed, 1 failed\n",
             ]
         );
     }

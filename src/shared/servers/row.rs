@@ -52,6 +52,8 @@ pub(in crate::shared) struct ServerRow {
     scope: AtomicU32,
     path_length: AtomicU32,
     path: [AtomicU8; PATH],
+    /// [`Definition::tls`].
+    tls: AtomicU64,
 }
 const _: () = assert!(size_of::<ServerRow>() == 256);
 
@@ -108,6 +110,7 @@ impl ServerRow {
             Drain::All => DRAIN_ALL,
         };
         self.drain.store(drain, Relaxed);
+        self.tls.store(definition.tls, Relaxed);
     }
 
     pub(super) fn definition(&self) -> Definition {
@@ -119,7 +122,13 @@ impl ServerRow {
             prio: self.prio.load(Relaxed),
             acl: self.acl(),
             drain: self.drain(),
+            tls: self.tls(),
         }
+    }
+
+    /// How it is spoken to: [`Definition::tls`].
+    pub(in crate::shared) fn tls(&self) -> u64 {
+        self.tls.load(Relaxed)
     }
 
     pub(in crate::shared) fn identity(&self) -> u32 {

@@ -8,6 +8,7 @@ pub mod page;
 pub mod pen;
 pub mod processes;
 pub mod scratch;
+pub mod tls;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::OnceLock;

@@ -178,16 +178,16 @@ pub fn scenarios() -> Vec<Scenario> {
             asked(t, &["block", "delayed_forward", "no block", "no delayed_forward"]);
         }),
         controlled("not_in_this_version_commands", |t| {
+            let commands = ["http", "peek", "transparent", "tarpit_acl 1", "idlers 0", "dsr_ip 127.0.0.1"];
+            asked(t, &commands);
+        }),
+        controlled("tls_by_command", |t| {
             let commands = [
-                "http",
-                "peek",
-                "transparent",
-                "tarpit_acl 1",
-                "idlers 0",
-                "dsr_ip 127.0.0.1",
                 "ssl_ciphers HIGH",
+                "ssl_ciphers",
                 "ssl_option no_sslv3",
-                "ssl_sni_path /nowhere",
+                "ssl_option nonsense",
+                "ssl_sni_path /tmp",
                 "ssl_client_renegotiation_interval 60",
             ];
             asked(t, &commands);

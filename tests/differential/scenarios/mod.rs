@@ -11,6 +11,7 @@ mod logs;
 mod relaying;
 mod signals;
 mod start;
+mod tls;
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
@@ -109,7 +110,7 @@ pub fn keep_panic(panic: &PanicHookInfo<'_>) -> bool {
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
-    let files: [fn() -> Vec<Scenario>; 11] = [
+    let files: [fn() -> Vec<Scenario>; 12] = [
         start::scenarios,
         choosing::scenarios,
         lists::scenarios,
@@ -121,6 +122,7 @@ pub fn all() -> Vec<Scenario> {
         files::scenarios,
         signals::scenarios,
         deaths::scenarios,
+        tls::scenarios,
     ];
     files.into_iter().flat_map(|file| file()).collect()
 }

@@ -1,0 +1,285 @@
+#!/bin/bash
+# What TLS costs: CPU time per connection and per GiB, and memory per idle connection, of pen beside HAProxy, nginx and
+# Debian's classic pen.
+#
+#   [PENS="pen ..."] [TOGETHER=yes] benches/tls.sh [rounds [seconds [row ...]]]
+#
+# Needs nginx with its stream module, haproxy, openssl and Debian's package pen. Without PENS it builds the release
+# binary and compares that; with it, all the pens that are named (one with each library, say). Clients and servers
+# (tls/load.rs) always use the system's OpenSSL.
+#
+# A row is KIND-VERSION-KEY[-own]:
+#   full, resumed   one handshake, one small request and answer, for each connection; 16 connections at a time
+#   gib1, gib16     bytes to 1 client, to 16 clients
+#   idle            2,000 connections that had one answer; growth of proportional memory over all processes
+#   1.2, 1.3        version of TLS
+#   rsa, p256       key in the certificate
+#   own             clients offer all they have and the balancer chooses; in all other rows they offer X25519 and
+#                   AES-256-GCM, so that everybody computes the same (but the classic, which has only P-256)
+#
+# One process of each balancer does all the work, and takes turns with the others round by round. Balancers, clients
+# and servers run on one CPU: what they cost each other by waking up on different ones varies far more than what is
+# measured. So only the cost per operation is worth comparing, not throughput. The table has medians over the rounds;
+# a ratio is the median of the ratios to HAProxy in the same round. Where perf(1) can count, instructions and cycles
+# come from runs of their own, because counting makes every context switch dearer. How busy others kept the machine
+# meanwhile is said at the end: where that is much, CPU times are worth little, and ratios are steadier with TOGETHER: all
+# balancers have their clients at the same time, and so the same share of what disturbs them.
+set -eu
+
+here=$(cd "$(dirname "$0")/.." && pwd)
+if [ -z "${PEN_ON_ONE_CPU-}" ]; then
+    (
+        cd "$here"
+        [ -n "${PENS-}" ] || cargo build --release --locked --quiet
+        cargo build --release --locked --quiet --example tls_load
+    )
+    PEN_ON_ONE_CPU=yes exec taskset -c 0 bash "$0" "$@"
+fi
+
+rounds=${1:-5}
+seconds=${2:-0.5}
+if [ $# -gt 2 ]; then rows=("${@:3}"); else
+    rows=({full,resumed}-{1.3,1.2}-{rsa,p256} gib{1,16}-1.3-rsa idle-{1.3,1.2}-rsa
+        {full,resumed}-1.3-{rsa,p256}-own gib16-1.3-rsa-own)
+fi
+read -r -a pens <<<"${PENS:-$here/target/release/pen}"
+classic=${CLASSIC_PEN:-/usr/bin/pen}
+load=$here/target/release/examples/tls_load
+dir=$(mktemp -d)
+pids=()
+
+stop() {
+    local pid
+    for pid in "$@"; do kill -TERM "$pid" 2>/dev/null || true; done
+    for pid in "$@"; do wait "$pid" 2>/dev/null || true; done
+}
+cleanup() {
+    stop "${pids[@]}"
+    rm -rf "$dir"
+}
+trap cleanup EXIT
+
+die() { echo "tls.sh: $*" >&2; exit 1; }
+need() { command -v "$1" >/dev/null || die "$1 is missing: apt-get install $2"; }
+PATH=$PATH:/usr/sbin:/sbin
+need haproxy haproxy
+need nginx nginx-light
+need openssl openssl
+need "$classic" pen
+modules=/usr/lib/nginx/modules
+[ -e $modules/ngx_stream_module.so ] || die "nginx's stream module is missing: apt-get install libnginx-mod-stream"
+for pen in "${pens[@]}"; do [ -x "$pen" ] || die "$pen is missing"; done
+
+# A port nobody listens on.
+free_port() {
+    local port
+    while :; do
+        port=$((20000 + RANDOM % 12000))
+        if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then echo "$port"; return; fi
+    done
+}
+
+await() { # port name
+    local n=0
+    until (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; do
+        n=$((n + 1))
+        [ "$n" -lt 500 ] || { cat "$dir/$2.err" >&2; die "$2 does not listen on port $1"; }
+        sleep 0.01
+    done
+}
+
+openssl req -x509 -nodes -newkey rsa:2048 -subj /CN=localhost -keyout "$dir/key" -out "$dir/crt" 2>/dev/null
+cat "$dir/crt" "$dir/key" > "$dir/rsa.pem"
+openssl req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -subj /CN=localhost \
+    -keyout "$dir/key" -out "$dir/crt" 2>/dev/null
+cat "$dir/crt" "$dir/key" > "$dir/p256.pem"
+
+web=$(free_port)
+"$load" serve "127.0.0.1:$web" 2>"$dir/server.err" & pids+=($!)
+await "$web" server
+
+# Starts a balancer with a certificate in front of the server; its process is in $started, its port in $port.
+start() { # name certificate
+    port=$(free_port)
+    case $1 in
+    haproxy)
+        # One thread, and no limit that anybody meets. What is not set is best as it is: tickets are on, so that no
+        # session cache is searched; the system's preference of ciphers; 16 KiB buffers.
+        cat > "$dir/haproxy.cfg" <<CONF
+global
+    nbthread 1
+    maxconn 5000
+    tune.ssl.default-dh-param 2048
+    ssl-default-bind-curves X25519:P-256
+    ssl-default-bind-options ssl-min-ver TLSv1.2
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+listen tls
+    bind 127.0.0.1:$port ssl crt $2 backlog 2000
+    server web 127.0.0.1:$web
+CONF
+        haproxy -db -f "$dir/haproxy.cfg" 2>"$dir/$1.err" & started=$!
+        ;;
+    nginx)
+        # Tickets are on and the session cache is off unless told otherwise; nothing is logged.
+        cat > "$dir/nginx.conf" <<CONF
+load_module $modules/ngx_stream_module.so;
+daemon off; worker_processes 1; pid $dir/nginx.pid; error_log $dir/nginx.err; user root;
+events { worker_connections 10000; }
+stream {
+    server {
+        listen 127.0.0.1:$port ssl backlog=2000;
+        ssl_certificate $2; ssl_certificate_key $2;
+        ssl_protocols TLSv1.2 TLSv1.3; ssl_ecdh_curve X25519:prime256v1;
+        proxy_pass 127.0.0.1:$web;
+    }
+}
+CONF
+        nginx -p "$dir" -c "$dir/nginx.conf" 2>/dev/null & started=$!
+        ;;
+    classic)
+        "$classic" -f -r -x 5000 -q 2000 -E "$2" "127.0.0.1:$port" "127.0.0.1:$web" 2>"$dir/$1.err" & started=$!
+        ;;
+    *)
+        "${pens[${1#pen}]}" -f -r -x 5000 -q 2000 --workers 1 -E "$2" "127.0.0.1:$port" "127.0.0.1:$web" \
+            2>"$dir/$1.err" & started=$!
+        ;;
+    esac
+    pids+=("$started")
+    await "$port" "$1"
+}
+
+# The library in a pen, by which its targets go.
+library() {
+    if ldd "$1" 2>/dev/null | grep -q libssl; then echo system
+    elif grep -aq 'AWS-LC' "$1"; then echo aws-lc
+    else echo vendored; fi
+}
+
+# What a pen should not exceed: the ratio to HAProxy, or bytes per idle connection.
+target() { # row library
+    case $2-$1 in
+    *-own) ;; # others compute something else
+    system-idle*) echo 15000 ;;
+    aws-lc-idle*) echo 7000 ;;
+    system-gib*) echo 0.76 ;;
+    aws-lc-gib*) echo 0.42 ;;
+    system-*) echo 0.87 ;;
+    aws-lc-full-*-rsa) echo 0.66 ;;
+    aws-lc-full-*-p256 | aws-lc-resumed-*) echo 0.52 ;;
+    esac
+}
+
+field() { # key text
+    local word
+    for word in $2; do [ "${word%%=*}" != "$1" ] || { echo "${word#*=}"; return; }; done
+}
+
+per() { awk -v total="$1" -v n="${2:-0}" 'BEGIN { if (n > 0 && total != "") print total / n; else print "-" }'; }
+median() {
+    sort -n | awk '$1 != "-" { v[++n] = $1 }
+        END { print n == 0 ? "-" : n % 2 ? v[(n + 1) / 2] : (v[n / 2] + v[n / 2 + 1]) / 2 }'
+}
+# The median of the quotients of two files' lines.
+ratio() { paste "$1" "$2" | awk '{ print ($1 != "-" && $2 > 0) ? $1 / $2 : "-" }' | median; }
+scaled() { awk -v v="$1" -v by="$2" -v digits="$3" 'BEGIN { printf v == "-" ? "-" : "%.*f\n", digits, v / by }'; }
+
+# The machine's time, and what of it other CPUs have worked or the hypervisor has taken from this one; in ticks.
+machine() {
+    awk '$1 == "cpu0" { all = $2 + $3 + $4 + $5 + $6 + $7 + $8 + $9; stolen = $9 }
+        $1 ~ /^cpu[1-9]/ { others += $2 + $3 + $4 + $7 + $8 + $9; n++ }
+        END { print all, (n > 0) ? others / n : 0, stolen }' /proc/stat
+}
+
+# One round of $mode against all balancers.
+visit() { # more options
+    local name offer clients=()
+    for name in "${names[@]}"; do
+        # What the classic would answer with another round trip; P-256 costs much the same.
+        [ "$name" = classic ] && offer=${groups/X25519:/} || offer=$groups
+        "$load" "$mode" "127.0.0.1:${ports[$name]}" "pid=${pid[$name]}" "${options[@]}" $offer "$@" \
+            > "$dir/$name.line" 2>>"$dir/$name.err" & clients+=($!)
+        [ -n "${TOGETHER-}" ] || wait $! || true
+    done
+    for name in "${clients[@]}"; do wait "$name" || true; done
+}
+
+events=
+if perf stat -x, -e instructions,cycles true 2>&1 | grep -q '^[0-9]'; then events=instructions,cycles; fi
+
+names=(haproxy nginx classic)
+for n in "${!pens[@]}"; do
+    names+=("pen$n")
+    echo "pen$n: ${pens[n]} ($(library "${pens[n]}"))"
+done
+echo "haproxy: $(haproxy -v | sed -n '1s/.*version \([^ ]*\).*/\1/p'); $(nginx -v 2>&1); classic: $classic"
+[ -n "$events" ] || echo "perf(1) cannot count instructions and cycles here: CPU time alone"
+echo
+
+began=$(machine)
+format='%-22s %-9s %10s %6s %8s %7s  %s\n'
+[ -z "$events" ] || format='%-22s %-9s %10s %6s %8s %6s %8s %6s %8s %7s  %s\n'
+# shellcheck disable=SC2059
+printf "$format" row balancer cost ratio ${events:+Minsn ratio Mcycles ratio} target failed negotiated
+for row in "${rows[@]}"; do
+    IFS=- read -r kind version key own <<<"$row"
+    options=("version=$version" "seconds=$seconds")
+    # The cost is printed in microseconds per connection, milliseconds per GiB, bytes per idle connection.
+    unit=1000 times=$rounds counters=$events
+    case $kind in
+    full | resumed) mode=$kind ;;
+    gib1 | gib16) mode=bulk unit=1000000; options+=("clients=${kind#gib}") ;;
+    # Memory does not vary; and a second round would find what the first has left.
+    idle) mode=idle unit=1 times=1 counters= ;;
+    *) die "no such row: $row" ;;
+    esac
+    [ -e "$dir/$key.pem" ] || die "no such row: $row"
+    groups= ciphers=TLS_AES_256_GCM_SHA384:ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES256-GCM-SHA384
+    # X25519 comes first; P-256 must be there for TLS 1.2 to accept a certificate with such a key.
+    if [ -z "$own" ]; then groups=groups=X25519:P-256; options+=("ciphers=$ciphers"); fi
+
+    declare -A pid=() ports=() failed=() negotiated=()
+    rm -f "$dir"/*.{cpu,instructions,cycles}
+    for name in "${names[@]}"; do
+        start "$name" "$dir/$key.pem"
+        pid[$name]=$started ports[$name]=$port failed[$name]=0
+    done
+    for _ in $(seq "$times"); do
+        visit
+        for name in "${names[@]}"; do
+            line=$(cat "$dir/$name.line")
+            failures=$(field failures "$line")
+            failed[$name]=$((failed[$name] + ${failures:-1}))
+            negotiated[$name]="$(field version "$line") $(field cipher "$line") $(field group "$line")"
+            if [ $mode = idle ]; then cost=$(field memory "$line"); else cost=$(field cpu "$line"); fi
+            per "$cost" "$(field operations "$line")" >> "$dir/$name.cpu"
+        done
+        [ -n "$counters" ] || continue
+        visit "events=$counters"
+        for name in "${names[@]}"; do
+            line=$(cat "$dir/$name.line")
+            for event in ${counters//,/ }; do
+                per "$(field "$event" "$line")" "$(field operations "$line")" >> "$dir/$name.$event"
+            done
+        done
+    done
+    for name in "${names[@]}"; do
+        cells=("$(scaled "$(median < "$dir/$name.cpu")" $unit 1)" "$(scaled "$(ratio "$dir/$name.cpu" "$dir/haproxy.cpu")" 1 2)")
+        for event in ${events//,/ }; do
+            cells+=("$(scaled "$(median < "$dir/$name.$event")" 1000000 2)")
+            cells+=("$(scaled "$(ratio "$dir/$name.$event" "$dir/haproxy.$event")" 1 2)")
+        done
+        case $name in pen*) goal=$(target "$row" "$(library "${pens[${name#pen}]}")") ;; *) goal= ;; esac
+        # shellcheck disable=SC2059
+        printf "$format" "$row" "$name" "${cells[@]}" "${goal:--}" "${failed[$name]}" "${negotiated[$name]}"
+        if [ "${failed[$name]}" -gt 0 ]; then tail -n 2 "$dir/$name.err" >&2; fi
+        stop "${pid[$name]}"
+    done
+done
+echo
+echo "$began $(machine)" | awk '{ all = ($4 - $1) / 100
+    if (all > 0) printf "meanwhile other CPUs were busy %.0f %% of the time, and the hypervisor took %.0f %% of this one\n",
+        ($5 - $2) / all, ($6 - $3) / all }'

@@ -1,0 +1,109 @@
+//! Handshakes of TLS: a client's before its visit begins, a server's before bytes flow.
+
+use std::os::fd::OwnedFd;
+
+use crate::model::address::ClientAddress;
+use crate::model::ids::Target;
+use crate::policy::acl::Verdicts;
+use crate::shared::visits;
+use crate::shared::workers::Handshake;
+use crate::sys::reason::words;
+
+use super::connection::{Connection, Ending, Key, Phase, Side};
+use super::event_loop::Worker;
+use super::relay::Endpoint;
+
+impl Worker<'_> {
+    /// A client has been accepted that is to speak TLS. Its connection is in no queue, its phase is `Between`.
+    pub(super) fn begin_handshake(&mut self, key: Key, client: OwnedFd) {
+        let Some(&Connection { client: address, verdicts, .. }) = self.connections.get(key) else {
+            return;
+        };
+        let unix = address == ClientAddress::Unix;
+        if self.goes_nowhere(verdicts) {
+            // Noted as it would be without TLS.
+            let visit = visits::begin(self.region, self.id, &self.terms, address, verdicts, None, self.now);
+            if let Some(reservation) = visit.reservation {
+                visits::give_back(self.region, self.id, reservation);
+            }
+            self.messages.debug(1, format_args!("no server for client {address}"));
+            return self.turn_away(key, Endpoint::client(client, unix));
+        }
+        let secured = match self.tls.accept(client, &self.outbox) {
+            Ok(secured) => secured,
+            Err(error) => {
+                self.tell_handshake_failed(key, &words(&error));
+                return self.forget(key);
+            }
+        };
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.phase = Phase::Shaking { client: Endpoint::client(secured, unix) };
+        }
+        self.shaking.join(&mut self.connections, key, self.now);
+        self.describe(key);
+        if self.watch(key, Side::Client).is_err() {
+            self.close(key, Ending::Closed);
+        }
+    }
+
+    /// Nobody takes a client of whom access lists say this, so a handshake would be for nothing.
+    fn goes_nowhere(&self, verdicts: Verdicts) -> bool {
+        !verdicts.permits(self.terms.rules.client_acl)
+            && !self.settings.dummy
+            && self.region.servers().definition(Target::Abuse).is_none()
+    }
+
+    /// The client's handshake goes on. When it is done, the visit begins.
+    pub(super) fn shake_hands(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let Phase::Shaking { client } = &mut connection.phase else {
+            return;
+        };
+        match client.handshake() {
+            Ok(false) => {}
+            Ok(true) => {
+                let how = if client.resumed() { Handshake::Resumed } else { Handshake::Full };
+                self.region.workers().shook_hands(self.id, how);
+                if let Phase::Shaking { client } = std::mem::replace(&mut connection.phase, Phase::Between) {
+                    self.shaking.leave(&mut self.connections, key);
+                    self.visit(key, client, true);
+                }
+            }
+            Err(error) => self.handshake_failed(key, &words(&error)),
+        }
+    }
+
+    /// The client's handshake has failed or taken too long.
+    pub(super) fn handshake_failed(&mut self, key: Key, reason: &str) {
+        self.tell_handshake_failed(key, reason);
+        self.close(key, Ending::Closed);
+    }
+
+    fn tell_handshake_failed(&self, key: Key, reason: &str) {
+        self.region.workers().shook_hands(self.id, Handshake::Failed);
+        if let Some(connection) = self.connections.get(key) {
+            let (conn, client) = (connection.conn, connection.client);
+            self.messages.debug(1, format_args!("connection {conn}: client {client}: TLS: {reason}"));
+        }
+    }
+
+    /// The server's handshake goes on. When it is done, bytes flow; if it fails, the server has.
+    pub(super) fn secure(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let Phase::Securing { server, .. } = &mut connection.phase else {
+            return;
+        };
+        match server.handshake() {
+            Ok(false) => {}
+            Ok(true) => self.begin_relaying(key, None),
+            Err(error) => {
+                let named = std::io::Error::new(error.kind(), format!("TLS: {}", words(&error)));
+                self.connect_failed(key, &named);
+            }
+        }
+    }
+}

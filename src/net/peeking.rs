@@ -1,0 +1,75 @@
+//! `ssl_passthrough sni`: from an accepted client to the name that it asks for.
+//!
+//! The client's first bytes are looked at and stay where they are: once it is known which servers it is for, the
+//! connection is as any other. What is too much for the socket's buffer is never seen, and the timeout ends that.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+
+use crate::policy::acl::Verdicts;
+use crate::policy::client_hello::{self, Hello};
+use crate::sys::poller::Readiness;
+use crate::sys::socket;
+
+use super::connection::{Ending, Key, Phase, Side};
+use super::event_loop::Worker;
+use super::relay::Endpoint;
+
+impl Worker<'_> {
+    /// Does it depend on the client's first bytes where it goes? Not if the access list refuses it, whatever it says.
+    pub(super) fn has_to_peek(&self, verdicts: Verdicts) -> bool {
+        self.routes.is_some() && !self.settings.dummy && verdicts.permits(self.settings.client_acl)
+    }
+
+    /// Waits for the client's first bytes. The connection is in no queue, its phase is `Between`.
+    pub(super) fn begin_peeking(&mut self, key: Key, client: Endpoint) {
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.phase = Phase::Peeking { client };
+        }
+        self.peeking.join(&mut self.connections, key, self.now);
+        self.describe(key);
+        if self.watch(key, Side::Client).is_err() {
+            self.close(key, Ending::Closed);
+        }
+    }
+
+    /// The client has sent something, or is gone: is it known now which servers it is for?
+    pub(super) fn peek(&mut self, key: Key, readiness: Readiness) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let Phase::Peeking { client } = &connection.phase else {
+            return;
+        };
+        let room = &mut self.buffers.scratch[..client_hello::LONGEST];
+        let hello = match socket::peek(client.socket().as_fd(), room) {
+            Ok(0) => return self.close(key, Ending::Closed),
+            Ok(count) => client_hello::parse(&room[..count]),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                return;
+            }
+            Err(_) => return self.close(key, Ending::Closed),
+        };
+        let name = match &hello {
+            Hello::Incomplete if readiness.ending() => return self.close(key, Ending::Closed),
+            Hello::Incomplete => return,
+            Hello::Name(name) => Some(&**name),
+            Hello::NoName | Hello::NotTls => None,
+        };
+        connection.among = self.routes.as_ref().and_then(|routes| routes.find(name)).map(Rc::clone);
+        let Phase::Peeking { client } = std::mem::replace(&mut connection.phase, Phase::Between) else {
+            return;
+        };
+        self.peeking.leave(&mut self.connections, key);
+        self.visit(key, client, true);
+    }
+
+    /// Ends those that have not said in time which servers they are for.
+    pub(super) fn end_overdue_peeking(&mut self) {
+        let timeout = Some(self.settings.tls.handshake_timeout);
+        while let Some(key) = self.peeking.overdue(&self.connections, timeout, self.now) {
+            self.close(key, Ending::Closed);
+        }
+    }
+}

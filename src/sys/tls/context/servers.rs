@@ -1,0 +1,99 @@
+//! Towards servers.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use openssl::error::ErrorStack;
+use openssl::ex_data::Index;
+use openssl::ssl::{
+    Ssl, SslContext, SslMethod, SslRef, SslSession, SslSessionCacheMode, SslVerifyMode, SslVersion,
+};
+use openssl::x509::verify::X509CheckFlags;
+
+use super::{failed, prepare, set_default_groups, store};
+use crate::model::tls::{ServerIdentity, Subject};
+use crate::sys::tls::library;
+use crate::sys::tls::material::{Der, TlsError};
+
+/// The newest session with each server, by [`ServerIdentity::fingerprint`]. No more than the settings have servers.
+type Sessions = Arc<Mutex<HashMap<u64, SslSession>>>;
+
+/// Servers that are checked with the same authorities.
+pub(super) struct Towards {
+    context: SslContext,
+    sessions: Sessions,
+    verifies: bool,
+}
+
+impl Towards {
+    /// None: whoever it is.
+    pub(super) fn build(authorities: Option<&Vec<Der>>) -> Result<Self, TlsError> {
+        Self::try_build(authorities.map(Vec::as_slice)).map_err(failed)
+    }
+
+    fn try_build(authorities: Option<&[Der]>) -> Result<Self, ErrorStack> {
+        let mut builder = SslContext::builder(SslMethod::tls_client())?;
+        prepare(&mut builder);
+        builder.set_options(library::options());
+        builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
+        builder.set_max_proto_version(Some(SslVersion::TLS1_3))?;
+        library::set_ciphersuites(&mut builder, library::CIPHERSUITES)?;
+        set_default_groups(&mut builder)?;
+        match authorities {
+            Some(authorities) => {
+                builder.set_cert_store(store(authorities)?);
+                builder.set_verify(SslVerifyMode::PEER);
+            }
+            None => builder.set_verify(SslVerifyMode::NONE),
+        }
+        builder.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
+        let sessions = Sessions::default();
+        let newest = Arc::clone(&sessions);
+        let index = fingerprint_index()?;
+        builder.set_new_session_callback(move |ssl: &mut SslRef, session| {
+            if let Some(server) = ssl.ex_data(index) {
+                newest.lock().unwrap_or_else(PoisonError::into_inner).insert(*server, session);
+            }
+        });
+        Ok(Towards { context: builder.build(), sessions, verifies: authorities.is_some() })
+    }
+
+    /// A connection that has not said anything yet.
+    pub(super) fn connect(&self, server: &ServerIdentity) -> Result<Ssl, ErrorStack> {
+        let mut ssl = Ssl::new(&self.context)?;
+        match &server.subject {
+            Subject::Name(name) => {
+                let name = name.strip_suffix('.').unwrap_or(name);
+                ssl.set_hostname(name)?;
+                if self.verifies {
+                    let param = ssl.param_mut();
+                    param.set_hostflags(X509CheckFlags::NO_PARTIAL_WILDCARDS);
+                    param.set_host(name)?;
+                }
+            }
+            Subject::Address(address) if self.verifies => ssl.param_mut().set_ip(*address)?,
+            Subject::Address(_) | Subject::Nothing => {}
+        }
+        let server = server.fingerprint();
+        ssl.set_ex_data(fingerprint_index()?, server);
+        if let Some(session) = self.sessions.lock().unwrap_or_else(PoisonError::into_inner).get(&server) {
+            resume(&mut ssl, session)?;
+        }
+        ssl.set_connect_state();
+        Ok(ssl)
+    }
+}
+
+/// Offers a session of the same [`Towards`].
+#[allow(unsafe_code)]
+fn resume(ssl: &mut Ssl, session: &SslSession) -> Result<(), ErrorStack> {
+    // SAFETY: the session must have been made under the same context. It has: `Towards::sessions` is filled by the
+    // callback of `Towards::context` alone, which all connections of that `Towards` are made from.
+    unsafe { ssl.set_session(session) }
+}
+
+/// Where a connection carries the fingerprint of its server.
+fn fingerprint_index() -> Result<Index<Ssl, u64>, ErrorStack> {
+    static INDEX: OnceLock<Index<Ssl, u64>> = OnceLock::new();
+    library::place(&INDEX, Ssl::new_ex_index)
+}
