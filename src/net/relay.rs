@@ -181,7 +181,7 @@ impl Endpoint {
             Transport::Tls(secured) => {
                 let held = secured.held();
                 let received = secured.receive(room)?;
-                self.readable = received.is_some_and(|count| count > 0);
+                self.readable = received.is_some_and(|count| count > 0) && !secured.is_drained();
                 // The library may have answered.
                 self.blocked |= held == 0 && secured.held() > 0;
                 return Ok(received);

@@ -33,6 +33,8 @@ pub struct Secured {
     failure: Option<io::Error>,
     established: bool,
     finished: bool,
+    /// The last read took all that there was.
+    drained: bool,
 }
 
 /// The library's way to the socket.
@@ -69,6 +71,7 @@ impl Secured {
             failure: None,
             established: false,
             finished: false,
+            drained: false,
         })
     }
 
@@ -126,12 +129,16 @@ impl Secured {
         if let Some(error) = self.failure.take() {
             return Err(error);
         }
+        self.drained = false;
         let mut count = 0;
         let mut end = false;
         while count < room.len() && self.failure.is_none() {
             match self.fresh().ssl_read(&mut room[count..]).map_err(|error| self.pause(error)) {
                 Ok(more) => count += more,
-                Err(Pause::Nothing) => break,
+                Err(Pause::Nothing) => {
+                    self.drained = true;
+                    break;
+                }
                 Err(Pause::End) => {
                     end = true;
                     break;
@@ -157,6 +164,11 @@ impl Secured {
             (0, _, Some(_)) => Err(self.failure.take().unwrap_or_else(unexpected_end)),
             (count, _, _) => Ok(Some(count)),
         }
+    }
+
+    /// There is nothing to [`Secured::receive`] before the poller says so: the last time found that out.
+    pub fn is_drained(&self) -> bool {
+        self.drained && self.failure.is_none()
     }
 
     /// Encrypts and sends all of it; what the socket does not take is held.
