@@ -31,6 +31,10 @@ use std::{env, fs, iter, thread};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{
+    setsockopt,
+    sockopt::{RcvBuf, SndBuf},
+};
 use nix::unistd::Pid;
 use openssl::pkey::Id;
 use openssl::ssl::{
@@ -42,6 +46,9 @@ use openssl::ssl::{
 const REQUEST: [u8; 64] = [b'a'; 64];
 const ENDLESS: [u8; 64] = [b'e'; 64];
 const ANSWER: usize = 1024;
+/// Bytes in a socket's buffer at most while bytes flow without end. Megabytes there would have everybody copy from and to
+/// memory that no cache holds, and that would be most of what is measured.
+const UNDER_WAY: usize = 1 << 17;
 const GIB: f64 = (1u64 << 30) as f64;
 /// A client that hears nothing for so long counts as a failure.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -290,6 +297,7 @@ fn bulk(plan: &Plan) {
     let mut seconds = 0.0;
     let client = || {
         let mut stream = connect(plan, &context, None).unwrap_or_else(|e| fail(e));
+        setsockopt(stream.get_ref(), RcvBuf, &UNDER_WAY).unwrap();
         tally.note(&stream);
         ready.wait();
         let mut buffer = [0; 1 << 16];
@@ -481,6 +489,7 @@ fn serve(address: SocketAddr) {
                 client.read(&mut buffer).and_then(|n| match buffer[..n].first() {
                     None => Err(ErrorKind::UnexpectedEof.into()),
                     Some(b'e') => {
+                        setsockopt(&*client, SndBuf, &UNDER_WAY).unwrap();
                         let mut event =
                             EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT, event.data());
                         Ok(epoll.modify(&*client, &mut event)?)
