@@ -303,11 +303,11 @@ impl Worker<'_> {
         match connection.phase {
             Phase::Relaying { .. } => self.relay(key),
             Phase::Lingering { .. } => self.linger_on(key),
+            Phase::Answering { .. } => self.answer(key),
             Phase::Peeking { .. }
             | Phase::Shaking { .. }
             | Phase::Connecting { .. }
             | Phase::Securing { .. }
-            | Phase::Answering { .. }
             | Phase::Between => {}
         }
     }
@@ -332,6 +332,7 @@ impl Worker<'_> {
         // An error here is found again by reading.
         let _ = client.flush();
         match client.receive(&mut self.buffers.scratch) {
+            Ok(None) if client.has_paused() => self.queue_unfinished(key),
             Ok(None) => {}
             Ok(Some(count)) if count > 0 => {
                 // A page of a few hundred bytes always fits into an empty socket.
@@ -401,6 +402,9 @@ impl Worker<'_> {
                 Ok(None) => {}
                 Ok(Some(count)) if count > 0 => {}
                 Ok(Some(_)) | Err(_) => return self.close(key, ending),
+            }
+            if client.has_paused() {
+                break;
             }
         }
         self.queue_unfinished(key);

@@ -181,7 +181,7 @@ impl Endpoint {
             Transport::Tls(secured) => {
                 let held = secured.held();
                 let received = secured.receive(room)?;
-                self.readable = received.is_some_and(|count| count > 0) && !secured.is_drained();
+                self.readable = received != Some(0) && !secured.is_drained();
                 // The library may have answered.
                 self.blocked |= held == 0 && secured.held() > 0;
                 return Ok(received);
@@ -199,6 +199,14 @@ impl Endpoint {
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    /// The last read stopped before there was nothing left, so that others get their turn.
+    pub fn has_paused(&self) -> bool {
+        match &self.transport {
+            Transport::Plain(_) => false,
+            Transport::Tls(secured) => secured.has_paused(),
         }
     }
 
@@ -447,6 +455,10 @@ impl Direction {
             self.bytes += moved;
             progress.bytes += moved;
             progress.active |= moved > 0;
+            if from.has_paused() {
+                progress.again = self.state == DirectionState::Flowing;
+                break;
+            }
         }
         if self.state == DirectionState::Draining && self.has_delivered(to) {
             self.state = DirectionState::Ended;

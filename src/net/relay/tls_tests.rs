@@ -316,6 +316,23 @@ fn a_reader_that_stalls_stops_the_reading() {
 }
 
 #[test]
+fn a_peer_that_makes_much_work_of_few_bytes_has_short_turns_and_loses_nothing() {
+    let mut rig = Rig::new(Way::TlsToPlain);
+    let mut sent = 0;
+    while rig.source.held() == 0 {
+        rig.source.send(b"x").unwrap();
+        sent += 1;
+    }
+    let (mut got, mut turns) = (Vec::new(), 0);
+    while got.len() < sent {
+        let _ = rig.source.flush().unwrap();
+        turns += usize::from(rig.turn().unwrap().0.active);
+        read(&mut rig.sink, 65_536, &mut got);
+    }
+    assert!(turns > sent / 100, "{turns} turns for {sent} records");
+}
+
+#[test]
 fn what_a_peer_says_is_not_held_back_by_the_handshake_before() {
     let rig = Rig::new(Way::PlainToTls);
     let mut to = rig.to;

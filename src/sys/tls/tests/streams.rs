@@ -86,6 +86,58 @@ fn many_records_are_received_in_one_go() {
 }
 
 #[test]
+fn records_with_next_to_nothing_in_them_are_received_a_few_at_a_time() {
+    for version in VERSIONS {
+        let Pair { mut client, mut server } = ready(version);
+        let mut sent = 0;
+        while client.held() == 0 {
+            client.send(b"x").unwrap();
+            sent += 1;
+        }
+        server.readable(false);
+        let mut room = vec![0; 65_536];
+        let mut heard = 0;
+        let mut most = 0;
+        while heard < sent {
+            match server.receive(&mut room).unwrap() {
+                Some(count) => {
+                    heard += count;
+                    most = most.max(count);
+                }
+                None if server.has_paused() => {}
+                None => {
+                    client.flush().unwrap();
+                    server.readable(false);
+                }
+            }
+        }
+        assert!(sent > 10_000 && most < 2_000, "{most} of {sent} at once");
+    }
+}
+
+#[test]
+fn records_that_are_full_are_received_without_a_pause() {
+    let Pair { mut client, mut server } = ready(TlsVersion::Tls13);
+    // Small ones have been before them.
+    for _ in 0..5000 {
+        client.send(b"x").unwrap();
+    }
+    server.readable(false);
+    let mut room = vec![0; 65_536];
+    while server.receive(&mut room).unwrap().is_some() || server.has_paused() {}
+    client.send(&bytes(1_000_000, 4)).unwrap();
+    let mut heard = 0;
+    while heard < 1_000_000 {
+        client.flush().unwrap();
+        server.readable(false);
+        while let Some(count) = server.receive(&mut room).unwrap() {
+            assert!(heard < 65_536 || !server.has_paused(), "after {heard}");
+            heard += count;
+        }
+    }
+}
+
+#[test]
 fn each_direction_ends_on_its_own() {
     for version in VERSIONS {
         let Pair { mut client, mut server } = ready(version);
