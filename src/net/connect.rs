@@ -90,7 +90,7 @@ impl Worker<'_> {
         let Some(Connect { server, established, reservation }) =
             self.connect_any(&arrival, visit.reservation)
         else {
-            return self.turn_away(key, client);
+            return self.without_server(key, client, watched);
         };
         if let Some(connection) = self.connections.get_mut(key) {
             connection.phase = Phase::Connecting { client, server, reservation };
@@ -105,6 +105,61 @@ impl Worker<'_> {
         if established {
             self.establish(key, None, None);
         }
+    }
+
+    /// No server was found for this client. If the list of servers is a newer one than the client was looked after with,
+    /// that says nothing: it comes again, as soon as this worker has been told what belongs to that list.
+    fn without_server(&mut self, key: Key, client: Endpoint, watched: bool) {
+        let newest = self.region.servers().generation();
+        let told = self.settings.generation == newest;
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let among = connection.among.take();
+        if told && among.is_none_or(|set| set.generation() == newest) {
+            return self.turn_away(key, client);
+        }
+        connection.phase = Phase::Waiting { client };
+        self.peeking.join(&mut self.connections, key, self.now);
+        self.describe(key);
+        if !watched && self.watch(key, Side::Client).is_err() {
+            return self.close(key, Ending::Closed);
+        }
+        if told {
+            self.call(key);
+        }
+    }
+
+    /// This worker has been told something: those that wait for that come again.
+    pub(super) fn call_the_waiting(&mut self) {
+        let waiting = self.connections.iter().filter(|(_, it)| matches!(it.phase, Phase::Waiting { .. }));
+        for key in waiting.map(|(key, _)| key).collect::<Vec<Key>>() {
+            self.call(key);
+        }
+    }
+
+    /// A connection that waits comes again, as if it had just been accepted.
+    fn call(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let verdicts = connection.verdicts;
+        let client = match std::mem::replace(&mut connection.phase, Phase::Between) {
+            Phase::Waiting { client } => client,
+            other => {
+                connection.phase = other;
+                return;
+            }
+        };
+        // What it said first is still in its socket.
+        if !client.is_secured() && self.has_to_peek(verdicts) {
+            if let Some(connection) = self.connections.get_mut(key) {
+                connection.phase = Phase::Peeking { client };
+            }
+            return self.peek(key, false);
+        }
+        self.peeking.leave(&mut self.connections, key);
+        self.visit(key, client, true);
     }
 
     /// Nobody takes this client. The connection is in no queue, its phase is `Between`.
@@ -126,9 +181,9 @@ impl Worker<'_> {
         while let Some(reservation) = next {
             let identity = self.identities.get(&reservation.tls);
             if reservation.tls != 0 && identity.is_none() {
-                let reason = "this worker has not been told yet how to speak TLS to it";
-                next = self.pass_over(arrival, reservation, reason);
-                continue;
+                // This worker has not been told yet how to speak TLS to it.
+                visits::give_back(self.region, self.id, reservation);
+                return None;
             }
             match socket::connect(&reservation.address, options) {
                 Ok(attempt) => {
@@ -247,7 +302,7 @@ impl Worker<'_> {
         let next = self.server_failed(&arrival, reservation, error);
         let Some(Connect { server, established, reservation }) = self.connect_any(&arrival, next) else {
             self.region.workers().connecting(self.id, false);
-            return self.turn_away(key, client);
+            return self.without_server(key, client, true);
         };
         if let Some(connection) = self.connections.get_mut(key) {
             connection.phase = Phase::Connecting { client, server, reservation };

@@ -3,6 +3,7 @@
 //! | phase      | client has something  | client is gone     | server is ready       | server is gone         |
 //! |------------|-----------------------|--------------------|-----------------------|------------------------|
 //! | Peeking    | looked at: Connecting | closed             | –                     | –                      |
+//! | Waiting    | noted, read later     | closed             | –                     | –                      |
 //! | Shaking    | handshake; Connecting | closed             | –                     | –                      |
 //! | Connecting | noted, read later     | server is reset    | Relaying, Securing    | next server, or closed |
 //! | Securing   | noted, read later     | server is reset    | handshake; Relaying   | next server, or closed |
@@ -77,6 +78,8 @@ pub struct Connection {
 pub(super) enum Phase {
     /// `ssl_passthrough sni`: waits for the client's first bytes, which stay in the kernel.
     Peeking { client: Endpoint },
+    /// The servers have changed, and its worker has not been told yet how: it is nobody's until then.
+    Waiting { client: Endpoint },
     /// The client's handshake of TLS. It has no server yet.
     Shaking { client: Endpoint },
     /// connect(2) is under way. The client's bytes wait in the kernel.
@@ -137,7 +140,13 @@ impl Worker<'_> {
                 client.note(readiness);
                 match readiness.failed() {
                     true => self.close(key, Ending::Closed),
-                    false => self.peek(key, readiness),
+                    false => self.peek(key, readiness.ending()),
+                }
+            }
+            (Phase::Waiting { client }, Side::Client) => {
+                client.note(readiness);
+                if readiness.failed() || client.flush().is_err() {
+                    self.close(key, Ending::Closed);
                 }
             }
             (Phase::Shaking { client }, Side::Client) => {
@@ -173,6 +182,7 @@ impl Worker<'_> {
             }
             (
                 Phase::Peeking { .. }
+                | Phase::Waiting { .. }
                 | Phase::Shaking { .. }
                 | Phase::Answering { .. }
                 | Phase::Lingering { .. },
@@ -305,6 +315,7 @@ impl Worker<'_> {
             Phase::Lingering { .. } => self.linger_on(key),
             Phase::Answering { .. } => self.answer(key),
             Phase::Peeking { .. }
+            | Phase::Waiting { .. }
             | Phase::Shaking { .. }
             | Phase::Connecting { .. }
             | Phase::Securing { .. }
@@ -421,7 +432,7 @@ impl Worker<'_> {
     pub(super) fn close(&mut self, key: Key, ending: Ending) {
         let queue = match self.connections.get(key).map(|connection| &connection.phase) {
             None | Some(Phase::Between) => return,
-            Some(Phase::Peeking { .. }) => &mut self.peeking,
+            Some(Phase::Peeking { .. } | Phase::Waiting { .. }) => &mut self.peeking,
             Some(Phase::Shaking { .. }) => &mut self.shaking,
             Some(Phase::Connecting { .. } | Phase::Securing { .. }) => &mut self.connecting,
             Some(Phase::Relaying { .. }) => &mut self.relaying,
@@ -434,6 +445,7 @@ impl Worker<'_> {
         };
         let client = match connection.phase {
             Phase::Peeking { client }
+            | Phase::Waiting { client }
             | Phase::Shaking { client }
             | Phase::Answering { client }
             | Phase::Lingering { client, .. } => client,
@@ -498,7 +510,9 @@ impl Worker<'_> {
             return;
         };
         let (client, server, target, bits) = match &connection.phase {
-            Phase::Peeking { client } | Phase::Shaking { client } => (client, -1, None, state::CONNECTING),
+            Phase::Peeking { client } | Phase::Waiting { client } | Phase::Shaking { client } => {
+                (client, -1, None, state::CONNECTING)
+            }
             Phase::Connecting { client, server, reservation }
             | Phase::Securing { client, server, reservation } => {
                 (client, server.socket().as_raw_fd(), Some(reservation.target), state::CONNECTING)

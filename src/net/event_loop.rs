@@ -454,6 +454,7 @@ impl<'a> Worker<'a> {
             self.replace_listener(listener);
         }
         self.region.workers().set_settings(self.id, self.settings.generation);
+        self.call_the_waiting();
         // What accepting was paused for may be there now.
         self.retry_accept();
         Ok(())
@@ -469,6 +470,7 @@ impl<'a> Worker<'a> {
         match (&connection.phase, which) {
             (
                 Phase::Peeking { client }
+                | Phase::Waiting { client }
                 | Phase::Shaking { client }
                 | Phase::Connecting { client, .. }
                 | Phase::Securing { client, .. }
@@ -482,7 +484,13 @@ impl<'a> Worker<'a> {
                 | Phase::Relaying { server, .. },
                 Side::Server,
             ) => self.poller.add_stream(server.socket().as_fd(), name | token::SERVER),
-            (Phase::Peeking { .. } | Phase::Shaking { .. } | Phase::Answering { .. }, Side::Server)
+            (
+                Phase::Peeking { .. }
+                | Phase::Waiting { .. }
+                | Phase::Shaking { .. }
+                | Phase::Answering { .. },
+                Side::Server,
+            )
             | (Phase::Lingering { .. } | Phase::Between, _) => Ok(()),
         }
     }

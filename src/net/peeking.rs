@@ -9,7 +9,6 @@ use std::rc::Rc;
 
 use crate::policy::acl::Verdicts;
 use crate::policy::client_hello::{self, Hello};
-use crate::sys::poller::Readiness;
 use crate::sys::socket;
 
 use super::connection::{Ending, Key, Phase, Side};
@@ -34,8 +33,8 @@ impl Worker<'_> {
         }
     }
 
-    /// The client has sent something, or is gone: is it known now which servers it is for?
-    pub(super) fn peek(&mut self, key: Key, readiness: Readiness) {
+    /// The client has sent something, or is gone: is it known now which servers it is for? `ending`: no more will come.
+    pub(super) fn peek(&mut self, key: Key, ending: bool) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
@@ -52,7 +51,7 @@ impl Worker<'_> {
             Err(_) => return self.close(key, Ending::Closed),
         };
         let name = match &hello {
-            Hello::Incomplete if readiness.ending() => return self.close(key, Ending::Closed),
+            Hello::Incomplete if ending => return self.close(key, Ending::Closed),
             Hello::Incomplete => return,
             Hello::Name(name) => Some(&**name),
             Hello::NoName | Hello::NotTls => None,
@@ -65,7 +64,7 @@ impl Worker<'_> {
         self.visit(key, client, true);
     }
 
-    /// Ends those that have not said in time which servers they are for.
+    /// Ends those that have not said in time which servers they are for, or have waited in vain.
     pub(super) fn end_overdue_peeking(&mut self) {
         let timeout = Some(self.settings.tls.handshake_timeout);
         while let Some(key) = self.peeking.overdue(&self.connections, timeout, self.now) {

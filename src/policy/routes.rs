@@ -22,6 +22,7 @@ pub struct ServerSet {
     /// Their numbers, ascending.
     members: Box<[u32]>,
     rota: u32,
+    generation: u64,
 }
 
 impl ServerSet {
@@ -30,7 +31,12 @@ impl ServerSet {
         let mut members: Vec<u32> = members.into_iter().collect();
         members.sort_unstable();
         members.dedup();
-        ServerSet { members: members.into(), rota }
+        ServerSet { members: members.into(), rota, generation: 0 }
+    }
+
+    /// The generation of the settings whose servers have these numbers.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Names its round robin, which goes on from where it stopped whoever is served elsewhere meanwhile. No two sets
@@ -114,15 +120,17 @@ impl Routes {
         }
         // Names of the same servers share a round robin, too.
         let mut sets: HashMap<Vec<u32>, Rc<ServerSet>> = HashMap::new();
+        let set_of = |members: &[u32], rota| {
+            let set = ServerSet::new(members.iter().copied(), rota);
+            Rc::new(ServerSet { generation: settings.generation, ..set })
+        };
         let mut index = NameIndex::default();
         for (name, members) in by_name {
             let rota = sets.len() as u32 + 1;
-            let set = sets
-                .entry(members)
-                .or_insert_with_key(|members| Rc::new(ServerSet::new(members.iter().copied(), rota)));
+            let set = sets.entry(members).or_insert_with_key(|members| set_of(members, rota));
             index.add(name, Rc::clone(set));
         }
-        let others = (!nameless.is_empty()).then(|| Rc::new(ServerSet::new(nameless, 0)));
+        let others = (!nameless.is_empty()).then(|| set_of(&nameless, 0));
         Some(Routes { by_name: index, others })
     }
 

@@ -356,7 +356,12 @@ fn become_master(
         region.set_phase(Phase::Serving);
         let table = region.servers();
         table
-            .publish(&servers.servers, servers.emergency.as_ref(), servers.abuse.as_ref())
+            .publish_for(
+                settings.generation,
+                &servers.servers,
+                servers.emergency.as_ref(),
+                servers.abuse.as_ref(),
+            )
             .map_err(|error| error.to_string())?;
         for (server, length) in &launch.shunned {
             table.shun_for(Target::Server(*server), *length, settings.blacklist, clock::now());

@@ -13,7 +13,7 @@ mod assignment;
 mod row;
 
 use std::sync::atomic::{
-    AtomicU32,
+    AtomicU32, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
     fence,
 };
@@ -85,6 +85,8 @@ pub(super) struct ServerListHeader {
     cursor: AtomicU32,
     /// Odd while definitions are being written.
     edition: AtomicU32,
+    /// Of the settings that the list is from.
+    generation: AtomicU64,
 }
 
 const ROW_BITS: u32 = 14;
@@ -162,15 +164,35 @@ impl<'a> Servers<'a> {
         self.header().count.load(Relaxed).min(MAX_SERVERS)
     }
 
+    /// The generation of the settings that the list is from. Who holds older ones knows servers by other numbers.
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.header().generation.load(Relaxed)
+    }
+
+    /// [`Servers::publish_for`] the same settings as before, whose names mean other addresses now.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn publish(
+        &self,
+        servers: &[Definition],
+        emergency: Option<&Definition>,
+        abuse: Option<&Definition>,
+    ) -> Result<(), Busy> {
+        self.publish_for(self.generation(), servers, emergency, abuse)
+    }
+
     /// Master only: writes the whole list at once, under the lock. A server whose address is in it still (or again)
     /// keeps what is known of it: connections, totals, blacklist state, the clients that remember it. An address that
     /// is new is a new server. Resets round robin's cursor only if it is out of range. Servers beyond [`MAX_SERVERS`]
-    /// are left out.
+    /// are left out. `generation`: of the settings that it is from.
     ///
     /// # Errors
     /// [`Busy`] if the lock was not to be had within [`Region::LOCK_TIMEOUT`]: nothing is changed, try again.
-    pub fn publish(
+    pub fn publish_for(
         &self,
+        generation: u64,
         servers: &[Definition],
         emergency: Option<&Definition>,
         abuse: Option<&Definition>,
@@ -214,6 +236,7 @@ impl<'a> Servers<'a> {
             position.store(row.0 + 1, Relaxed);
         }
         header.count.store(count, Relaxed);
+        header.generation.store(generation, Relaxed);
         if header.cursor.load(Relaxed) >= count {
             header.cursor.store(0, Relaxed);
         }

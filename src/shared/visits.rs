@@ -94,7 +94,7 @@ pub struct Visit {
 }
 
 /// A client came: note it in the client table, choose, reserve. One critical section. `among`: the regular servers that
-/// it is for; none: all of them.
+/// it is for; none: all of them. If their numbers are not those of the list any more, nothing is chosen.
 ///
 /// A client is known to one server. One that has two names from one address by turns is new to both, every time.
 pub fn begin(
@@ -114,7 +114,10 @@ pub fn begin(
     let visitor = Visitor { address: client, remembered, verdicts };
     let before = region.servers().cursor(among);
     let mut cursor = before;
-    let choice = selection::choose(&terms.rules, &context, &visitor, &mut cursor);
+    let choice = match context.is_outdated() {
+        true => None,
+        false => selection::choose(&terms.rules, &context, &visitor, &mut cursor),
+    };
     if cursor != before {
         region.servers().set_cursor(among, cursor);
     }
@@ -169,8 +172,11 @@ pub fn fail(
         }
     }
     region.ledger().give(worker, failed.key.row());
-    let place = selection::choose_next(&terms.rules, &context, &visitor, &failed.failover)
-        .and_then(|next| context.take(worker, next));
+    let next = match context.is_outdated() {
+        true => None,
+        false => selection::choose_next(&terms.rules, &context, &visitor, &failed.failover),
+    };
+    let place = next.and_then(|next| context.take(worker, next));
     let provisional = if failed.provisional {
         let next = place.as_ref().and_then(|place| remembered_as(place.choice.target, place.key));
         let moved = next.map_or(ServerKey::NONE, ServerKey::unconfirmed);
@@ -271,6 +277,11 @@ struct Reserved {
 }
 
 impl VisitContext<'_> {
+    /// The servers that the visit is for have other numbers now.
+    fn is_outdated(&self) -> bool {
+        self.among.is_some_and(|set| set.generation() != self.region.servers().generation())
+    }
+
     /// Takes a place on the chosen target. None only if the choice was not one to make.
     fn take(&self, worker: WorkerId, choice: Choice) -> Option<Reserved> {
         let key = self.region.servers().key(choice.target);

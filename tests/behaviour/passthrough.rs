@@ -7,7 +7,8 @@ use std::net::{Shutdown, TcpStream};
 use openssl::ssl::{ExtensionContext, Ssl, SslConnector, SslMethod, SslRef, SslVerifyMode, SslVersion};
 use openssl::x509::X509Ref;
 
-use crate::support::client::read_all;
+use crate::support::client::{read_all, read_line};
+use crate::support::processes::connects_under_way;
 use crate::support::tls::{
     self, Authority, Client, Server, TlsEnding, config, connections, curl, nothing_is_left, s_client,
 };
@@ -367,6 +368,42 @@ fn large_amounts_go_through_as_they_are() {
     }
     client.finish();
     assert_eq!(client.read_all(), (Vec::new(), TlsEnding::Declared));
+    drop(client);
+    nothing_is_left(&pen);
+}
+
+/// ssl_passthrough: a name leads to its server although that has just got another number, and before a worker has heard
+/// of that; also when the server that a connect is under way to turns out to be none.
+#[test]
+fn a_name_leads_to_its_server_whatever_number_that_has_got() {
+    only_ours!("it has no ssl_passthrough");
+    let (a, b, hanging) = (Backend::greeter("a"), Backend::greeter("b"), Backend::hanging("none"));
+    let hello = tls::client_hello("a.test");
+    let options = ["-t", "1", "-b", "0", "-O", "ssl_passthrough sni"];
+    let pen = Pen::with(&options).servers([&a, &b]).workers(1).controlled().start();
+    pen.batch(&["server 0 sni a.test", "server 1 sni b.test"]);
+    let is = |number, server: &Backend, name| {
+        format!("server {number} address 127.0.0.1 port {} sni none sni {name}.test", server.port())
+    };
+    let peeked = || {
+        let client = pen.connect();
+        wait_until("it is accepted", || connections(&pen) == 1);
+        client
+    };
+    for (first, second) in [((&b, "b"), (&a, "a")), ((&a, "a"), (&b, "b"))] {
+        let client = peeked();
+        let change = [is(0, first.0, first.1), is(1, second.0, second.1)];
+        pen.change_unseen(&change, || (&client).write_all(&hello).unwrap());
+        assert_eq!(read_line(&client).as_deref(), Some("a"));
+        drop(client);
+        nothing_is_left(&pen);
+    }
+    pen.batch(&[&is(0, &hanging, "a"), &is(1, &b, "b")].map(String::as_str));
+    let client = peeked();
+    (&client).write_all(&hello).unwrap();
+    wait_until("a connect is under way", || connects_under_way(hanging.port()) == 1);
+    pen.batch(&[is(0, &b, "b"), is(1, &a, "a")].each_ref().map(String::as_str));
+    assert_eq!(read_line(&client).as_deref(), Some("a"));
     drop(client);
     nothing_is_left(&pen);
 }

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 
 use crate::support::backend::webs;
-use crate::support::client::{read_all, read_line, reset};
+use crate::support::client::{self, read_all, read_line, reset};
 use crate::support::pen::Builder;
 use crate::support::tls::{
     self, Authority, Client, Identity, Secured, Server, TlsEnding, acceptor, config, nothing_is_left, usual,
@@ -375,4 +375,21 @@ fn a_reload_turns_it_on_and_off() {
     Authority::new("Servers").file(&files, "servers.pem");
     assert_eq!(pen.ask("reload"), "ok\n");
     assert_eq!(pen.visit(), "closed");
+}
+
+/// pen(1), server tls: who comes while a change is under way is served as it says, not closed.
+#[test]
+fn a_worker_that_does_not_know_yet_how_to_speak_to_a_server_lets_the_client_wait() {
+    only_ours!("it has no TLS to servers");
+    let files = Scratch::new();
+    let (_, ca, identity) = trusted(&files);
+    let (secure, plain) = (tls::web("secure", &identity), Backend::web("plain"));
+    let pen = Pen::with(&["-t", "5"]).servers([&plain]).workers(1).controlled().start();
+    let (address, verify) = ("server 0 address 127.0.0.1 port", format!("tls verify {ca}"));
+    for (server, words, name) in [(&secure, verify.as_str(), "secure"), (&plain, "tls off", "plain")] {
+        let change = format!("{address} {} {words}", server.port());
+        let client = pen.change_unseen(&[&change], || pen.connect());
+        assert_eq!(client::request(client, "/"), name);
+    }
+    nothing_is_left(&pen);
 }

@@ -35,8 +35,14 @@ impl Master<'_> {
         let region = self.state.region;
         region.grow(Geometry { clients: settings.clients_max, connections: settings.conn_max })?;
         let ResolvedServers { servers, emergency, abuse, .. } = servers;
-        let published = region.servers().publish(servers, emergency.as_ref(), abuse.as_ref());
+        let published =
+            region.servers().publish_for(self.next_generation(), servers, emergency.as_ref(), abuse.as_ref());
         published.map_err(|_| Refusal::Later)
+    }
+
+    /// Of the settings to come.
+    fn next_generation(&self) -> u64 {
+        self.state.settings.generation + 1
     }
 
     /// Changes everything else. The number of the order to the workers.
@@ -46,8 +52,8 @@ impl Master<'_> {
         // A command is told as it came, and a file is still there.
         let told =
             if matches!(change.wish.text, Text::Batch(_)) { self.differences(change) } else { String::new() };
+        let generation = self.next_generation();
         let state = &mut self.state;
-        let generation = state.settings.generation + 1;
         let old_queue = state.settings.listen_queue;
         let old_conn_max = state.settings.conn_max;
         let page_is_new = state.settings.web_stats != reading.settings.web_stats;

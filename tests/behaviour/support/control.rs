@@ -5,7 +5,10 @@ use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use super::{Pen, SOON};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{Pen, SOON, processes, wait_until};
 
 /// A connection to a control port, of either kind.
 pub trait Session: Read + Write + Send {
@@ -84,5 +87,24 @@ impl Pen {
     #[track_caller]
     pub fn tell(&self, command: &str) {
         assert_eq!(self.ask(command), "", "{command}");
+    }
+
+    /// Changes the settings with a batch while the only worker is stopped, and does something before it goes on. So it
+    /// learns of both at once.
+    #[track_caller]
+    pub fn change_unseen<T>(&self, lines: &[impl AsRef<str>], meanwhile: impl FnOnce() -> T) -> T {
+        let worker = self.workers()[0];
+        let changes = || self.stderr().matches("in force now").count();
+        let before = changes();
+        kill(Pid::from_raw(worker), Signal::SIGSTOP).unwrap();
+        wait_until("it is stopped", || processes::stat(worker).is_some_and(|stat| stat.state == 'T'));
+        let mut session = self.control();
+        let lines: String = lines.iter().map(|line| format!("{}\n", line.as_ref())).collect();
+        session.write_all(format!("begin\n{lines}end\n").as_bytes()).unwrap();
+        wait_until("the master has changed its settings", || changes() > before);
+        let result = meanwhile();
+        kill(Pid::from_raw(worker), Signal::SIGCONT).unwrap();
+        assert_eq!(hear(&mut session), "");
+        result
     }
 }
