@@ -36,10 +36,9 @@ use nix::sys::socket::{
     sockopt::{RcvBuf, SndBuf},
 };
 use nix::unistd::Pid;
-use openssl::pkey::Id;
 use openssl::ssl::{
-    Ssl, SslContext, SslContextBuilder, SslMethod, SslSession, SslSessionCacheMode, SslSessionRef, SslStream,
-    SslVerifyMode, SslVersion,
+    Ssl, SslContext, SslContextBuilder, SslMethod, SslRef, SslSession, SslSessionCacheMode, SslSessionRef,
+    SslStream, SslVerifyMode, SslVersion,
 };
 
 /// The first byte says what is wanted: an answer, or bytes without end.
@@ -135,7 +134,7 @@ impl Plan {
             let (new, old): (Vec<&str>, Vec<&str>) =
                 ciphers.split(':').partition(|name| name.starts_with("TLS_"));
             if !new.is_empty() {
-                context.set_ciphersuites(&new.join(":")).unwrap_or_else(|e| fail(e));
+                set_suites(&mut context, &new.join(":"));
             }
             if !old.is_empty() {
                 context.set_cipher_list(&old.join(":")).unwrap_or_else(|e| fail(e));
@@ -146,6 +145,33 @@ impl Plan {
         }
         context
     }
+}
+
+// What the openssl crate has for OpenSSL alone, with which `benches/tls.sh` builds this.
+
+#[cfg(not(feature = "aws-lc"))]
+fn set_suites(context: &mut SslContextBuilder, list: &str) {
+    context.set_ciphersuites(list).unwrap_or_else(|e| fail(e));
+}
+
+#[cfg(feature = "aws-lc")]
+fn set_suites(_: &mut SslContextBuilder, _: &str) {
+    fail("ciphers of TLS 1.3 can be chosen with OpenSSL alone");
+}
+
+#[cfg(not(feature = "aws-lc"))]
+fn group(ssl: &SslRef) -> &'static str {
+    // Nothing to tell of a resumed TLS 1.2 session: no keys were exchanged.
+    ssl.peer_tmp_key().map_or("-", |key| match (key.id(), key.ec_key()) {
+        (openssl::pkey::Id::X25519, _) => "X25519",
+        (_, Ok(key)) => key.group().curve_name().and_then(|curve| curve.short_name().ok()).unwrap_or("EC"),
+        _ => "other",
+    })
+}
+
+#[cfg(feature = "aws-lc")]
+fn group(_: &SslRef) -> &'static str {
+    "-"
 }
 
 // Clients.
@@ -199,14 +225,7 @@ impl Tally {
 
     fn note(&self, stream: &SslStream<TcpStream>) {
         let ssl = stream.ssl();
-        // Nothing to tell of a resumed TLS 1.2 session: no keys were exchanged.
-        let group = ssl.peer_tmp_key().map_or("-", |key| match (key.id(), key.ec_key()) {
-            (Id::X25519, _) => "X25519",
-            (_, Ok(key)) => {
-                key.group().curve_name().and_then(|curve| curve.short_name().ok()).unwrap_or("EC")
-            }
-            _ => "other",
-        });
+        let group = group(ssl);
         let cipher = ssl.current_cipher().map_or("-", |cipher| cipher.name());
         let text = format!("version={} cipher={cipher} group={group}", ssl.version_str());
         self.negotiated.lock().unwrap().get_or_insert(text);

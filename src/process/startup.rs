@@ -41,7 +41,7 @@ use crate::sys::geoip::Database;
 use crate::sys::privileges::{self, User};
 use crate::sys::reason::words;
 use crate::sys::signal::{self, Signals};
-use crate::sys::tls::TicketKeys;
+use crate::sys::tls::{Material, TicketKeys, library_name};
 use crate::sys::{clock, fork, socket, wait};
 
 pub use crate::process::check::check;
@@ -344,6 +344,9 @@ fn become_master(
                 1,
                 format_args!("countries are looked up in {} ({:?})", path.display(), database.kind()),
             );
+        }
+        if Material::is_needed(&settings) {
+            messages.debug(1, format_args!("TLS is done by {}", library_name()));
         }
         let log = match &settings.log {
             Some(to) => Some(log::open(&names.log_destination(to)).map_err(|error| error.to_string())?),

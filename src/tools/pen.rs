@@ -22,6 +22,7 @@ use crate::model::tls::VerifyClient;
 use crate::process::{complain, startup};
 use crate::sys::reason::words;
 use crate::sys::signal::{self, Signal};
+use crate::sys::tls::library_name;
 use crate::tools::options::{self, Arguments, Effect, Given, Kind, USAGE};
 
 /// Runs pen with the arguments of this process.
@@ -40,7 +41,7 @@ pub fn main() -> ExitCode {
         return answer(&options::help());
     }
     if asked_for(Effect::Version) {
-        return answer(concat!("pen ", env!("CARGO_PKG_VERSION"), "\n"));
+        return answer(&format!("pen {} with {}\n", env!("CARGO_PKG_VERSION"), library_name()));
     }
     let request = Request::read(&arguments, &|path| std::fs::read(path).and_then(config::decode));
     // A check says what is wrong, and nothing else.

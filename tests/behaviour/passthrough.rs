@@ -4,8 +4,7 @@ use std::fmt::Display;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 
-use openssl::ssl::{ExtensionContext, Ssl, SslConnector, SslMethod, SslRef, SslVerifyMode, SslVersion};
-use openssl::x509::X509Ref;
+use openssl::ssl::{Ssl, SslConnector, SslMethod, SslVerifyMode, SslVersion};
 
 use crate::support::client::{read_all, read_line};
 use crate::support::processes::connects_under_way;
@@ -205,11 +204,9 @@ fn answer_to(pen: &Pen, name: &str, larger_by: usize, shape: &dyn Fn(&TcpStream,
     let mut connector = SslConnector::builder(SslMethod::tls_client()).unwrap();
     connector.set_verify(SslVerifyMode::NONE);
     if larger_by > 0 {
-        let more = move |_: &mut SslRef, _: ExtensionContext, _: Option<(usize, &X509Ref)>| {
-            Ok(Some(vec![7_u8; larger_by]))
-        };
-        let nothing = |_: &mut SslRef, _: ExtensionContext, _: &[u8], _: Option<(usize, &X509Ref)>| Ok(());
-        connector.add_custom_ext(0xfe0d, ExtensionContext::CLIENT_HELLO, more, nothing).unwrap();
+        // Protocols that no server has heard of.
+        let protocols: Vec<u8> = (0..larger_by.div_ceil(256)).flat_map(|_| [255_u8; 256]).collect();
+        connector.set_alpn_protos(&protocols).unwrap();
     }
     let stream = pen.connect();
     stream.set_nodelay(true).unwrap();

@@ -150,4 +150,5 @@ fn why_a_client_was_refused_can_be_told() {
     let pen = pen(&files, &["-R", "-G", &ca, "-d"]).servers(&s).start();
     assert!(!served(&pen, SslVersion::TLS1_2, Some(&ours.issue_expired(&["client"]))));
     wait_until("the reason is told", || pen.stderr().contains("expired"));
+    assert!(pen.stderr().contains("TLS is done by "), "and which library it was");
 }

@@ -531,7 +531,9 @@ impl Client {
     /// Speaks this version and no other. Old ones with the ciphers that they need.
     pub fn version(mut self, version: SslVersion) -> Self {
         if version == SslVersion::TLS1 || version == SslVersion::TLS1_1 {
-            self.builder.set_cipher_list("ALL:@SECLEVEL=0").unwrap();
+            // AWS-LC has no levels of security: what it has is allowed.
+            let list = if cfg!(feature = "aws-lc") { "ALL" } else { "ALL:@SECLEVEL=0" };
+            self.builder.set_cipher_list(list).unwrap();
         }
         self.builder.set_min_proto_version(Some(version)).unwrap();
         self.builder.set_max_proto_version(Some(version)).unwrap();

@@ -60,6 +60,7 @@ pub(super) fn build(
     tickets: &Rc<TicketKeys>,
     scope: Scope,
 ) -> Result<SslContext, TlsError> {
+    check_lists(settings)?;
     let recipe = Recipe {
         settings: settings.clone(),
         tickets: TicketKeys::clone(tickets),
@@ -164,25 +165,22 @@ impl Recipe {
             library::allow_sha1(builder);
         }
         match &self.settings.ciphers {
-            Some(list) => {
-                builder.set_cipher_list(list).map_err(|error| refused_list("ssl_ciphers", list, &error))?
-            }
+            Some(list) => builder.set_cipher_list(list).map_err(failed)?,
             None => {
                 let list = if old { [CIPHERS, OLD_CIPHERS].concat() } else { CIPHERS.to_owned() };
                 builder.set_cipher_list(&list).map_err(failed)?;
             }
         }
         match &self.settings.ciphersuites {
-            Some(list) => library::set_ciphersuites(builder, list)
-                .map_err(|error| refused_list("ssl_ciphersuites", list, &error))?,
-            None => library::set_ciphersuites(builder, library::CIPHERSUITES).map_err(failed)?,
+            Some(list) => library::set_ciphersuites(builder, list),
+            None => library::set_ciphersuites(builder, library::CIPHERSUITES),
         }
+        .map_err(failed)?;
         match &self.settings.groups {
-            Some(list) => {
-                builder.set_groups_list(list).map_err(|error| refused_list("ssl_groups", list, &error))
-            }
-            None => set_default_groups(builder).map_err(failed),
+            Some(list) => builder.set_groups_list(list),
+            None => set_default_groups(builder),
         }
+        .map_err(failed)
     }
 
     /// Who may be a client, and whose sessions count.
@@ -258,6 +256,29 @@ fn names_in(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-fn refused_list(command: &str, list: &str, error: &ErrorStack) -> TlsError {
-    refused(list, &format!("{command} {list}"), error)
+/// Does the library have everything that the lists name? By itself it passes over ciphers that it does not know.
+fn check_lists(settings: &TlsSettings) -> Result<(), TlsError> {
+    check_list("ssl_ciphers", &settings.ciphers, &[':', ',', ';'], |builder, list| {
+        builder.set_cipher_list(list)
+    })?;
+    check_list("ssl_ciphersuites", &settings.ciphersuites, &[':'], library::set_ciphersuites)?;
+    check_list("ssl_groups", &settings.groups, &[':'], |builder, list| builder.set_groups_list(list))
+}
+
+fn check_list(
+    command: &str,
+    list: &Option<String>,
+    between: &[char],
+    set: impl Fn(&mut SslContextBuilder, &str) -> Result<(), ErrorStack>,
+) -> Result<(), TlsError> {
+    let Some(list) = list else { return Ok(()) };
+    let mut builder = SslContext::builder(SslMethod::tls_server()).map_err(failed)?;
+    // What is taken away, sorted, or wanted only if it is there need not be there.
+    let is_name = |word: &&str| !word.is_empty() && !word.starts_with(['!', '-', '+', '@', '?']);
+    if let Some(unknown) = list.split(between).filter(is_name).find(|word| set(&mut builder, word).is_err()) {
+        let library = library::name();
+        let reason = format!("{command}: {library} has no {unknown} for it; leave it out, or take another");
+        return Err(TlsError { word: list.clone(), reason, unreachable: None });
+    }
+    set(&mut builder, list).map_err(|error| refused(list, &format!("{command} {list}"), &error))
 }

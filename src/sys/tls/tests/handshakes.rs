@@ -379,16 +379,33 @@ fn whole_chains_are_sent() {
 #[test]
 fn lists_that_the_library_does_not_take_are_refused_by_name() {
     let (_, material) = simple();
-    let list = || Some("NONSENSE".to_owned());
-    for (tls, command) in [
-        (TlsSettings { ciphers: list(), ..TlsSettings::default() }, "ssl_ciphers"),
-        (TlsSettings { ciphersuites: list(), ..TlsSettings::default() }, "ssl_ciphersuites"),
-        (TlsSettings { groups: list(), ..TlsSettings::default() }, "ssl_groups"),
+    let build = |tls| Contexts::build(&with(tls), &material, &keys(), Scope::AsNeeded);
+    let ciphers = |list: &str| TlsSettings { ciphers: Some(list.to_owned()), ..TlsSettings::default() };
+    let suites = |list: &str| TlsSettings { ciphersuites: Some(list.to_owned()), ..TlsSettings::default() };
+    let groups = |list: &str| TlsSettings { groups: Some(list.to_owned()), ..TlsSettings::default() };
+    for (tls, list, command) in [
+        (ciphers("NONSENSE"), "NONSENSE", "ssl_ciphers"),
+        (ciphers("HIGH:NONSENSE:!RC4"), "HIGH:NONSENSE:!RC4", "ssl_ciphers"),
+        (suites("NONSENSE"), "NONSENSE", "ssl_ciphersuites"),
+        (suites("TLS_AES_128_GCM_SHA256:NONSENSE"), "TLS_AES_128_GCM_SHA256:NONSENSE", "ssl_ciphersuites"),
+        (groups("NONSENSE"), "NONSENSE", "ssl_groups"),
+        (groups("X25519:NONSENSE"), "X25519:NONSENSE", "ssl_groups"),
     ] {
-        let error = Contexts::build(&with(tls), &material, &keys(), Scope::AsNeeded).unwrap_err();
-        assert_eq!(error.word, "NONSENSE");
-        assert!(error.reason.starts_with(&format!("{command} NONSENSE: ")), "{error}");
-        assert!(error.reason.contains(&super::super::library_name()), "{error}");
+        let error = build(tls).unwrap_err();
+        assert_eq!(error.word, list);
+        let library = super::super::library_name();
+        assert!(error.reason.starts_with(&format!("{command}: {library} has no NONSENSE ")), "{error}");
         assert!(error.unreachable.is_none());
+    }
+    // Every word is known, and still there is nothing left.
+    let error = build(ciphers("HIGH:!ALL")).unwrap_err();
+    assert!(error.reason.starts_with("ssl_ciphers HIGH:!ALL: "), "{error}");
+    for tls in [
+        ciphers("HIGH:!aNULL:!NO-SUCH-CIPHER:@STRENGTH"),
+        ciphers("ECDHE-ECDSA-AES128-GCM-SHA256,ECDHE-RSA-AES128-GCM-SHA256"),
+        suites("TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256"),
+        groups("P-256:X25519"),
+    ] {
+        build(tls).unwrap();
     }
 }
