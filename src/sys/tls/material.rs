@@ -59,7 +59,7 @@ pub(super) struct Identity {
     pub(super) names: Vec<NamePattern>,
     /// The certificate, then the others that go with it to clients.
     pub(super) chain: Vec<Der>,
-    /// PKCS #8.
+    /// As it is in its file.
     pub(super) key: Zeroizing<Der>,
     /// Whose client certificates are good: those of `-G` and `-A`, or of the name's own `.ca`.
     pub(super) authorities: Vec<Der>,
@@ -278,7 +278,7 @@ impl Identity {
         let pem = Pem::read(path, allowance)?;
         let mut chain = pem.certificates()?;
         let own = chain[0].clone();
-        let key = match sources.key {
+        let (key, as_it_is) = match sources.key {
             Some(path) => Pem::read(path, allowance)?.key("")?,
             None => pem.key(sources.otherwise)?,
         };
@@ -308,7 +308,7 @@ impl Identity {
             pattern: sources.pattern,
             names: chain::names(&own),
             chain: in_der(&chain)?,
-            key: Zeroizing::new(key.private_key_to_pkcs8()?),
+            key: as_it_is,
             authorities: if known.wanted { in_der(&known.authorities)? } else { Vec::new() },
             staple: None,
         })

@@ -130,6 +130,10 @@ impl Secured {
         if self.established {
             return Ok(true);
         }
+        if self.stream.ssl().is_server() && !self.stream.get_ref().readable {
+            // It is the client's turn. The library would set up its buffers for one that may never say anything.
+            return Ok(false);
+        }
         let result = self.fresh().do_handshake();
         let pause = result.map_err(|error| self.pause(error));
         let pushed = self.push();

@@ -96,6 +96,8 @@ impl Drop for Scratch {
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Validity {
     Now,
+    /// For an hour.
+    Ending,
     Past,
     Future,
 }
@@ -295,6 +297,7 @@ fn certify(
     builder.set_issuer_name(by.map_or(&*subject, |authority| authority.certificate.subject_name())).unwrap();
     let (from, to) = match validity {
         Validity::Now => (-DAY, 30 * DAY),
+        Validity::Ending => (-DAY, 3600),
         Validity::Past => (-30 * DAY, -DAY),
         Validity::Future => (DAY, 30 * DAY),
     };

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Orderin
 use std::sync::{Arc, OnceLock};
 
 use foreign_types::ForeignTypeRef;
+use openssl::asn1::Asn1Time;
 use openssl::cipher_ctx::CipherCtxRef;
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
@@ -20,6 +21,7 @@ use openssl_sys as ffi;
 
 use super::library;
 use crate::model::time::Seconds;
+use crate::sys::clock;
 use crate::sys::memory::SharedMemory;
 
 /// How many keys open tickets: the one that new tickets are made with, and two before it.
@@ -36,6 +38,13 @@ const LONGEST: u32 = 7 * 24 * 3600;
 /// The keys: the one for new tickets, and the ones before it, which still open old ones. Copies share them.
 #[derive(Debug, Clone)]
 pub struct TicketKeys(Arc<SharedMemory>);
+
+/// What a context makes its tickets with.
+struct Issuer {
+    keys: TicketKeys,
+    /// How long tickets are good, in seconds.
+    lifetime: u32,
+}
 
 /// What is in the memory.
 #[repr(C)]
@@ -109,10 +118,10 @@ impl TicketKeys {
         builder: &mut SslContextBuilder,
         rotation: Seconds,
     ) -> Result<(), ErrorStack> {
-        let index = index()?;
-        builder.set_ex_data(index, self.clone());
+        let lifetime = rotation.0.saturating_mul(2).min(LONGEST);
+        builder.set_ex_data(index()?, Issuer { keys: self.clone(), lifetime });
         library::set_ticket_callback(builder, seal_or_open)?;
-        library::set_session_lifetime(builder, rotation.0.saturating_mul(2).min(LONGEST));
+        library::set_session_lifetime(builder, lifetime);
         Ok(())
     }
 
@@ -172,9 +181,21 @@ impl Table {
     }
 }
 
+impl Issuer {
+    /// Is whoever gets a ticket still a client as long as it is good? A session that is resumed is not asked for its
+    /// certificate again, and each time has a new ticket in store: it would never end.
+    fn outlives_its_tickets(&self, ssl: &SslRef) -> bool {
+        let Some(certificate) = ssl.peer_certificate() else {
+            return true;
+        };
+        let end = i64::try_from(clock::wall().0).unwrap_or(i64::MAX).saturating_add(self.lifetime.into());
+        Asn1Time::from_unix(end).is_ok_and(|end| *certificate.not_after() > *end)
+    }
+}
+
 /// Where a context has its keys.
-fn index() -> Result<Index<SslContext, TicketKeys>, ErrorStack> {
-    static INDEX: OnceLock<Index<SslContext, TicketKeys>> = OnceLock::new();
+fn index() -> Result<Index<SslContext, Issuer>, ErrorStack> {
+    static INDEX: OnceLock<Index<SslContext, Issuer>> = OnceLock::new();
     library::place(&INDEX, SslContext::new_ex_index)
 }
 
@@ -190,7 +211,7 @@ pub(super) unsafe extern "C" fn seal_or_open(
 ) -> c_int {
     // SAFETY: the library calls this with the connection that it is busy with.
     let ssl = unsafe { SslRef::from_ptr(ssl) };
-    let Some(keys) = index().ok().and_then(|index| ssl.ssl_context().ex_data(index)) else {
+    let Some(issuer) = index().ok().and_then(|index| ssl.ssl_context().ex_data(index)) else {
         return 0;
     };
     // SAFETY: a context for this call alone.
@@ -201,8 +222,9 @@ pub(super) unsafe extern "C" fn seal_or_open(
         let name = unsafe { std::slice::from_raw_parts_mut(name, NAME) };
         // SAFETY: room for the longest nonce that there is; AES-CBC's has sixteen bytes. Ours during this call.
         let nonce = unsafe { std::slice::from_raw_parts_mut(nonce, NONCE) };
+        let newest = issuer.keys.newest().filter(|_| issuer.outlives_its_tickets(ssl));
         // Without keys a ticket is one that nobody can open. (Not to make any is an error with AWS-LC.)
-        let Ok(key) = keys.newest().map_or_else(Key::random, Ok) else {
+        let Ok(key) = newest.map_or_else(Key::random, Ok) else {
             return -1;
         };
         name.copy_from_slice(key.name());
@@ -214,7 +236,7 @@ pub(super) unsafe extern "C" fn seal_or_open(
         let name = unsafe { std::slice::from_raw_parts(name, NAME) };
         // SAFETY: the same.
         let nonce = unsafe { std::slice::from_raw_parts(nonce, NONCE) };
-        let Some((key, newest)) = keys.find(name) else {
+        let Some((key, newest)) = issuer.keys.find(name) else {
             return 0;
         };
         let ready = cipher.decrypt_init(Some(method), Some(key.cipher()), Some(nonce));

@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use openssl::asn1::Asn1Time;
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
 use openssl::ssl::{
     Ssl, SslContext, SslMethod, SslRef, SslSession, SslSessionCacheMode, SslVerifyMode, SslVersion,
 };
+use openssl::x509::X509;
 use openssl::x509::verify::X509CheckFlags;
 
 use super::{failed, prepare, set_default_groups, store};
@@ -16,7 +18,18 @@ use crate::sys::tls::library;
 use crate::sys::tls::material::{Der, TlsError};
 
 /// The newest session with each server, by [`ServerIdentity::fingerprint`]. No more than the settings have servers.
-type Sessions = Arc<Mutex<HashMap<u64, SslSession>>>;
+type Sessions = Arc<Mutex<HashMap<u64, Known>>>;
+
+/// A session, and the certificate that it began with.
+struct Known {
+    session: SslSession,
+    certificate: Option<X509>,
+}
+
+/// Is it over with this certificate? Who resumes a session does not show it again.
+fn has_expired(certificate: &X509) -> Result<bool, ErrorStack> {
+    Ok(*certificate.not_after() < *Asn1Time::days_from_now(0)?)
+}
 
 /// Servers that are checked with the same authorities.
 pub(super) struct Towards {
@@ -52,7 +65,8 @@ impl Towards {
         let index = fingerprint_index()?;
         builder.set_new_session_callback(move |ssl: &mut SslRef, session| {
             if let Some(server) = ssl.ex_data(index) {
-                newest.lock().unwrap_or_else(PoisonError::into_inner).insert(*server, session);
+                let known = Known { session, certificate: ssl.peer_certificate() };
+                newest.lock().unwrap_or_else(PoisonError::into_inner).insert(*server, known);
             }
         });
         Ok(Towards { context: builder.build(), sessions, verifies: authorities.is_some() })
@@ -76,8 +90,10 @@ impl Towards {
         }
         let server = server.fingerprint();
         ssl.set_ex_data(fingerprint_index()?, server);
-        if let Some(session) = self.sessions.lock().unwrap_or_else(PoisonError::into_inner).get(&server) {
-            resume(&mut ssl, session)?;
+        if let Some(known) = self.sessions.lock().unwrap_or_else(PoisonError::into_inner).get(&server)
+            && !(self.verifies && known.certificate.as_ref().map_or(Ok(false), has_expired)?)
+        {
+            resume(&mut ssl, &known.session)?;
         }
         ssl.set_connect_state();
         Ok(ssl)
@@ -96,4 +112,19 @@ fn resume(ssl: &mut Ssl, session: &SslSession) -> Result<(), ErrorStack> {
 fn fingerprint_index() -> Result<Index<Ssl, u64>, ErrorStack> {
     static INDEX: OnceLock<Index<Ssl, u64>> = OnceLock::new();
     library::place(&INDEX, Ssl::new_ex_index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::tls::testing::{Authority, IssueOptions, Validity};
+
+    #[test]
+    fn a_session_ends_with_the_certificate_of_its_server() {
+        let authority = Authority::new("authority");
+        for (validity, over) in [(Validity::Past, true), (Validity::Ending, false)] {
+            let (certificate, _) = authority.issue(IssueOptions { validity, ..IssueOptions::default() });
+            assert_eq!(has_expired(&X509::from_pem(certificate.as_bytes()).unwrap()).unwrap(), over);
+        }
+    }
 }

@@ -13,7 +13,7 @@ use openssl::pkey::{PKey, Private};
 use openssl::x509::X509;
 use zeroize::Zeroizing;
 
-use super::TlsError;
+use super::{Der, TlsError};
 use crate::sys::reason::words;
 use crate::sys::textfile;
 
@@ -112,11 +112,12 @@ impl Pem {
         self.certificate_sections().filter_map(|section| X509::from_der(section.der.as_ref()?).ok())
     }
 
-    /// The first private key in it.
+    /// The first private key in it, and as it is there, in DER. (To have the library write it again would leave a copy
+    /// in memory that is free: OpenSSL does not wipe what it writes on the way.)
     ///
     /// # Errors
     /// It is encrypted, damaged, or of a kind that is not known; there is none: then `way_out` is added.
-    pub(super) fn key(&self, way_out: &str) -> Result<PKey<Private>, TlsError> {
+    pub(super) fn key(&self, way_out: &str) -> Result<(PKey<Private>, Zeroizing<Der>), TlsError> {
         let Some(section) = self.sections.iter().find(|section| section.label.ends_with("PRIVATE KEY"))
         else {
             return Err(self.nothing("private key", "openssl pkey -inform der", way_out));
@@ -130,7 +131,8 @@ impl Pem {
             return Err(TlsError::about(&self.path, reason));
         }
         let der = section.der.as_ref().ok_or_else(|| self.unusable(section, "it is damaged"))?;
-        PKey::private_key_from_der(der).map_err(|error| self.unusable(section, reason(&error)))
+        let key = PKey::private_key_from_der(der).map_err(|error| self.unusable(section, reason(&error)))?;
+        Ok((key, der.clone()))
     }
 
     fn certificate_sections(&self) -> impl Iterator<Item = &Section> {

@@ -6,6 +6,7 @@ use openssl::ssl::{SslSession, SslSessionCacheMode};
 use super::*;
 use crate::model::time::Seconds;
 use crate::model::tls::VerifyClient;
+use crate::sys::tls::testing::Validity;
 
 const VERSIONS: [TlsVersion; 2] = [TlsVersion::Tls12, TlsVersion::Tls13];
 
@@ -51,6 +52,41 @@ fn tickets_outlive_two_rotations_and_no_third() {
                 keys.rotate().unwrap();
             }
             assert_eq!(resumes(&contexts, &contexts, "www.test"), alive, "{version:?}, {rotations}");
+        }
+    }
+}
+
+#[test]
+#[allow(unsafe_code)]
+fn no_ticket_outlives_the_certificate_of_its_client() {
+    for (version, validity) in
+        VERSIONS.into_iter().flat_map(|it| [(it, Validity::Now), (it, Validity::Ending)])
+    {
+        let authority = Authority::new("authority");
+        let mut default = identity(&authority, &["www.test"]);
+        default.authorities = vec![authority.certificate.to_der().unwrap()];
+        let tls = TlsSettings { verify_client: VerifyClient::Require, ..only(version) };
+        let contexts = build(tls, &material(&authority, default, Vec::new()));
+        let (certificate, key) = authority.issue(IssueOptions { validity, ..IssueOptions::default() });
+        let mut builder = SslContext::builder(SslMethod::tls_client()).unwrap();
+        builder.set_certificate(&X509::from_pem(certificate.as_bytes()).unwrap()).unwrap();
+        builder.set_private_key(&PKey::private_key_from_pem(key.as_bytes()).unwrap()).unwrap();
+        let newest = Arc::new(Mutex::new(None));
+        let told = Arc::clone(&newest);
+        builder.set_session_cache_mode(SslSessionCacheMode::CLIENT);
+        builder.set_new_session_callback(move |_, session| *told.lock().unwrap() = Some(session));
+        let client = builder.build();
+        for round in 0..2 {
+            let mut ssl = Ssl::new(&client).unwrap();
+            ssl.set_connect_state();
+            if let Some(session) = newest.lock().unwrap().take() {
+                // SAFETY: all sessions are of the same context.
+                unsafe { ssl.set_session(&session) }.unwrap();
+            }
+            let mut pair = Pair::from_stranger(ssl, &contexts);
+            assert_eq!(pair.shake(), BOTH_ARE_HAPPY);
+            assert_eq!(pair.server.resumed(), round > 0 && validity == Validity::Now, "{version:?}, {round}");
+            pair.client.finish().unwrap();
         }
     }
 }

@@ -138,6 +138,17 @@ fn records_that_are_full_are_received_without_a_pause() {
 }
 
 #[test]
+fn a_client_that_says_nothing_has_nothing_set_up_for_it() {
+    let (_, material) = simple();
+    let contexts = build(TlsSettings::default(), &material);
+    let mut pair = Pair::new(&contexts, &contexts, &at("www.test"));
+    let untouched = pair.server.ssl().state_string_long().to_owned();
+    assert!(!pair.server.handshake().unwrap());
+    assert_eq!(pair.server.ssl().state_string_long(), untouched);
+    assert_eq!(pair.shake(), BOTH_ARE_HAPPY);
+}
+
+#[test]
 fn each_direction_ends_on_its_own() {
     for version in VERSIONS {
         let Pair { mut client, mut server } = ready(version);
