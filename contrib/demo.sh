@@ -1,6 +1,7 @@
 #!/bin/bash
 # Shows pen at work: two small web servers, pen in front of them, clients that are spread and come back, a server that
-# is taken out of service, one that dies, and the status page. Ends by itself, or with Ctrl-C, and leaves nothing behind.
+# is taken out of service, TLS, a server that dies, and the status page. Ends by itself, or with Ctrl-C, and leaves
+# nothing behind.
 #
 # usage: demo.sh path/to/pen
 set -eu
@@ -74,6 +75,13 @@ requests() {
     done
 }
 
+# One handshake, and a line about it: is the session a new one, or resumed?
+handshake() {
+    printf 'GET / HTTP/1.0\r\n\r\n' |
+        openssl s_client -connect "127.0.0.1:$secure" -CAfile "$scratch/cert.pem" -verify_return_error -ign_eof "$@" \
+            2>>"$scratch/openssl.err" | grep -m 1 -E '^(New|Reused), ' || fail "no handshake with openssl s_client $*"
+}
+
 # The status page as text: the cells of a row in columns as wide as their headings.
 page_as_text() {
     awk '
@@ -93,6 +101,7 @@ page_as_text() {
 free_port one
 free_port two
 free_port front
+free_port secure
 
 echo "Two web servers on ports $one and $two (pen's dummy mode), and pen with two workers on port $front:"
 echo
@@ -127,6 +136,24 @@ for command in "drain 1" servers "explain 127.0.0.6"; do
 done
 requests 6 7 8 3
 "$penctl" "$scratch/pen.ctl" undrain 1
+
+echo
+echo "Another pen speaks TLS with the clients, with a certificate made just now; the servers stay as they are:"
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=127.0.0.1 \
+    -addext subjectAltName=IP:127.0.0.1 -keyout "$scratch/key.pem" -out "$scratch/cert.pem" 2>"$scratch/openssl.err"
+echo
+echo "  pen --workers 2 -f -E cert.pem -K key.pem 127.0.0.1:$secure 127.0.0.1:$one 127.0.0.1:$two"
+start secure --workers 2 -E "$scratch/cert.pem" -K "$scratch/key.pem" \
+    "127.0.0.1:$secure" "127.0.0.1:$one" "127.0.0.1:$two"
+await curl --silent --fail --cacert "$scratch/cert.pem" "https://127.0.0.1:$secure/"
+echo "  curl --cacert cert.pem https://127.0.0.1:$secure/"
+curl --silent --show-error --max-time 10 --cacert "$scratch/cert.pem" "https://127.0.0.1:$secure/" | sed 's/^/    /'
+echo
+echo "A client that comes back resumes its session, whichever worker it meets:"
+echo "  first visit:  $(handshake -sess_out "$scratch/session.pem")"
+echo "  second visit: $(handshake -sess_in "$scratch/session.pem")"
+echo "  third visit:  $(handshake -sess_in "$scratch/session.pem")"
+
 echo
 echo "The server on port $one is killed. Its clients go to the other one, and nobody notices:"
 kill "$first"

@@ -12,11 +12,11 @@ set -eu
 demo='cc:gcc libc6-dev
 pkg-config:pkg-config
 openssl.pc:libssl-dev
+openssl:openssl
 curl:curl'
 check="$demo
 make:make
 mandoc:mandoc
-openssl:openssl
 strace:strace
 ip:iproute2
 ps:procps"
@@ -24,7 +24,6 @@ bench="$demo
 nginx:nginx-light
 /usr/lib/nginx/modules/ngx_stream_module.so:libnginx-mod-stream
 haproxy:haproxy
-openssl:openssl
 wrk:wrk
 pen:pen"
 

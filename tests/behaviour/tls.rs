@@ -349,8 +349,8 @@ fn block() -> Vec<u8> {
 
 /// The digest of so many blocks.
 fn digest(blocks: usize) -> String {
-    let mut hash = Sha256::new();
-    (0..blocks).for_each(|_| hash.update(&block()));
+    let (block, mut hash) = (block(), Sha256::new());
+    (0..blocks).for_each(|_| hash.update(&block));
     hex(hash)
 }
 
@@ -917,10 +917,10 @@ fn a_key_that_only_root_may_read_is_read_before_the_jail() {
 /// pen(1), -E: its presence turns TLS on; a key alone does not.
 #[test]
 fn without_a_certificate_nothing_is_tls() {
-    let (s, files) = (webs(1), Scratch::new());
+    let (g, files) = (greeters(1), Scratch::new());
     let key = files.write("only.key", usual().1.key_pem());
-    let pen = Pen::with(&["-K", &key]).servers(&s).start();
-    assert_eq!(pen.visit(), "S0");
+    let pen = Pen::with(&["-K", &key]).servers(&g).start();
+    assert_eq!(pen.hold().name, "G0");
     let refused = Client::careless().connect(pen.connect());
     assert!(refused.is_err());
 }

@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use super::{Der, TlsError};
 use crate::sys::reason::words;
 use crate::sys::textfile;
+use crate::sys::tls::library;
 
 /// No longer file is read, in bytes: all authorities of the world take a quarter of that.
 const MOST: u64 = 1 << 20;
@@ -160,7 +161,7 @@ impl Pem {
 /// What the library says.
 pub(super) fn reason(error: &ErrorStack) -> String {
     let reason = error.errors().iter().rev().find_map(|error| error.reason());
-    reason.unwrap_or("it is damaged").to_string()
+    reason.map_or_else(|| "it is damaged".to_string(), library::plain)
 }
 
 /// Takes a file apart. Whatever is between sections is a comment.
