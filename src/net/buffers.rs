@@ -21,7 +21,7 @@ pub const MOST_PIPES: usize = 32;
 /// One worker's scratch buffer and its pools.
 #[derive(Debug)]
 pub struct RelayBuffers {
-    /// Everything is read into this and written on at once: [`SCRATCH`] bytes, and then [`GAP`].
+    /// Everything is read into this and written on at once: [`SCRATCH`] bytes, with some room behind them.
     pub scratch: Vec<u8>,
     /// For what a peer did not take.
     pub pool: BufferPool,
