@@ -258,16 +258,22 @@ impl Worker<'_> {
             // Not an end: what was read there is all that was left.
             return self.linger(key, Ending::Reset);
         }
-        if up_progress.ended || down_progress.ended {
-            let fast = self.settings.tcp_fastclose;
-            let over = (ended(up) && ended(down))
-                || (up_progress.ended && matches!(fast, FastClose::Down | FastClose::Both))
-                || (down_progress.ended && matches!(fast, FastClose::Up | FastClose::Both));
-            if over {
-                // It may be that the client cannot yet be told so.
-                let told = client.declare_end();
-                return if told { self.close(key, Ending::Closed) } else { self.linger(key, Ending::Closed) };
+        let fast = self.settings.tcp_fastclose;
+        let over = (ended(up) && ended(down))
+            || (ended(up) && matches!(fast, FastClose::Down | FastClose::Both))
+            || (ended(down) && matches!(fast, FastClose::Up | FastClose::Both));
+        if over {
+            // What tells an end with TLS may have to wait for room, as the bytes before it had to.
+            let server_told = !ended(up) || server.declare_end();
+            let client_told = !ended(down) || client.declare_end();
+            if server_told && client_told {
+                // A client with TLS answers when it is told, and an answer to a closed socket is a reset for it.
+                let answers = client.is_secured() && !ended(up);
+                let end = if answers { Self::linger } else { Self::close };
+                return end(self, key, Ending::Closed);
             }
+        }
+        if up_progress.ended || down_progress.ended {
             if up_progress.ended {
                 server.finish();
             }
@@ -398,8 +404,11 @@ impl Worker<'_> {
             return;
         };
         let ending = *ending;
-        if client.flush().is_err() {
-            return self.close(key, ending);
+        let held = client.held() > 0;
+        match client.flush() {
+            Ok(true) if held => client.suspect(),
+            Ok(_) => {}
+            Err(_) => return self.close(key, ending),
         }
         for _ in 0..ROUNDS {
             let delivered = || client.held() == 0 && socket::unacknowledged(client.socket().as_fd()) == 0;
@@ -412,6 +421,8 @@ impl Worker<'_> {
             match client.receive(&mut self.buffers.scratch) {
                 Ok(None) => {}
                 Ok(Some(count)) if count > 0 => {}
+                // Looked for again as soon as the client has everything.
+                Ok(Some(_)) if client.held() > 0 => {}
                 Ok(Some(_)) | Err(_) => return self.close(key, ending),
             }
             if client.has_paused() {

@@ -113,7 +113,8 @@ impl Endpoint {
         }
     }
 
-    /// A write has found it broken: reading finds its last bytes, and the error.
+    /// A write has found it broken, or there may be an end that was seen before: reading finds the last bytes, and
+    /// how it ends.
     pub fn suspect(&mut self) {
         self.readable = true;
         self.thorough = true;

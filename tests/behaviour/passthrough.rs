@@ -376,7 +376,7 @@ fn a_name_leads_to_its_server_whatever_number_that_has_got() {
     only_ours!("it has no ssl_passthrough");
     let (a, b, hanging) = (Backend::greeter("a"), Backend::greeter("b"), Backend::hanging("none"));
     let hello = tls::client_hello("a.test");
-    let options = ["-t", "1", "-b", "0", "-O", "ssl_passthrough sni"];
+    let options = ["-t", "3", "-b", "0", "-O", "ssl_passthrough sni"];
     let pen = Pen::with(&options).servers([&a, &b]).workers(1).controlled().start();
     pen.batch(&["server 0 sni a.test", "server 1 sni b.test"]);
     let is = |number, server: &Backend, name| {

@@ -1,8 +1,9 @@
 //! TLS towards clients: what they are served with, how connections end, and what hostile ones cost.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -10,13 +11,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use openssl::sha::Sha256;
-use openssl::ssl::{ErrorCode, SslVersion};
+use openssl::ssl::{ErrorCode, SslConnector, SslMethod, SslStream, SslVerifyMode, SslVersion};
 
 use crate::support::backend::{Visit, greeters, webs};
 use crate::support::client::{read_all, reset};
 use crate::support::tls::{
-    Authority, Client, Secured, TlsEnding, config, connections, curl, nothing_is_left, pen_as, s_client,
-    s_client_says, usual, usual_rsa,
+    Authority, Client, Secured, TlsEnding, acceptor, config, connections, curl, nothing_is_left, pen_as,
+    s_client, s_client_says, usual, usual_rsa,
 };
 use crate::support::{
     Backend, Ending, Pen, SOON, Scratch, let_pass, needs_root, only_ours, processes, tls, wait_until,
@@ -945,5 +946,106 @@ fn many_clients_at_once() {
             });
         }
     });
+    nothing_is_left(&pen);
+}
+
+/// Sizes around what a Unix socket takes at a time. One of them fills it to the brim: then there is no room for what
+/// declares the end.
+fn about_a_full_socket() -> impl Iterator<Item = usize> {
+    (100_000..500_000).step_by(16_000)
+}
+
+/// Reads to the end: how much came, and whether the end was declared.
+fn read_slowly(mut stream: SslStream<UnixStream>) -> (usize, bool) {
+    let (mut all, mut room) = (0, vec![0; 64 * 1024]);
+    loop {
+        match stream.ssl_read(&mut room) {
+            Ok(count) => all += count,
+            Err(error) => return (all, error.code() == ErrorCode::ZERO_RETURN),
+        }
+    }
+}
+
+/// pen(1), TLS: a server that has taken nothing yet when the client is done still hears that this was the end.
+#[test]
+fn the_end_is_declared_to_a_server_that_has_no_room_for_that_yet() {
+    only_ours!("it has no TLS to servers");
+    let files = Scratch::new();
+    let path = files.file("server");
+    let listener = UnixListener::bind(&path).unwrap();
+    let pen = Pen::with(&["-O", &format!("server 0 address {path} tls verify none")]).controlled().start();
+    let acceptor = acceptor(&usual().1, |_| {});
+    for total in about_a_full_socket() {
+        std::thread::scope(|threads| {
+            let server = threads.spawn(|| {
+                let mut stream = acceptor.accept(listener.accept().unwrap().0).unwrap();
+                stream.shutdown().unwrap();
+                stream.get_ref().shutdown(Shutdown::Write).unwrap();
+                stream
+            });
+            let mut client = pen.connect();
+            client.write_all(&vec![7; total]).unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(client.read_to_end(&mut Vec::new()).unwrap(), 0);
+            let stream = server.join().unwrap();
+            let_pass(Duration::from_millis(50));
+            assert_eq!(read_slowly(stream), (total, true));
+        });
+    }
+    nothing_is_left(&pen);
+}
+
+/// pen(1), TLS: and so does a client, although it ended its stream meanwhile.
+#[test]
+fn the_end_is_declared_to_a_client_that_has_no_room_for_that_yet() {
+    only_ours!("it cannot");
+    let files = Scratch::new();
+    let path = files.file("front");
+    let (asked, ask) = std::sync::mpsc::channel();
+    let asked = std::sync::Mutex::new(asked);
+    let server = Backend::serving("S", move |visit| {
+        let mut line = String::new();
+        BufReader::new(&visit.stream).read_line(&mut line).unwrap();
+        let mut rest = Vec::new();
+        (&visit.stream).read_to_end(&mut rest).unwrap();
+        (&visit.stream).write_all(&vec![7; line.trim().parse().unwrap()]).unwrap();
+        visit.stream.shutdown(Shutdown::Write).unwrap();
+        asked.lock().unwrap().send(()).unwrap();
+    });
+    let pen = tls::pen(&files, &[]).servers([&server]).controlled().start();
+    assert_eq!(pen.ask(&format!("listen {path}")), format!("{path}\n"));
+    let mut connector = SslConnector::builder(SslMethod::tls_client()).unwrap();
+    connector.set_verify(SslVerifyMode::NONE);
+    let connector = connector.build();
+    for total in about_a_full_socket() {
+        let mut client = connector.connect("pen.test", UnixStream::connect(&path).unwrap()).unwrap();
+        client.write_all(format!("{total}\n").as_bytes()).unwrap();
+        client.shutdown().unwrap();
+        ask.recv_timeout(SOON).unwrap();
+        let_pass(Duration::from_millis(50));
+        client.get_ref().shutdown(Shutdown::Write).unwrap();
+        let_pass(Duration::from_millis(50));
+        assert_eq!(read_slowly(client), (total, true));
+    }
+    nothing_is_left(&pen);
+}
+
+/// pen(1), tcp_fastclose: a client that says, too late to matter, that it is done gets all that was sent to it.
+#[test]
+fn a_fast_close_loses_nothing_of_what_is_on_its_way() {
+    only_ours!("it cannot");
+    let files = Scratch::new();
+    let total = 1 << 20;
+    let server = Backend::serving("S", move |visit| {
+        let _ = (&visit.stream).write_all(&vec![7; total]);
+    });
+    let pen = tls::pen(&files, &["-O", "tcp_fastclose both"]).servers([&server]).controlled().start();
+    let mut client = Client::usual().open(&pen);
+    wait_until("the server is done", || server.accepted() == 1 && server.open() == 0);
+    let_pass(Duration::from_millis(50));
+    client.finish();
+    let (bytes, ending) = client.read_all();
+    assert_eq!((bytes.len(), ending), (total, TlsEnding::Declared));
+    drop(client);
     nothing_is_left(&pen);
 }
