@@ -504,8 +504,8 @@ impl<'a> Worker<'a> {
 
 /// The servers that are spoken to with TLS.
 fn identities(settings: &Settings) -> HashMap<u64, ServerIdentity> {
-    let specs = settings.servers.iter().chain(&settings.emergency).chain(&settings.abuse);
-    specs.filter_map(|spec| spec.identity()).map(|identity| (identity.fingerprint(), identity)).collect()
+    let identities = settings.servers.iter().filter_map(|spec| spec.identity());
+    identities.map(|identity| (identity.fingerprint(), identity)).collect()
 }
 
 /// Everything registered that a worker waits for.

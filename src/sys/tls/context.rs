@@ -61,8 +61,8 @@ impl Contexts {
         for (trust, authorities) in &material.trust {
             servers.insert(trust.clone(), Towards::build(Some(authorities))?);
         }
-        let mut specs = settings.servers.iter().chain(&settings.emergency).chain(&settings.abuse);
-        if specs.any(|spec| spec.tls.as_ref().is_some_and(|tls| tls.trust == Trust::Nobody)) {
+        if settings.servers.iter().any(|spec| spec.tls.as_ref().is_some_and(|tls| tls.trust == Trust::Nobody))
+        {
             servers.insert(Trust::Nobody, Towards::build(None)?);
         }
         Ok(Contexts(Rc::new(Inner { front, servers })))
