@@ -14,44 +14,19 @@ if [ -z "${PEN_ON_ONE_CPU-}" ]; then
     PEN_ON_ONE_CPU=yes exec taskset -c 0 bash "$0" "$@"
 fi
 
+# shellcheck source=benches/common.sh
+. "$(dirname "$0")/common.sh"
+
 rounds=${1:-5}
 seconds=${2:-2}
 if [ $# -gt 2 ]; then modes=("${@:3}"); else modes=(connection request-1 request-64 request-1000 gib-1 gib-16); fi
-here=$(cd "$(dirname "$0")/.." && pwd)
-dir=$(mktemp -d)
-pids=()
 
-cleanup() {
-    for pid in "${pids[@]}"; do kill -TERM "$pid" 2>/dev/null || true; done
-    wait 2>/dev/null || true
-    rm -rf "$dir"
-}
-trap cleanup EXIT
-
-need() { command -v "$1" >/dev/null || { echo "compare.sh: $1 is missing: apt-get install $2" >&2; exit 1; }; }
 need nginx nginx-light
 need wrk wrk
 need curl curl
 classic=${CLASSIC_PEN:-/usr/bin/pen}
-[ -x "$classic" ] || { echo "compare.sh: $classic is missing: apt-get install pen" >&2; exit 1; }
+need "$classic" pen
 ours=$here/target/release/pen
-
-# A port nobody listens on.
-free_port() {
-    local port
-    while :; do
-        port=$((20000 + RANDOM % 12000))
-        if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then echo "$port"; return; fi
-    done
-}
-
-await() {
-    local n=0
-    until (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; do
-        n=$((n + 1)); [ "$n" -lt 500 ] || { echo "compare.sh: nothing listens on port $1" >&2; exit 1; }
-        sleep 0.01
-    done
-}
 
 # Nanoseconds of CPU that a process and its children have used.
 cpu() {
@@ -78,7 +53,7 @@ http {
 }
 CONF
 nginx -p "$dir" -c "$dir/nginx.conf" 2>/dev/null & pids+=($!)
-await "$web"
+await "$web" nginx
 
 ours_port=$(free_port)
 "$ours" -f -r -x 2000 -q 2000 --workers 1 "127.0.0.1:$ours_port" "127.0.0.1:$web" 2>"$dir/ours.err" & ours_pid=$!
@@ -86,8 +61,8 @@ pids+=($ours_pid)
 classic_port=$(free_port)
 "$classic" -f -r -x 2000 -q 2000 "127.0.0.1:$classic_port" "127.0.0.1:$web" 2>"$dir/classic.err" & classic_pid=$!
 pids+=($classic_pid)
-await "$ours_port"
-await "$classic_port"
+await "$ours_port" ours
+await "$classic_port" classic
 
 # One measurement: microseconds of CPU per operation.
 measure() { # mode pid port
@@ -110,8 +85,6 @@ measure() { # mode pid port
     esac
     awk -v t=$((after - before)) -v n="$done_" 'BEGIN { printf("%.3f\n", (n > 0) ? t / 1000 / n : 0) }'
 }
-
-median() { sort -n | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'; }
 
 printf '%-14s %14s %14s %8s\n' "CPU us per" pen classic ratio
 for mode in "${modes[@]}"; do

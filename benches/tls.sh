@@ -26,15 +26,17 @@
 # balancers have their clients at the same time, and so the same share of what disturbs them.
 set -eu
 
-here=$(cd "$(dirname "$0")/.." && pwd)
 if [ -z "${PEN_ON_ONE_CPU-}" ]; then
     (
-        cd "$here"
+        cd "$(dirname "$0")/.."
         [ -n "${PENS-}" ] || cargo build --release --locked --quiet
         cargo build --release --locked --quiet --example tls_load
     )
     PEN_ON_ONE_CPU=yes exec taskset -c 0 bash "$0" "$@"
 fi
+
+# shellcheck source=benches/common.sh
+. "$(dirname "$0")/common.sh"
 
 rounds=${1:-5}
 seconds=${2:-0.5}
@@ -45,23 +47,7 @@ fi
 read -r -a pens <<<"${PENS:-$here/target/release/pen}"
 classic=${CLASSIC_PEN:-/usr/bin/pen}
 load=$here/target/release/examples/tls_load
-dir=$(mktemp -d)
-pids=()
 
-stop() {
-    local pid
-    for pid in "$@"; do kill -TERM "$pid" 2>/dev/null || true; done
-    for pid in "$@"; do wait "$pid" 2>/dev/null || true; done
-}
-cleanup() {
-    stop "${pids[@]}"
-    rm -rf "$dir"
-}
-trap cleanup EXIT
-
-die() { echo "tls.sh: $*" >&2; exit 1; }
-need() { command -v "$1" >/dev/null || die "$1 is missing: apt-get install $2"; }
-PATH=$PATH:/usr/sbin:/sbin
 need haproxy haproxy
 need nginx nginx-light
 need openssl openssl
@@ -69,24 +55,6 @@ need "$classic" pen
 modules=/usr/lib/nginx/modules
 [ -e $modules/ngx_stream_module.so ] || die "nginx's stream module is missing: apt-get install libnginx-mod-stream"
 for pen in "${pens[@]}"; do [ -x "$pen" ] || die "$pen is missing"; done
-
-# A port nobody listens on.
-free_port() {
-    local port
-    while :; do
-        port=$((20000 + RANDOM % 12000))
-        if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then echo "$port"; return; fi
-    done
-}
-
-await() { # port name
-    local n=0
-    until (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; do
-        n=$((n + 1))
-        [ "$n" -lt 500 ] || { cat "$dir/$2.err" >&2; die "$2 does not listen on port $1"; }
-        sleep 0.01
-    done
-}
 
 openssl req -x509 -nodes -newkey rsa:2048 -subj /CN=localhost -keyout "$dir/key" -out "$dir/crt" 2>/dev/null
 cat "$dir/crt" "$dir/key" > "$dir/rsa.pem"
@@ -179,10 +147,6 @@ field() { # key text
 }
 
 per() { awk -v total="$1" -v n="${2:-0}" 'BEGIN { if (n > 0 && total != "") print total / n; else print "-" }'; }
-median() {
-    sort -n | awk '$1 != "-" { v[++n] = $1 }
-        END { print n == 0 ? "-" : n % 2 ? v[(n + 1) / 2] : (v[n / 2] + v[n / 2 + 1]) / 2 }'
-}
 # The median of the quotients of two files' lines.
 ratio() { paste "$1" "$2" | awk '{ print ($1 != "-" && $2 > 0) ? $1 / $2 : "-" }' | median; }
 scaled() { awk -v v="$1" -v by="$2" -v digits="$3" 'BEGIN { printf v == "-" ? "-" : "%.*f\n", digits, v / by }'; }

@@ -390,7 +390,7 @@ impl Master<'_> {
                     change.resources = Some(resources);
                     return Err(refusal);
                 }
-                let more: Vec<_> = resources.warnings.iter().cloned().map(warning_line).collect();
+                let more: Vec<_> = resources.tls.warnings.iter().cloned().map(warning_line).collect();
                 let order = self.commit(change, resources, now);
                 let reply = match &change.wish.text {
                     Text::File(_) | Text::Again => {

@@ -86,7 +86,7 @@ fn find_problems(launch: &Launch, settings: &Settings, problems: &mut Vec<String
     }
     problems.extend(countries.err());
     match tls {
-        Ok((_, warnings)) => problems.extend(warnings),
+        Ok((_, notes)) => problems.extend(notes.lines()),
         Err(problem) => problems.push(problem),
     }
     let user = launch.user.as_deref().map(find_user).transpose();

@@ -41,7 +41,7 @@ use crate::sys::geoip::Database;
 use crate::sys::privileges::{self, User};
 use crate::sys::reason::words;
 use crate::sys::signal::{self, Signals};
-use crate::sys::tls::{Material, TicketKeys, library_name};
+use crate::sys::tls::{Material, Notes, TicketKeys, library_name};
 use crate::sys::{clock, fork, socket, wait};
 
 pub use crate::process::check::check;
@@ -54,7 +54,7 @@ struct Prepared {
     control: Option<Listener>,
     user: Option<User>,
     countries: Option<Database>,
-    tls: Loaded,
+    tls: (Loaded, Notes),
     tickets: Rc<TicketKeys>,
     descriptors: Descriptors,
     warnings: Vec<String>,
@@ -153,8 +153,8 @@ fn prepare(launch: &Launch, settings: &Settings) -> Result<Prepared, String> {
     let control = control.map_err(|error| error.to_string())?;
     let countries = load_countries(settings)?;
     let tickets = make_ticket_keys()?;
-    let (tls, notes) = Loaded::at_start(launch, settings, &tickets)?;
-    notes.into_iter().for_each(&mut warn);
+    let tls = Loaded::at_start(launch, settings, &tickets)?;
+    tls.1.clone().lines().into_iter().for_each(&mut warn);
     let descriptors = provide_descriptors(socket::count_descriptors(), launch, settings)?;
     if let Some(line) = descriptors.shortage(settings.conn_max) {
         warn(line);
@@ -389,7 +389,8 @@ fn become_master(
         }
     };
     let lists = AccessLists::compile(&settings.acls);
-    let tls = Tls::new(tls, tickets, &settings);
+    let (loaded, told) = tls;
+    let tls = Tls::new(loaded, told, tickets, &settings);
     let state = MasterState {
         region: &region,
         launch,

@@ -5,7 +5,9 @@
 //! |---|---|---|
 //! | at the start | whoever started pen, before the jail | there is no start |
 //! | HUP, `reload` | the user of `-u`, in the jail | all that was read before stays, with a warning |
-//! | a command that names one | the same | the command is refused |
+//! | a command that names others | the same | the command is refused |
+//!
+//! Other commands read nothing.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -22,7 +24,7 @@ use crate::process::changes::News;
 use crate::process::master::Master;
 use crate::sys::clock;
 use crate::sys::reason::words;
-use crate::sys::tls::{Contexts, Material, Scope, TicketKeys, TlsError};
+use crate::sys::tls::{Contexts, Material, Notes, Scope, TicketKeys, TlsError};
 
 /// How often the files of OCSP responses are looked at.
 const STAPLE_CHECK: Seconds = Seconds(10);
@@ -33,6 +35,8 @@ pub struct Tls {
     pub(super) loaded: Loaded,
     /// The keys for session tickets: the same whatever the settings are, so that sessions outlive a reload.
     pub(super) tickets: Rc<TicketKeys>,
+    /// What was noted when the files were read last, and has been told.
+    told: Notes,
     rotated: Moment,
     staples: BTreeSet<Stamp>,
     looked: Moment,
@@ -47,6 +51,25 @@ pub(super) struct Loaded {
     pub(super) packed: Option<OwnedFd>,
     /// Workers that are made later are born with these.
     pub(super) contexts: Contexts,
+}
+
+/// What takes the place of what is in force.
+#[derive(Debug, Default)]
+pub(super) struct Renewal {
+    /// None: that stays.
+    pub(super) loaded: Option<Loaded>,
+    /// None: nothing was read.
+    read: Option<Read>,
+    /// What is to be told.
+    pub(super) warnings: Vec<String>,
+}
+
+/// What was found when files were read.
+#[derive(Debug)]
+struct Read {
+    notes: Notes,
+    /// From before: whatever is replaced meanwhile is new.
+    staples: BTreeSet<Stamp>,
 }
 
 /// A file as it was at some time.
@@ -67,16 +90,16 @@ impl Stamp {
 }
 
 impl Loaded {
-    /// Reads what the settings name. With it what somebody should know although it is no obstacle.
+    /// Reads what the settings name.
     ///
     /// # Errors
     /// A file or a list cannot be used.
-    fn load(settings: &Settings, tickets: &Rc<TicketKeys>) -> Result<(Self, Vec<String>), TlsError> {
+    fn load(settings: &Settings, tickets: &Rc<TicketKeys>) -> Result<(Self, Notes), TlsError> {
         if !Material::is_needed(settings) {
-            return Ok((Loaded::default(), Vec::new()));
+            return Ok((Loaded::default(), Notes::default()));
         }
-        let (material, warnings) = Material::load(settings)?;
-        Ok((Loaded::of(material, settings, tickets)?, warnings))
+        let (material, notes) = Material::load(settings)?;
+        Ok((Loaded::of(material, settings, tickets)?, notes))
     }
 
     /// The same for a start: whoever starts pen is told in words.
@@ -84,7 +107,7 @@ impl Loaded {
         launch: &Launch,
         settings: &Settings,
         tickets: &Rc<TicketKeys>,
-    ) -> Result<(Self, Vec<String>), String> {
+    ) -> Result<(Self, Notes), String> {
         Loaded::load(settings, tickets).map_err(|error| match launch.places.of(&error.word) {
             Some(place) => format!("{place}: {error}"),
             None => error.to_string(),
@@ -134,15 +157,15 @@ fn trusts(settings: &Settings) -> BTreeSet<&Trust> {
 }
 
 impl Tls {
-    /// For a master that begins.
-    pub(super) fn new(loaded: Loaded, tickets: Rc<TicketKeys>, settings: &Settings) -> Self {
+    /// For a master that begins; what was noted has been told.
+    pub(super) fn new(loaded: Loaded, told: Notes, tickets: Rc<TicketKeys>, settings: &Settings) -> Self {
         let now = clock::now();
-        Tls { loaded, tickets, rotated: now, staples: stamps(settings), looked: now }
+        Tls { loaded, tickets, told, rotated: now, staples: stamps(settings), looked: now }
     }
 
-    /// What takes the place of what is in force, if anything is to, and what somebody should know. `reread`: the files
-    /// are read again although the settings name the same; `restaple`: those of OCSP responses are. `launch`: whether
-    /// this process is where, and as whom, it was when they were read first.
+    /// What takes the place of what is in force. `reread`: the files are read again although the settings name the
+    /// same; `restaple`: those of OCSP responses are. Without either only what has not been told before is to be.
+    /// `launch`: whether this process is where, and as whom, it was when they were read first.
     ///
     /// # Errors
     /// A file or a list cannot be used.
@@ -153,41 +176,71 @@ impl Tls {
         reread: bool,
         restaple: bool,
         launch: &Launch,
-    ) -> Result<(Option<Loaded>, Vec<String>), TlsError> {
+    ) -> Result<Renewal, TlsError> {
         let same = before.tls == after.tls && trusts(before) == trusts(after);
         if same && !reread && !restaple {
-            return Ok((None, Vec::new()));
+            return Ok(Renewal::default());
         }
         if !Material::is_needed(after) {
-            let replaced = self.loaded.material.is_some().then(Loaded::default);
-            return Ok((replaced, Vec::new()));
+            let loaded = self.loaded.material.is_some().then(Loaded::default);
+            let read = Read { notes: Notes::default(), staples: BTreeSet::new() };
+            return Ok(Renewal { loaded, read: Some(read), warnings: Vec::new() });
         }
         let kept = self.loaded.material.as_ref().filter(|_| sources(before) == sources(after));
-        let (material, warnings) = match (Material::load(after), kept) {
-            (Ok(read), _) => read,
-            (Err(error), Some(kept)) if is_out_of_reach(&error, launch) => {
-                let mut material = kept.clone();
-                let (_, mut warnings) = material.restaple(after);
-                if reread {
-                    warnings.insert(0, format!("{error}; what was read before stays"));
-                }
-                (material, warnings)
-            }
-            (Err(error), _) => return Err(error),
-        };
-        if same && self.loaded.material.as_ref() == Some(&material) {
-            return Ok((None, warnings));
+        if let Some(kept) = kept
+            && !reread
+            && !restaple
+            && before.tls.ocsp_response == after.tls.ocsp_response
+        {
+            // Nothing new is named, and what is half replaced just now is nobody's business.
+            let loaded = Loaded::of(kept.clone(), after, &self.tickets)?;
+            return Ok(Renewal { loaded: Some(loaded), ..Renewal::default() });
         }
-        Ok((Some(Loaded::of(material, after, &self.tickets)?), warnings))
+        let staples = stamps(after);
+        let (material, notes, obstacle) = self.read(after, kept, launch)?;
+        let asked = reread || restaple;
+        let news = if asked { notes.clone() } else { notes.clone().beside(&self.told) };
+        let obstacle = obstacle.filter(|_| reread);
+        let obstacle = obstacle.map(|error| format!("{error}; what was read before stays"));
+        let warnings = obstacle.into_iter().chain(news.lines()).collect();
+        let loaded = match same && self.loaded.material.as_ref() == Some(&material) {
+            true => None,
+            false => Some(Loaded::of(material, after, &self.tickets)?),
+        };
+        Ok(Renewal { loaded, read: Some(Read { notes, staples }), warnings })
     }
 
-    /// These are in force now, with what was opened for them, if anything was.
-    pub(super) fn adopt(&mut self, loaded: Option<Loaded>, settings: &Settings, now: Moment) {
+    /// Reads what the settings name. Where that is out of reach, but `kept` has it, OCSP responses alone; with it why.
+    fn read(
+        &self,
+        settings: &Settings,
+        kept: Option<&Material>,
+        launch: &Launch,
+    ) -> Result<(Material, Notes, Option<TlsError>), TlsError> {
+        match (Material::load(settings), kept) {
+            (Ok((material, notes)), _) => Ok((material, notes, None)),
+            (Err(error), Some(kept)) if is_out_of_reach(&error, launch) => {
+                let mut material = kept.clone();
+                let (_, responses) = material.restaple(settings);
+                let notes = Notes { responses, certificates: self.told.certificates.clone() };
+                Ok((material, notes, Some(error)))
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// These are in force now, with what was read for them. What is to be told.
+    pub(super) fn adopt(&mut self, renewal: Renewal, now: Moment) -> Vec<String> {
+        let Renewal { loaded, read, warnings } = renewal;
         if let Some(loaded) = loaded {
             self.loaded = loaded;
         }
-        self.staples = stamps(settings);
-        self.looked = now;
+        if let Some(Read { notes, staples }) = read {
+            self.told = notes;
+            self.staples = staples;
+            self.looked = now;
+        }
+        warnings
     }
 
     /// When there is something to do again.
@@ -235,10 +288,13 @@ impl Master<'_> {
     fn restaple(&mut self) {
         let state = &mut self.state;
         let Some(mut material) = state.tls.loaded.material.clone() else { return };
-        let (changed, warnings) = material.restaple(&state.settings);
-        for warning in warnings {
+        let (changed, responses) = material.restaple(&state.settings);
+        let told = &mut state.tls.told;
+        let notes = Notes { responses, certificates: told.certificates.clone() };
+        for warning in notes.clone().beside(told).lines() {
             state.messages.note(format_args!("{warning}"));
         }
+        *told = notes;
         if !changed {
             return;
         }

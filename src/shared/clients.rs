@@ -217,8 +217,7 @@ impl<'a> Clients<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::address::Drain;
-    use crate::model::ids::{AclId, WorkerId};
+    use crate::model::ids::WorkerId;
     use crate::shared::region::{BUCKETS, Geometry};
     use crate::shared::servers::Definition;
     use proptest::prelude::*;
@@ -234,18 +233,7 @@ mod tests {
 
     /// Three servers, on ports from `port`.
     fn publish(region: &Region, port: u16) {
-        let definitions: Vec<Definition> = (port..port + 3)
-            .map(|port| Definition {
-                address: Some(crate::model::address::SocketAddress::Inet(([127, 0, 0, 1], port).into())),
-                soft: 0,
-                hard: 0,
-                weight: 0,
-                prio: 0,
-                acl: AclId::default(),
-                drain: Drain::No,
-                tls: 0,
-            })
-            .collect();
+        let definitions: Vec<Definition> = (port..port + 3).map(Definition::local).collect();
         region.servers().publish(&definitions, None, None).unwrap();
     }
 

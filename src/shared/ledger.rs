@@ -179,8 +179,7 @@ fn add(counter: &AtomicU64, more: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::address::{Drain, SocketAddress};
-    use crate::model::ids::{AclId, ServerId};
+    use crate::model::ids::ServerId;
     use crate::shared::region::Geometry;
     use crate::shared::servers::Definition;
 
@@ -190,16 +189,7 @@ mod tests {
     /// Server 0, the emergency and the abuse server, in rows 0, 1 and 2.
     fn region() -> Region {
         let region = Region::create(Geometry { clients: 1, connections: 1 }).unwrap();
-        let [a, b, c] = [1, 2, 3].map(|port| Definition {
-            address: Some(SocketAddress::Inet(([127, 0, 0, 1], port).into())),
-            soft: 0,
-            hard: 0,
-            weight: 0,
-            prio: 0,
-            acl: AclId::default(),
-            drain: Drain::No,
-            tls: 0,
-        });
+        let [a, b, c] = [1, 2, 3].map(Definition::local);
         region.servers().publish(&[a], Some(&b), Some(&c)).unwrap();
         region
     }

@@ -397,8 +397,7 @@ fn check(geometry: Geometry) -> Result<(), RegionError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::address::{ClientAddress, Drain, SocketAddress};
-    use crate::model::ids::AclId;
+    use crate::model::address::ClientAddress;
     use crate::model::time::Seconds;
     use crate::shared::servers::Definition;
     use crate::shared::slots::SlotFinder;
@@ -494,17 +493,7 @@ mod tests {
         }
         let mut finder = SlotFinder::default();
         while region.slots().claim(&mut finder, workers[0], Moment(1)).is_some() {}
-        let definition = |port: u32| Definition {
-            address: Some(SocketAddress::Inet(([127, 0, 0, 1], port as u16 + 1).into())),
-            soft: 0,
-            hard: 0,
-            weight: 0,
-            prio: 0,
-            acl: AclId::default(),
-            drain: Drain::No,
-            tls: 0,
-        };
-        let servers: Vec<Definition> = (0..2 * ids::MAX_SERVERS).map(definition).collect();
+        let servers: Vec<Definition> = (1..=2 * ids::MAX_SERVERS as u16).map(Definition::local).collect();
         for list in servers.chunks(ids::MAX_SERVERS as usize) {
             region.servers().publish(list, None, None).unwrap();
         }

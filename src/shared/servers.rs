@@ -366,6 +366,21 @@ struct Assignment<'d> {
 }
 
 impl Definition {
+    /// A server of 127.0.0.1 with nothing out of the ordinary.
+    #[cfg(test)]
+    pub(crate) fn local(port: u16) -> Self {
+        Definition {
+            address: Some(SocketAddress::Inet(([127, 0, 0, 1], port).into())),
+            soft: 0,
+            hard: 0,
+            weight: 0,
+            prio: 0,
+            acl: AclId::default(),
+            drain: Drain::No,
+            tls: 0,
+        }
+    }
+
     /// The address as a row has it.
     fn reachable_at(&self) -> Option<SocketAddress> {
         self.address.as_ref().filter(|address| has_port(address)).map(row::storable)

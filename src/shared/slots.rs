@@ -367,8 +367,7 @@ impl ConnSlot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::address::{Drain, SocketAddress};
-    use crate::model::ids::{AclId, ServerId};
+    use crate::model::ids::ServerId;
     use crate::shared::region::Geometry;
     use crate::shared::servers::Definition;
 
@@ -379,18 +378,8 @@ mod tests {
     }
 
     fn publish(region: &Region, ports: &[u16], abuse: Option<u16>) {
-        let definition = |port: &u16| Definition {
-            address: Some(SocketAddress::Inet(([127, 0, 0, 1], *port).into())),
-            soft: 0,
-            hard: 0,
-            weight: 0,
-            prio: 0,
-            acl: AclId::default(),
-            drain: Drain::No,
-            tls: 0,
-        };
-        let servers: Vec<Definition> = ports.iter().map(definition).collect();
-        region.servers().publish(&servers, None, abuse.as_ref().map(definition).as_ref()).unwrap();
+        let servers: Vec<Definition> = ports.iter().copied().map(Definition::local).collect();
+        region.servers().publish(&servers, None, abuse.map(Definition::local).as_ref()).unwrap();
     }
 
     const ONE: WorkerId = WorkerId(1);

@@ -341,7 +341,7 @@ impl Reserved {
 mod tests {
     use super::*;
     use crate::model::address::Drain;
-    use crate::model::ids::{AclId, ServerId};
+    use crate::model::ids::ServerId;
     use crate::policy::blacklist::Record;
     use crate::shared::region::Geometry;
     use crate::shared::servers::Definition;
@@ -351,20 +351,6 @@ mod tests {
     const OTHER: WorkerId = WorkerId(1);
     const NOW: Moment = Moment(1_000_000_000);
 
-    fn definition(port: u16) -> Definition {
-        let address = Some(SocketAddress::Inet(([127, 0, 0, 1], port).into()));
-        Definition {
-            address,
-            soft: 0,
-            hard: 0,
-            weight: 0,
-            prio: 0,
-            acl: AclId::default(),
-            drain: Drain::No,
-            tls: 0,
-        }
-    }
-
     fn region(servers: &[Definition]) -> Region {
         let region = Region::create(Geometry { clients: 100, connections: 100 }).unwrap();
         region.servers().publish(servers, None, None).unwrap();
@@ -373,7 +359,7 @@ mod tests {
     }
 
     fn three() -> Region {
-        region(&[definition(80), definition(81), definition(82)])
+        region(&[Definition::local(80), Definition::local(81), Definition::local(82)])
     }
 
     fn terms() -> Terms {
@@ -480,7 +466,7 @@ mod tests {
 
     #[test]
     fn when_its_time_is_up_one_visit_probes_a_server() {
-        let (region, terms) = (region(&[definition(80)]), terms());
+        let (region, terms) = (region(&[Definition::local(80)]), terms());
         failed(&region, &terms, 1, come(&region, &terms, 1, NOW), NOW);
         let later = NOW.plus(terms.blacklist);
         let probe = come(&region, &terms, 2, later);
@@ -510,7 +496,7 @@ mod tests {
 
     #[test]
     fn when_a_prober_dies_the_next_visit_probes() {
-        let (region, terms) = (region(&[definition(80)]), terms());
+        let (region, terms) = (region(&[Definition::local(80)]), terms());
         failed(&region, &terms, 1, come(&region, &terms, 1, NOW), NOW);
         let later = NOW.plus(terms.blacklist);
         std::mem::forget(begin(&region, OTHER, &terms, address(2), Verdicts::ALL, None, later));
@@ -522,7 +508,7 @@ mod tests {
 
     #[test]
     fn an_order_to_shun_is_not_undone_by_a_connection_under_way() {
-        let (region, terms) = (region(&[definition(80)]), terms());
+        let (region, terms) = (region(&[Definition::local(80)]), terms());
         let visit = come(&region, &terms, 1, NOW);
         region.servers().shun_for(server(0), Seconds(3600), terms.blacklist, NOW);
         let reservation = visit.reservation.unwrap();
@@ -551,7 +537,7 @@ mod tests {
 
     #[test]
     fn an_order_soon_after_the_systems_start_ends_like_any_other() {
-        let (region, terms) = (region(&[definition(80)]), terms());
+        let (region, terms) = (region(&[Definition::local(80)]), terms());
         let now = Moment(0).plus(Seconds(5)); // less than the blacklist time
         region.servers().shun_for(server(0), Seconds(1), terms.blacklist, now);
         let later = now.plus(Seconds(1));
@@ -563,7 +549,7 @@ mod tests {
 
     #[test]
     fn limits_count_from_the_choice_on_over_all_workers() {
-        let limited = Definition { soft: 2, hard: 3, ..definition(80) };
+        let limited = Definition { soft: 2, hard: 3, ..Definition::local(80) };
         let (region, terms) = (region(&[limited]), terms());
         let first = come(&region, &terms, 1, NOW);
         let second = begin(&region, OTHER, &terms, address(2), Verdicts::ALL, None, NOW);
@@ -582,7 +568,7 @@ mod tests {
 
     #[test]
     fn limits_follow_a_server_to_its_new_position() {
-        let [a, b] = [80, 81].map(|port| Definition { soft: 2, ..definition(port) });
+        let [a, b] = [80, 81].map(|port| Definition { soft: 2, ..Definition::local(port) });
         let (region, terms) = (region(&[a.clone(), b.clone()]), terms());
         let on_a: Vec<Visit> = (0..4)
             .map(|number| come(&region, &terms, number, NOW))
@@ -598,7 +584,7 @@ mod tests {
         assert_eq!(loads(), [2, 2]);
 
         // Dropped from the list for a while, their connections count on.
-        region.servers().publish(&[definition(90)], None, None).unwrap();
+        region.servers().publish(&[Definition::local(90)], None, None).unwrap();
         assert_eq!(region.ledger().load(server(0)), 0, "those of b are not the new server's");
         region.servers().publish(&[a, b], None, None).unwrap();
         assert_eq!(loads(), [2, 2]);
@@ -608,13 +594,13 @@ mod tests {
 
     #[test]
     fn clients_and_bytes_follow_a_server_to_its_new_position() {
-        let (region, terms) = (region(&[definition(80), definition(81)]), terms());
+        let (region, terms) = (region(&[Definition::local(80), Definition::local(81)]), terms());
         let visit = come(&region, &terms, 1, NOW);
         let place = visit.reservation.unwrap();
         assert_eq!(place.target, server(1));
         established(&region, WORKER, &terms, visit.client, &place, NOW);
         count(&region, WORKER, &place, 1, 2);
-        region.servers().publish(&[definition(81), definition(80)], None, None).unwrap();
+        region.servers().publish(&[Definition::local(81), Definition::local(80)], None, None).unwrap();
         count(&region, WORKER, &place, 10, 20);
         let totals = region.ledger().totals(server(0));
         assert_eq!((totals.live, totals.connections, totals.up, totals.down), (1, 1, 11, 22));
@@ -630,8 +616,8 @@ mod tests {
         for number in 0..3 {
             region.servers().shun_for(server(number), Seconds(10), terms.blacklist, NOW);
         }
-        let servers = [definition(80), definition(81), definition(82)];
-        region.servers().publish(&servers, Some(&definition(99)), None).unwrap();
+        let servers = [Definition::local(80), Definition::local(81), Definition::local(82)];
+        region.servers().publish(&servers, Some(&Definition::local(99)), None).unwrap();
         assert_eq!(served(&region, &terms, 1, NOW), Target::Emergency);
         assert_eq!(served(&region, &terms, 1, NOW.plus(Seconds(10))), server(2), "round robin goes on");
     }
@@ -648,9 +634,9 @@ mod tests {
 
     #[test]
     fn the_failure_of_a_server_that_was_replaced_is_not_held_against_its_successor() {
-        let (region, terms) = (region(&[definition(80)]), terms());
+        let (region, terms) = (region(&[Definition::local(80)]), terms());
         let visit = come(&region, &terms, 1, NOW);
-        region.servers().publish(&[definition(81)], None, None).unwrap();
+        region.servers().publish(&[Definition::local(81)], None, None).unwrap();
         failed(&region, &terms, 1, visit, NOW);
         assert_eq!(region.servers().record(server(0)), Record::default());
         assert_eq!(region.ledger().load(server(0)), 0);
@@ -677,7 +663,7 @@ mod tests {
 
     #[test]
     fn those_that_are_served_elsewhere_do_not_move_the_round_robin_of_a_set() {
-        let region = region(&[80, 81, 82, 83, 84].map(definition));
+        let region = region(&[80, 81, 82, 83, 84].map(Definition::local));
         let terms = Terms { rules: Rules { roundrobin: true, ..terms().rules }, ..terms() };
         let sets = [ServerSet::new([0, 1], 1), ServerSet::new([1, 2, 4], 2), ServerSet::new([3], 0)];
         let served_by: Vec<[u32; 4]> = (0..6)
@@ -692,7 +678,7 @@ mod tests {
 
     #[test]
     fn a_client_whose_last_server_is_for_others_is_a_new_one() {
-        let (region, terms) = (region(&[80, 81, 82, 83].map(definition)), terms());
+        let (region, terms) = (region(&[80, 81, 82, 83].map(Definition::local)), terms());
         let set = ServerSet::new([2, 3], 1);
         assert_eq!(served(&region, &terms, 1, NOW), server(1));
         let come = || begin(&region, WORKER, &terms, address(1), Verdicts::ALL, Some(&set), NOW);
@@ -713,7 +699,9 @@ mod tests {
         let terms = Terms { tracking: Seconds(60), ..terms() };
         let region = three();
         assert_eq!(served(&region, &terms, 1, NOW), server(1));
-        let drained = |drain| [definition(80), Definition { drain, ..definition(81) }, definition(82)];
+        let drained = |drain| {
+            [Definition::local(80), Definition { drain, ..Definition::local(81) }, Definition::local(82)]
+        };
         region.servers().publish(&drained(Drain::New), None, None).unwrap();
         assert_eq!([2, 3, 4].map(|client| served(&region, &terms, client, NOW)), [2, 0, 2].map(server));
         let held = come(&region, &terms, 1, NOW);
@@ -730,7 +718,7 @@ mod tests {
 
     #[test]
     fn a_unix_socket_is_a_place_like_any_other() {
-        let mut unix = definition(80);
+        let mut unix = Definition::local(80);
         unix.address = Some(SocketAddress::Unix("/run/x.sock".into()));
         let region = region(&[unix.clone()]);
         let visit = come(&region, &terms(), 1, NOW);
@@ -739,7 +727,7 @@ mod tests {
 
     #[test]
     fn a_place_says_how_its_server_is_spoken_to() {
-        let region = region(&[Definition { tls: 7, ..definition(80) }, definition(81)]);
+        let region = region(&[Definition { tls: 7, ..Definition::local(80) }, Definition::local(81)]);
         let ways: Vec<u64> =
             [1, 2].map(|client| come(&region, &terms(), client, NOW).reservation.unwrap().tls).into();
         assert_eq!(ways, [0, 7]);
@@ -792,7 +780,7 @@ mod tests {
             events in prop::collection::vec(any_event(), 0..120), uptime in 0u32..60,
         ) {
             let defined = |ports: &[u16]| -> Vec<Definition> {
-                ports.iter().map(|port| Definition { soft: 2, hard: 3, ..definition(*port) }).collect()
+                ports.iter().map(|port| Definition { soft: 2, hard: 3, ..Definition::local(*port) }).collect()
             };
             let (region, mut terms) = (region(&defined(&[80, 81, 82])), terms());
             region.workers().set_count(3);
@@ -848,7 +836,7 @@ mod tests {
                     }
                 }
                 for (number, port) in (0..).zip(&list) {
-                    let is_here = |it: &&UnderWay| it.3.address == definition(*port).address.unwrap();
+                    let is_here = |it: &&UnderWay| it.3.address == Definition::local(*port).address.unwrap();
                     let there_are = visits.iter().filter(is_here).count() as u32;
                     prop_assert_eq!(region.ledger().load(server(number)), there_are);
                     prop_assert!(there_are <= 3);

@@ -303,6 +303,22 @@ pub fn set_nodelay(socket: BorrowedFd<'_>) {
     let _ = setsockopt(&socket, sockopt::TcpNoDelay, &true);
 }
 
+/// Acknowledges what has come instead of waiting for something to send along with it: once (TCP_QUICKACK). Of no use,
+/// and no harm, on a Unix socket.
+pub fn acknowledge_now(socket: BorrowedFd<'_>) {
+    let on: libc::c_int = 1;
+    // SAFETY: the option is an int, which lives across the call.
+    unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_QUICKACK,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+}
+
 /// Makes close(2) send a reset and drop what was not sent.
 pub fn reset_on_close(socket: BorrowedFd<'_>) {
     let _ = setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });

@@ -27,6 +27,7 @@ mod supervision;
 mod tls;
 mod tls_clients;
 mod tls_names;
+mod tls_processes;
 mod tls_reload;
 mod tls_scan;
 mod tls_servers;

@@ -464,10 +464,13 @@ fn a_slow_reader_gets_everything_in_the_end() {
         let client = Client::usual().version(version).open(&pen);
         let moved = || server.tally.moved.load(Ordering::SeqCst);
         let (mut before, mut steady) = (0, 0);
+        let worker = pen.workers()[0];
         wait_until("the server is held up", || {
-            std::thread::sleep(Duration::from_millis(20)); // the time in which nothing more is to move
+            // Pen sleeps although there is something to read for it. It may just be about to wake up.
+            let asleep = processes::stat(worker).is_some_and(|stat| stat.state == 'S');
             let now = moved();
-            steady = if now == before && now > 0 { steady + 1 } else { 0 };
+            let held_up = asleep && processes::is_unread(server.port()) && now == before;
+            steady = if held_up { steady + 1 } else { 0 };
             before = now;
             steady > 10
         });

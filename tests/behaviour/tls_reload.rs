@@ -4,9 +4,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use nix::sys::signal::Signal;
+use openssl::nid::Nid;
 
 use crate::support::backend::{greeters, webs};
-use crate::support::tls::{self, Authority, Client, TlsEnding, config, nothing_is_left, usual};
+use crate::support::tls::{
+    self, Authority, Client, Kind, TlsEnding, config, nothing_is_left, s_client, s_client_says, usual,
+};
 use crate::support::{Pen, Scratch, only_ours, wait_until};
 
 /// Visits all the time while `change` happens. Whatever does not go well is returned, and how many went well.
@@ -124,14 +127,107 @@ fn a_renewal_under_load_is_not_noticed() {
 #[test]
 fn a_signal_reads_the_files_of_the_command_line_again() {
     only_ours!("it reads once");
+    let (g, files) = (greeters(1), Scratch::new());
+    let (authority, first) = usual();
+    let (certificate, key) =
+        (files.write("pen.crt", first.chain_pem()), files.write("pen.key", first.key_pem()));
+    let mut pen = Pen::with(&["-E", &certificate, "-K", &key]).servers(&g).workers(2).start();
+    let serves = |serial: &str| (0..6).all(|_| Client::usual().open(&pen).peer_serial() == serial);
+    let mut held: Vec<_> = (0..4).map(|_| Client::usual().open(&pen)).collect();
+    assert!(held.iter_mut().all(|secured| secured.read_line().as_deref() == Some("G0")));
+    let mut serial = first.serial();
+    for round in 0..3 {
+        let renewed = authority.issue(&["pen.test"]);
+        // Half of it is there, and the other half is not yet.
+        files.write("pen.crt", renewed.chain_pem());
+        let before = pen.stderr().len();
+        pen.signal(Signal::SIGHUP);
+        wait_until("it is told", || pen.stderr()[before..].contains("nothing is changed\n"));
+        let told = pen.stderr()[before..].to_owned();
+        assert!(told.contains(&key) && told.contains("does not belong"), "{told}");
+        assert_eq!(told.lines().count(), 2, "what is wrong, and what follows: {told}");
+        assert!(serves(&serial), "round {round}");
+        files.write("pen.key", renewed.key_pem());
+        pen.signal(Signal::SIGHUP);
+        serial = renewed.serial();
+        wait_until("the new certificate is in use", || serves(&serial));
+        let said = s_client_says(pen.address, authority, &["-no_ign_eof"], b"Q\n");
+        assert!(said.stdout.contains("Verify return code: 0 (ok)"), "{said:?}");
+        for secured in &mut held {
+            assert!(secured.echoes(), "a connection was disturbed in round {round}");
+            assert_eq!(secured.peer_serial(), first.serial());
+        }
+    }
+    assert_eq!(pen.end_with(Signal::SIGTERM), Some(0));
+}
+
+/// pen(1), Certificates: a key that no client could connect with is refused, at the start and later.
+#[test]
+fn a_key_that_nobody_could_connect_with_is_refused() {
+    only_ours!("it takes anything");
+    let (authority, identity) = usual();
+    let (s, files, names) = (webs(1), Scratch::new(), Scratch::new());
+    // AWS-LC has no others that TLS does not have.
+    let mut curves = vec![(Nid::SECP256K1, "secp256k1")];
+    if !cfg!(feature = "aws-lc") {
+        curves.push((Nid::BRAINPOOL_P256R1, "brainpoolP256r1"));
+    }
+    for (curve, word) in curves {
+        let odd = authority.issue_with(&["pen.test"], Kind::Curve(curve));
+        let certificate = odd.file(&files, "pen.pem");
+        let refused = |text: &str| {
+            let line = |line: &&str| line.contains(&certificate) && line.contains(word);
+            text.lines().filter(line).count() == 1
+        };
+        for options in [&["-E", &certificate][..], &["--check", "-E", &certificate]] {
+            let ended = Pen::with(options).servers(&s).run();
+            assert!(ended.code() == 1 && refused(&ended.stderr), "{options:?}: {ended:?}");
+        }
+        identity.file(&files, "pen.pem");
+        let file = config(&files, &["blacklist 9", &format!("ssl_certificate {certificate}")]);
+        let pen = Pen::with(&["-F", &file]).servers(&s).controlled().start();
+        odd.file(&files, "pen.pem");
+        let reply = pen.ask("reload");
+        assert!(reply.starts_with(&format!("error: {file}:2: ")) && refused(&reply), "{reply}");
+        assert_eq!(Client::usual().build().visit(&pen), "S0");
+        // As a name's, too.
+        identity.file(&files, "pen.pem");
+        odd.pair(&names, "pen.test");
+        let reply = pen.ask(&format!("ssl_sni_path {}", names.path().display()));
+        assert!(
+            reply.starts_with("error: ") && reply.contains("pen.test.crt") && reply.contains(word),
+            "{reply}"
+        );
+        assert_eq!(Client::usual().name("pen.test").build().visit(&pen), "S0");
+    }
+}
+
+/// pen(1), Certificates: a curve that clients must be told to use is taken if it is in ssl_groups, and such clients are
+/// served.
+#[cfg(not(feature = "aws-lc"))] // which has none of these curves
+#[test]
+fn a_curve_that_is_asked_for_is_taken() {
+    only_ours!("it has no ssl_groups");
+    let (authority, _) = usual();
     let (s, files) = (webs(1), Scratch::new());
-    let pen = tls::pen(&files, &[]).servers(&s).workers(2).start();
-    let renewed = usual().0.issue(&["pen.test"]);
-    renewed.file(&files, "cert.pem");
-    pen.signal(Signal::SIGHUP);
-    wait_until("the new certificate is in use", || {
-        (0..6).all(|_| Client::usual().open(&pen).peer_serial() == renewed.serial())
-    });
+    let odd = authority.issue_with(&["pen.test"], Kind::Curve(Nid::BRAINPOOL_P256R1));
+    let groups = "brainpoolP256r1:P-256";
+    let pen = tls::pen_as(&odd, &files, &["-O", &format!("ssl_groups {groups}")]).servers(&s).start();
+    let said = s_client(pen.address, authority, &["-tls1_2", "-groups", groups]);
+    assert!(said.stdout.contains("\r\n\r\nS0"), "{said:?}");
+}
+
+/// pen(1), Certificates: a command that names no file reads none.
+#[test]
+fn a_command_that_names_no_file_minds_none() {
+    only_ours!("it has no such commands");
+    let (s, files) = (webs(1), Scratch::new());
+    let pen = tls::pen(&files, &[]).servers(&s).workers(2).controlled().start();
+    std::fs::remove_file(files.file("cert.pem")).unwrap();
+    pen.tell("ssl_alpn http/1.1");
+    let client = Client::usual().alpn(&["http/1.1"]).open(&pen);
+    assert_eq!(client.ssl().selected_alpn_protocol(), Some(&b"http/1.1"[..]));
+    assert_eq!(client.peer_serial(), usual().1.serial());
 }
 
 /// pen(1), ssl_certificate, ssl_key: TLS can be turned on and off; who is connected stays as he is.

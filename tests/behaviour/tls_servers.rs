@@ -150,6 +150,52 @@ fn names_are_asked_for_and_checking_can_be_left_out() {
     assert!(strange.notes().contains(&"name: any.test".to_owned()), "{:?}", strange.notes());
 }
 
+/// pen(1), server tls verify system: so is who is known to the authorities that the system trusts, or those that the
+/// environment names instead; without verify, too. Nobody else.
+#[test]
+fn the_authorities_of_the_system_are_believed() {
+    only_ours!("it has no TLS to servers");
+    let files = Scratch::new();
+    let (known, also, unknown) = (Authority::new("Known"), Authority::new("Also"), Authority::new("Unknown"));
+    let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let file = files.write("bundle.crt", [garbage.as_bytes(), &known.pem()].concat());
+    let directory = Scratch::new();
+    also.file(&directory, "also.pem");
+    let [of_file, of_directory] =
+        [format!("SSL_CERT_FILE={file}"), format!("SSL_CERT_DIR={}", directory.path().display())];
+    let [first, second, third] = [("known", &known), ("also", &also), ("unknown", &unknown)]
+        .map(|(name, by)| tls::web(name, &by.issue(&["127.0.0.1"])));
+    for (environment, answers) in [
+        (vec![of_file.as_str()], "known closed closed"),
+        (vec![&of_directory], "closed also closed"),
+        (vec![&of_file, &of_directory], "known also closed"),
+        (vec![], "closed closed closed"),
+    ] {
+        for words in ["tls verify system", "tls"] {
+            let servers: [(&dyn Display, &str); 3] = [(&first, words), (&second, words), (&third, words)];
+            let answers: Vec<&str> = answers.split(' ').collect();
+            for (number, answer) in answers.iter().enumerate() {
+                let launcher =
+                    [&["env", "-u", "SSL_CERT_FILE", "-u", "SSL_CERT_DIR"], &environment[..]].concat();
+                let pen = balancing(&files, &[], &servers[number..=number]).through(&launcher).workers(1);
+                assert_eq!(pen.start().visit(), *answer, "{words}, {environment:?}, server {number}");
+            }
+        }
+    }
+}
+
+/// pen(1), server tls verify system: where the environment names authorities, they must be there.
+#[test]
+fn authorities_of_the_system_that_are_not_there_are_named() {
+    only_ours!("it has no TLS to servers");
+    let files = Scratch::new();
+    let missing = files.file("missing.crt");
+    let servers: [(&dyn Display, &str); 1] = [(&"127.0.0.1:9", "tls")];
+    let launcher = ["env", "-u", "SSL_CERT_DIR", &format!("SSL_CERT_FILE={missing}")];
+    let ended = balancing(&files, &[], &servers).through(&launcher).run();
+    assert!(ended.code() == 1 && ended.stderr.contains(&missing), "{ended:?}");
+}
+
 /// pen(1), server tls verify: a file that cannot be used is named, at the start and at a change.
 #[test]
 fn authorities_that_cannot_be_read_are_named() {

@@ -97,6 +97,41 @@ fn a_response_of_the_future_is_left_out() {
     assert!(pen.stderr().contains(&response), "{}", pen.stderr());
 }
 
+/// pen(1), Stapling: one that says that the certificate has been revoked is not stapled, nor is the one before it any
+/// more. Clients are served all the same: whether the key is still good enough is the administrator's to say.
+#[test]
+fn a_revocation_is_told_and_nothing_is_stapled() {
+    only_ours!("it staples anything");
+    let (authority, identity) = authority();
+    let (s, files) = (webs(1), Scratch::new());
+    let revoked = tls::revocation(&authority, &identity);
+    let good = staple(&authority, &identity, now() - HOUR, now() + HOUR);
+    let response = files.write("changing.ocsp", &revoked);
+    let option = format!("ssl_ocsp_response {response}");
+    let pen = pen_as(&identity, &files, &["-O", &option]).servers(&s).workers(2).controlled().start();
+    let told = || pen.stderr().lines().filter(|line| line.ends_with("has been revoked")).count();
+    let all = |wanted: bool, what: &str| {
+        for _ in 0..4 {
+            assert_eq!(stapled(&pen, &authority, None), wanted, "{what}");
+        }
+    };
+    all(false, "revoked from the start");
+    assert_eq!(told(), 1);
+    for (number, again) in [option.as_str(), "reload"].into_iter().enumerate() {
+        files.write("changing.ocsp", &good);
+        pen.ask(again);
+        all(true, "good");
+        files.write("changing.ocsp", &revoked);
+        pen.ask(again);
+        all(false, "revoked");
+        assert_eq!(told(), 2 + number, "{}", pen.stderr());
+    }
+    let said = curl(pen.address, &authority, &[]);
+    assert_eq!((said.stdout.as_str(), said.code), ("S0", 0), "{said:?}");
+    let ended = pen_as(&identity, &files, &["--check", "-O", &option]).servers(&s).run();
+    assert!(ended.code() == 1 && ended.stderr.contains("has been revoked"), "{ended:?}");
+}
+
 /// pen(1), Stapling: a response is stapled until it expires.
 #[test]
 fn a_response_that_expires_is_not_stapled_any_more() {
@@ -188,6 +223,8 @@ fn a_response_that_was_renewed_is_found() {
     let pen = pen_as(&identity, &files, &["-O", &option]).servers(&s).controlled().start();
     assert!(!stapled(&pen, &authority, None));
     files.write("late.ocsp", good);
+    // A command that has nothing to do with it does not keep it from being found.
+    pen.ask("blacklist 7");
     wait_for("the file to be looked at", Duration::from_secs(40), || {
         let_pass(Duration::from_millis(500));
         stapled(&pen, &authority, None)
@@ -210,6 +247,37 @@ fn a_response_that_is_not_there_is_told() {
     let pen = pen_as(&identity, &files, &["-O", &option]).servers(&s).start();
     assert!(!stapled(&pen, &authority, None));
     assert!(pen.stderr().contains(&response), "{}", pen.stderr());
+    drop(pen);
     let ended = pen_as(&identity, &files, &["--check", "-O", &option]).servers(["127.0.0.1:9"]).run();
     assert!(ended.code() == 1 && ended.stderr.contains(&response), "{ended:?}");
+}
+
+/// pen(1), Stapling: the message comes once, whatever else is changed of TLS, and again with a reload.
+#[test]
+fn a_response_that_is_not_there_is_told_once() {
+    only_ours!("it says nothing");
+    let (authority, identity) = authority();
+    let (s, files) = (webs(1), Scratch::new());
+    let response = files.file("missing.ocsp");
+    let option = format!("ssl_ocsp_response {response}");
+    let ca = authority.file(&files, "ca.pem");
+    let pen = pen_as(&identity, &files, &["-O", &option]).servers(&s).workers(1).controlled().start();
+    let told = || pen.stderr().lines().filter(|line| line.contains(&response)).count();
+    assert_eq!(told(), 1, "{}", pen.stderr());
+    let changes = || pen.stderr().matches("in force now").count();
+    let commands = [
+        "ssl_handshake_timeout 5",
+        "ssl_min_version TLSv1.3",
+        "ssl_alpn http/1.1",
+        &format!("ssl_ca_file {ca}"),
+        "server 1 address 127.0.0.1 port 9 tls verify none",
+    ];
+    for command in commands {
+        pen.ask(command);
+    }
+    assert_eq!(changes(), commands.len(), "{}", pen.stderr());
+    assert_eq!(told(), 1, "{}", pen.stderr());
+    let reply = pen.ask("reload");
+    assert!(reply.starts_with("ok\nwarning: ") && reply.contains(&response), "{reply}");
+    assert_eq!(told(), 2, "{}", pen.stderr());
 }

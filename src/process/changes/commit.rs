@@ -47,7 +47,7 @@ impl Master<'_> {
 
     /// Changes everything else. The number of the order to the workers.
     pub(super) fn commit(&mut self, change: &Change, resources: NewResources, now: Moment) -> u64 {
-        let NewResources { servers, listener, log, countries, tls, warnings, workers } = resources;
+        let NewResources { servers, listener, log, countries, tls, workers } = resources;
         let reading = &change.reading;
         // A command is told as it came, and a file is still there.
         let told =
@@ -67,7 +67,7 @@ impl Master<'_> {
             lists,
             log: log.is_some(),
             countries: countries.is_some(),
-            tls: tls.is_some(),
+            tls: tls.loaded.is_some(),
             listener: listener.is_some(),
         };
         if let Some(log) = log {
@@ -76,7 +76,7 @@ impl Master<'_> {
         if let Some(countries) = countries {
             state.countries = countries;
         }
-        state.tls.adopt(tls, &state.settings, now);
+        let warnings = state.tls.adopt(tls, now);
         if listener.is_some() {
             state.listener = listener;
         } else if let Some(listener) = &state.listener

@@ -13,7 +13,7 @@ use crate::process::master::{Master, MasterState};
 use crate::process::names::{NameError, Question, ResolvedServers, questions};
 use crate::process::owned_path::OwnedPath;
 use crate::process::startup::worker_count;
-use crate::process::tls::Loaded;
+use crate::process::tls::Renewal;
 use crate::report::log::{self, LogError, Sink};
 use crate::sys::geoip::Database;
 
@@ -24,9 +24,7 @@ pub(super) struct NewResources {
     pub(super) listener: Option<Listener>,
     pub(super) log: Option<Option<NewLog>>,
     pub(super) countries: Option<Option<Database>>,
-    pub(super) tls: Option<Loaded>,
-    /// What somebody should know although it is no obstacle.
-    pub(super) warnings: Vec<String>,
+    pub(super) tls: Renewal,
     pub(super) workers: u32,
 }
 
@@ -147,8 +145,8 @@ impl Master<'_> {
         }
     }
 
-    /// What TLS needs, if it is to be something else, or its files are to be read again; and what somebody should know.
-    fn new_tls(&self, change: &Change) -> Result<(Option<Loaded>, Vec<String>), Refusal> {
+    /// What TLS needs, if it is to be something else, or its files are to be read again.
+    fn new_tls(&self, change: &Change) -> Result<Renewal, Refusal> {
         let MasterState { tls, settings, launch, .. } = &self.state;
         let restaple = change.reading.actions.contains(&Action::Restaple);
         let reread = change.wish.text.reads_again();
@@ -161,7 +159,7 @@ impl Master<'_> {
         let settings = &change.reading.settings;
         let (servers, address) = self.resolve(change)?;
         let countries = self.new_countries(change)?;
-        let (tls, warnings) = self.new_tls(change)?;
+        let tls = self.new_tls(change)?;
         let log = match self.new_log(change)? {
             Some(Some(destination)) => {
                 let log = NewLog::open(&destination);
@@ -181,7 +179,7 @@ impl Master<'_> {
             true => self.state.workers,
             false => worker_count(settings),
         };
-        Ok(NewResources { servers, listener, log, countries, tls, warnings, workers })
+        Ok(NewResources { servers, listener, log, countries, tls, workers })
     }
 
     /// What [`Master::prepare`] would complain of, or say somebody should know, without opening anything that somebody
@@ -202,7 +200,7 @@ impl Master<'_> {
         }
         note(self.new_countries(change).map(drop));
         let mut warnings = Vec::new();
-        note(self.new_tls(change).map(|(_, more)| warnings = more));
+        note(self.new_tls(change).map(|renewal| warnings = renewal.warnings));
         note(self.new_log(change).and_then(|log| match log {
             Some(Some(LogDestination::File(path))) => {
                 log::check(&path).map_err(|error| Refusal::of(path.display(), error))

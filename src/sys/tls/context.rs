@@ -2,6 +2,7 @@
 
 mod front;
 mod servers;
+mod trial;
 
 use std::collections::BTreeMap;
 use std::fmt;

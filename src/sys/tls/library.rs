@@ -8,8 +8,6 @@ mod special;
 #[path = "library/openssl.rs"]
 mod special;
 
-use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::raw::c_int;
 use std::sync::OnceLock;
 
 use openssl::error::ErrorStack;
@@ -24,29 +22,14 @@ pub(super) use special::*;
 pub(super) const CIPHERSUITES: &str =
     "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256";
 
-/// What is to be done when a handshake has just succeeded. If the client has said the last word of it, nothing of ours
-/// acknowledges that, and a client that does not use TCP_NODELAY waits for it before it says anything more.
-#[allow(unsafe_code)]
-pub(super) fn after_handshake(ssl: &SslRef, socket: BorrowedFd<'_>) {
+/// Has the client said the last word of the handshake that has just succeeded? Then nothing of ours acknowledges that
+/// word, and a client that does not use TCP_NODELAY waits for it before it says anything more.
+pub(super) fn client_had_the_last_word(ssl: &SslRef) -> bool {
     let unanswered = match ssl.version2() {
         Some(SslVersion::TLS1_3) => special::TICKETS_WAIT,
         _ => ssl.session_reused(),
     };
-    if !(ssl.is_server() && unanswered) {
-        return;
-    }
-    let on: c_int = 1;
-    // An error (a Unix socket) costs nothing but time.
-    // SAFETY: the option is an int, which lives across the call.
-    unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_QUICKACK,
-            (&raw const on).cast(),
-            size_of::<c_int>() as libc::socklen_t,
-        )
-    };
+    ssl.is_server() && unanswered
 }
 
 /// Where the library keeps something of ours with each context or connection: one place for all of them.

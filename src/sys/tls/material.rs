@@ -75,6 +75,29 @@ pub(super) struct Staple {
     pub(super) expires: Option<i64>,
 }
 
+/// What somebody should know although it is no reason not to go on, a line each.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Notes {
+    /// Certificates that have expired, files that are not used.
+    pub certificates: Vec<String>,
+    /// OCSP responses that are not stapled.
+    pub responses: Vec<String>,
+}
+
+impl Notes {
+    /// All.
+    pub fn lines(self) -> Vec<String> {
+        [self.certificates, self.responses].concat()
+    }
+
+    /// Those that are not among these.
+    pub fn beside(mut self, told: &Notes) -> Self {
+        self.certificates.retain(|line| !told.certificates.contains(line));
+        self.responses.retain(|line| !told.responses.contains(line));
+        self
+    }
+}
+
 /// Why TLS cannot be as it is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
@@ -94,20 +117,19 @@ impl Material {
         terminating(settings).is_some() || settings.servers.iter().any(|server| server.tls.is_some())
     }
 
-    /// Reads all files that the settings name and checks what is in them. Also what somebody should know although it
-    /// is no reason not to go on: certificates that have expired, staples that are not used.
+    /// Reads all files that the settings name and checks what is in them.
     ///
     /// # Errors
     /// The first file that cannot be used.
-    pub fn load(settings: &Settings) -> Result<(Self, Vec<String>), TlsError> {
-        let mut notes = Vec::new();
+    pub fn load(settings: &Settings) -> Result<(Self, Notes), TlsError> {
+        let mut notes = Notes::default();
         let loaded = Self::load_noting(settings, &mut notes);
         // What the library has noted meanwhile must not be taken for what goes wrong later.
         let _ = ErrorStack::get();
         Ok((loaded?, notes))
     }
 
-    fn load_noting(settings: &Settings, notes: &mut Vec<String>) -> Result<Self, TlsError> {
+    fn load_noting(settings: &Settings, notes: &mut Notes) -> Result<Self, TlsError> {
         let front = match terminating(settings) {
             Some(certificate) => Some(Front::load(&settings.tls, certificate, notes)?),
             None => None,
@@ -123,8 +145,7 @@ impl Material {
         Ok(Material { front, trust })
     }
 
-    /// Reads the OCSP responses alone again: true if something is different now, and what somebody should know. One
-    /// that cannot be used, or read any more, leaves the one before it in its place until that expires, unless it says
+    /// Reads the OCSP responses alone again: true if something is different now, and [`Notes::responses`]. One that cannot be used, or read any more, leaves the one before it in its place until that expires, unless it says
     /// that the certificate has been revoked.
     pub fn restaple(&mut self, settings: &Settings) -> (bool, Vec<String>) {
         let mut notes = Vec::new();
@@ -188,7 +209,7 @@ fn terminating(settings: &Settings) -> Option<&Path> {
 }
 
 impl Front {
-    fn load(tls: &TlsSettings, certificate: &Path, notes: &mut Vec<String>) -> Result<Self, TlsError> {
+    fn load(tls: &TlsSettings, certificate: &Path, notes: &mut Notes) -> Result<Self, TlsError> {
         let known = Known {
             authorities: authorities::of_clients(tls)?,
             wanted: tls.verify_client != VerifyClient::Off,
@@ -200,7 +221,7 @@ impl Front {
             otherwise: "; name the file that has it with -K, or ssl_key",
         };
         let mut default = Identity::load(sources, &known, &mut Allowance::new(), notes)?;
-        default.staple_from(tls.ocsp_response.as_deref(), notes);
+        default.staple_from(tls.ocsp_response.as_deref(), &mut notes.responses);
         let named = match &tls.sni_path {
             Some(path) => Self::load_named(path, &known, notes).map_err(|error| error.in_directory(path))?,
             None => Vec::new(),
@@ -208,18 +229,20 @@ impl Front {
         Ok(Front { default, named })
     }
 
-    fn load_named(path: &Path, known: &Known, notes: &mut Vec<String>) -> Result<Vec<Identity>, TlsError> {
+    fn load_named(path: &Path, known: &Known, notes: &mut Notes) -> Result<Vec<Identity>, TlsError> {
         let listing = directory::list(path).map_err(|error| TlsError::unreadable(path, &error))?;
         if listing.certificates.len() > MOST_NAMED {
             let reason = format!("there are more than {MOST_NAMED} certificates in {}", path.display());
             return Err(TlsError::about(path, reason));
         }
         if listing.certificates.is_empty() {
-            notes.push(format!("there is no certificate in {}: no file is named NAME.crt", path.display()));
+            let note = format!("there is no certificate in {}: no file is named NAME.crt", path.display());
+            notes.certificates.push(note);
         }
         for stray in &listing.strays {
             let certificate = stray.with_extension("crt");
-            notes.push(format!("{} is not used, there is no {}", stray.display(), certificate.display()));
+            let note = format!("{} is not used, there is no {}", stray.display(), certificate.display());
+            notes.certificates.push(note);
         }
         let mut allowance = Allowance::new();
         let mut named = Vec::with_capacity(listing.certificates.len());
@@ -240,9 +263,10 @@ impl Front {
             let known = own.as_ref().unwrap_or(known);
             let mut identity = Identity::load(sources, known, &mut allowance, notes)?;
             if identity.pattern.is_none() && identity.names.is_empty() {
-                notes.push(format!("{} is for no host name: no client will ask for it", identity.file));
+                let note = format!("{} is for no host name: no client will ask for it", identity.file);
+                notes.certificates.push(note);
             }
-            identity.staple_from(identity.response_beside().as_deref(), notes);
+            identity.staple_from(identity.response_beside().as_deref(), &mut notes.responses);
             named.push(identity);
         }
         Ok(named)
@@ -272,7 +296,7 @@ impl Identity {
         sources: Sources<'_>,
         known: &Known,
         allowance: &mut Allowance,
-        notes: &mut Vec<String>,
+        notes: &mut Notes,
     ) -> Result<Self, TlsError> {
         let path = sources.certificate;
         let pem = Pem::read(path, allowance)?;
@@ -300,7 +324,7 @@ impl Identity {
         }
         for certificate in &chain {
             if let Some(note) = chain::untimely(certificate).map_err(unusable)? {
-                notes.push(format!("{}: {note}", path.display()));
+                notes.certificates.push(format!("{}: {note}", path.display()));
             }
         }
         Ok(Identity {

@@ -23,6 +23,6 @@ mod tickets;
 
 pub use context::{Contexts, Scope};
 pub use library::name as library_name;
-pub use material::{Material, TlsError};
+pub use material::{Material, Notes, TlsError};
 pub use stream::{Outbox, Secured};
 pub use tickets::TicketKeys;

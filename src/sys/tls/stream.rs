@@ -142,7 +142,9 @@ impl Secured {
                 pushed?;
                 self.established = true;
                 self.stream.get_mut().allowance = CREDIT;
-                library::after_handshake(self.stream.ssl(), self.socket().as_fd());
+                if library::client_had_the_last_word(self.stream.ssl()) {
+                    socket::acknowledge_now(self.socket().as_fd());
+                }
                 Ok(true)
             }
             Err(Pause::Nothing) => pushed.map(|()| false),

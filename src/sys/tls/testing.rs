@@ -3,23 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use openssl::asn1::Asn1Time;
-use openssl::bn::{BigNum, MsbOption};
-use openssl::ec::{EcGroup, EcKey};
-use openssl::hash::MessageDigest;
-use openssl::nid::Nid;
-use openssl::pkey::{PKey, Private};
-use openssl::rsa::Rsa;
-use openssl::x509::extension::{
-    AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAlternativeName,
-    SubjectKeyIdentifier,
-};
-use openssl::x509::{X509, X509Builder, X509Name, X509NameBuilder, X509Ref};
+use openssl::pkey::{PKey, PKeyRef, Private};
+use openssl::x509::{X509, X509Ref};
 
 use super::context::{Contexts, Scope};
 use super::material::{Front, Identity, Material};
@@ -27,15 +15,26 @@ use super::tickets::TicketKeys;
 use crate::model::settings::Settings;
 use crate::model::tls::{ServerIdentity, Subject, Trust};
 
+#[path = "../../../tests/behaviour/support/certificates.rs"]
+mod certificates;
+
+use certificates::{Content, DAY, OcspResponse, Purpose, certify};
+pub(crate) use certificates::{Kind, now};
+
 /// From PEM.
 pub(super) fn chain(pem: &str) -> Vec<Vec<u8>> {
     X509::stack_from_pem(pem.as_bytes()).unwrap().iter().map(|x509| x509.to_der().unwrap()).collect()
 }
 
-/// A certificate for these names, of a file without a name.
+/// A certificate for these names, of a file named after the first.
 pub(super) fn identity(authority: &Authority, names: &[&str]) -> Identity {
+    identity_with(authority, names, Kind::P256)
+}
+
+/// The same, with a key of this kind.
+pub(super) fn identity_with(authority: &Authority, names: &[&str], key: Kind) -> Identity {
     let common_name = names.first().copied().unwrap_or("nobody");
-    let (certificate, key) = authority.issue(IssueOptions { names, common_name, ..Default::default() });
+    let (certificate, key) = authority.issue(IssueOptions { names, common_name, key, ..Default::default() });
     Identity {
         file: format!("{common_name}.crt"),
         pattern: None,
@@ -58,8 +57,6 @@ pub(crate) fn contexts() -> (Contexts, ServerIdentity) {
     let subject = Subject::Name("www.test".to_owned());
     (contexts, ServerIdentity { trust: Trust::System, subject })
 }
-
-const DAY: i64 = 24 * 3600;
 
 /// A directory that goes with the test.
 pub(crate) struct Scratch(PathBuf);
@@ -102,21 +99,15 @@ pub(crate) enum Validity {
     Future,
 }
 
-#[derive(Clone, Copy)]
-pub(crate) enum KeyKind {
-    Rsa(u32),
-    P256,
-}
-
-impl KeyKind {
-    pub(crate) fn generate(self) -> PKey<Private> {
-        match self {
-            KeyKind::Rsa(bits) => PKey::from_rsa(Rsa::generate(bits).unwrap()).unwrap(),
-            KeyKind::P256 => {
-                let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
-                PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap()
-            }
-        }
+impl Validity {
+    fn time(self) -> (i64, i64) {
+        let (from, to) = match self {
+            Validity::Now => (-DAY, 30 * DAY),
+            Validity::Ending => (-DAY, 3600),
+            Validity::Past => (-30 * DAY, -DAY),
+            Validity::Future => (DAY, 30 * DAY),
+        };
+        (now() + from, now() + to)
     }
 }
 
@@ -127,7 +118,7 @@ pub(crate) struct IssueOptions<'a> {
     pub(crate) names: &'a [&'a str],
     pub(crate) common_name: &'a str,
     pub(crate) validity: Validity,
-    pub(crate) key: KeyKind,
+    pub(crate) key: Kind,
     /// It may sign OCSP responses for its issuer.
     pub(crate) ocsp_signing: bool,
 }
@@ -150,7 +141,7 @@ impl Default for IssueOptions<'_> {
             names: &[],
             common_name: "somebody",
             validity: Validity::Now,
-            key: KeyKind::P256,
+            key: Kind::P256,
             ocsp_signing: false,
         }
     }
@@ -165,20 +156,19 @@ pub(crate) struct Authority {
 impl Authority {
     /// A root.
     pub(crate) fn new(name: &str) -> Self {
-        let key = KeyKind::P256.generate();
-        let certificate = certify(None, name, &key, Validity::Now, |builder, issuer| {
-            authority_extensions(builder, issuer);
-        });
-        Authority { certificate, key }
+        Self::made(None, name)
     }
 
     /// One that this one vouches for.
     pub(crate) fn intermediate(&self, name: &str) -> Self {
-        let key = KeyKind::P256.generate();
-        let certificate = certify(Some(self), name, &key, Validity::Now, |builder, issuer| {
-            authority_extensions(builder, issuer);
-        });
-        Authority { certificate, key }
+        Self::made(Some((&self.certificate, &self.key)), name)
+    }
+
+    fn made(by: Option<(&X509Ref, &PKeyRef<Private>)>, common_name: &str) -> Self {
+        let key = Kind::P256.generate();
+        let purpose = Purpose::Authority;
+        let content = Content { common_name, names: &[], time: Validity::Now.time(), purpose };
+        Authority { certificate: certify(by, &key, content), key }
     }
 
     /// Its certificate, in PEM.
@@ -188,40 +178,15 @@ impl Authority {
 
     /// A certificate and its key (PKCS #8), in PEM.
     pub(crate) fn issue(&self, options: IssueOptions<'_>) -> (String, String) {
-        let key = options.key.generate();
-        let certificate =
-            certify(Some(self), options.common_name, &key, options.validity, |builder, issuer| {
-                let context = builder.x509v3_context(issuer, None);
-                let mut usage = ExtendedKeyUsage::new();
-                usage.server_auth().client_auth();
-                if options.ocsp_signing {
-                    usage.other("OCSPSigning");
-                }
-                let mut extensions = vec![
-                    usage.build().unwrap(),
-                    AuthorityKeyIdentifier::new().keyid(true).build(&context).unwrap(),
-                ];
-                if !options.names.is_empty() {
-                    let mut names = SubjectAlternativeName::new();
-                    for name in options.names {
-                        if name.parse::<std::net::IpAddr>().is_ok() {
-                            names.ip(name);
-                        } else {
-                            names.dns(name);
-                        }
-                    }
-                    extensions.push(names.build(&context).unwrap());
-                }
-                for extension in extensions {
-                    builder.append_extension(extension).unwrap();
-                }
-            });
+        let IssueOptions { names, common_name, validity, key, ocsp_signing } = options;
+        let key = key.generate();
+        let purpose = if ocsp_signing { Purpose::Responder } else { Purpose::Peer };
+        let content = Content { common_name, names, time: validity.time(), purpose };
+        let certificate = certify(Some((&self.certificate, &self.key)), &key, content);
         let pem = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         (pem(certificate.to_pem().unwrap()), pem(key.private_key_to_pem_pkcs8().unwrap()))
     }
-}
 
-impl Authority {
     /// An OCSP response about one of its certificates, in DER.
     pub(crate) fn ocsp_response(&self, certificate: &str, answer: Answer) -> Vec<u8> {
         let key = String::from_utf8(self.key.private_key_to_pem_pkcs8().unwrap()).unwrap();
@@ -235,28 +200,16 @@ impl Authority {
         certificate: &str,
         answer: Answer,
     ) -> Vec<u8> {
-        let scratch = Scratch::new();
-        let serial = X509::from_pem(certificate.as_bytes()).unwrap().serial_number().to_bn().unwrap();
-        let serial = serial.to_hex_str().unwrap();
-        let state = match answer {
-            Answer::Revoked => "R\t491231235959Z\t200101000000Z",
-            _ => "V\t491231235959Z\t",
-        };
-        scratch.write("index", format!("{state}\t{serial}\tunknown\t/CN=x\n"));
-        scratch.write("issuer", self.pem());
-        scratch.write("signer", signer.0);
-        scratch.write("key", signer.1);
-        scratch.write("certificate", certificate);
-        let mut openssl = Command::new("openssl");
-        openssl.current_dir(scratch.path());
-        openssl.args(["ocsp", "-index", "index", "-CA", "issuer", "-rsigner", "signer", "-rkey", "key"]);
-        openssl.args(["-issuer", "issuer", "-cert", "certificate", "-respout", "response", "-noverify"]);
-        if answer != Answer::GoodWithoutEnd {
-            openssl.args(["-ndays", "1"]);
+        let signers_key = PKey::private_key_from_pem(signer.1.as_bytes()).unwrap();
+        let read = |pem: &str| X509::from_pem(pem.as_bytes()).unwrap();
+        let mut response = OcspResponse {
+            issuer: &self.certificate,
+            signer: (&read(signer.0), &signers_key),
+            certificate: &read(certificate),
+            revoked: answer == Answer::Revoked,
+            ends: answer != Answer::GoodWithoutEnd,
         }
-        let output = openssl.output().unwrap();
-        let mut response = fs::read(scratch.path().join("response"))
-            .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+        .make(Scratch::new().path());
         if answer == Answer::Expired {
             // GeneralizedTime: when it was made, from when on and till when it is good.
             let mut times = (0..response.len() - 17).filter(|&at| response[at..].starts_with(b"\x18\x0f20"));
@@ -265,57 +218,4 @@ impl Authority {
         }
         response
     }
-}
-
-fn authority_extensions(builder: &mut X509Builder, issuer: Option<&X509Ref>) {
-    builder.append_extension(BasicConstraints::new().critical().ca().build().unwrap()).unwrap();
-    let usage = KeyUsage::new().critical().key_cert_sign().crl_sign().digital_signature().build();
-    builder.append_extension(usage.unwrap()).unwrap();
-    let own = SubjectKeyIdentifier::new().build(&builder.x509v3_context(issuer, None)).unwrap();
-    builder.append_extension(own).unwrap();
-    if issuer.is_some() {
-        let theirs = AuthorityKeyIdentifier::new().keyid(true).build(&builder.x509v3_context(issuer, None));
-        builder.append_extension(theirs.unwrap()).unwrap();
-    }
-}
-
-/// A certificate by an authority, or by itself.
-fn certify(
-    by: Option<&Authority>,
-    name: &str,
-    key: &PKey<Private>,
-    validity: Validity,
-    extend: impl FnOnce(&mut X509Builder, Option<&X509Ref>),
-) -> X509 {
-    let mut builder = X509::builder().unwrap();
-    builder.set_version(2).unwrap();
-    let mut serial = BigNum::new().unwrap();
-    serial.rand(120, MsbOption::ONE, false).unwrap();
-    builder.set_serial_number(&serial.to_asn1_integer().unwrap()).unwrap();
-    let subject = common_name(name);
-    builder.set_subject_name(&subject).unwrap();
-    builder.set_issuer_name(by.map_or(&*subject, |authority| authority.certificate.subject_name())).unwrap();
-    let (from, to) = match validity {
-        Validity::Now => (-DAY, 30 * DAY),
-        Validity::Ending => (-DAY, 3600),
-        Validity::Past => (-30 * DAY, -DAY),
-        Validity::Future => (DAY, 30 * DAY),
-    };
-    builder.set_not_before(&Asn1Time::from_unix(now() + from).unwrap()).unwrap();
-    builder.set_not_after(&Asn1Time::from_unix(now() + to).unwrap()).unwrap();
-    builder.set_pubkey(key).unwrap();
-    extend(&mut builder, by.map(|authority| &*authority.certificate));
-    builder.sign(by.map_or(key, |authority| &authority.key), MessageDigest::sha256()).unwrap();
-    builder.build()
-}
-
-fn common_name(name: &str) -> X509Name {
-    let mut builder = X509NameBuilder::new().unwrap();
-    builder.append_entry_by_nid(Nid::COMMONNAME, name).unwrap();
-    builder.build()
-}
-
-/// Seconds since 1970.
-pub(crate) fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().try_into().unwrap()
 }

@@ -1,6 +1,7 @@
 //! What the stories are told with: pens, servers, clients, and a look into /proc.
 
 pub mod backend;
+pub mod certificates;
 pub mod client;
 pub mod control;
 pub mod mmdb;

@@ -144,6 +144,12 @@ impl Socket {
         })
     }
 
+    /// How many bytes have come that nobody has read.
+    fn unread(&self) -> u64 {
+        let queues = self.line.split_whitespace().nth(4).unwrap_or_default();
+        queues.split_once(':').and_then(|(_, unread)| u64::from_str_radix(unread, 16).ok()).unwrap_or(0)
+    }
+
     fn inode(&self) -> &str {
         self.line.split_whitespace().nth(9).unwrap_or_default()
     }
@@ -165,6 +171,12 @@ pub fn listening(port: u16) -> bool {
 /// How many connects to this port are waiting for an answer.
 pub fn connects_under_way(port: u16) -> usize {
     tables().flatten().filter(|socket| socket.remote == port && socket.state == SYN_SENT).count()
+}
+
+/// Has somebody who is connected to this port left something unread that came from there?
+pub fn is_unread(port: u16) -> bool {
+    let mut connected = tables().flatten().filter(|socket| socket.remote == port);
+    connected.any(|socket| socket.unread() > 0)
 }
 
 /// Which of these processes has the accepted side of each connection to the port `server`? By the clients' ports.

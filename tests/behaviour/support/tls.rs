@@ -1,60 +1,30 @@
-//! TLS: certificates made on the spot, clients and servers that can be told to do anything, and real programs.
+//! TLS: certificates and who makes them, clients and servers that can be told to do anything, and real programs.
 
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use openssl::asn1::Asn1Time;
-use openssl::bn::{BigNum, MsbOption};
-use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
-use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
-use openssl::rsa::Rsa;
 use openssl::sign::Signer;
 use openssl::ssl::{
     ErrorCode, ShutdownState, Ssl, SslAcceptor, SslConnector, SslContextBuilder, SslMethod, SslMode, SslRef,
     SslSession, SslSessionCacheMode, SslStream, SslVerifyMode, SslVersion,
 };
 use openssl::symm::Cipher;
-use openssl::x509::extension::{
-    AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAlternativeName,
-    SubjectKeyIdentifier,
-};
 use openssl::x509::store::X509StoreBuilder;
-use openssl::x509::{X509, X509Name, X509Ref};
+use openssl::x509::{X509, X509Ref};
 
 use super::backend::Visit;
+use super::certificates::{Content, DAY, OcspResponse, Purpose, certify};
+pub use super::certificates::{Kind, now};
 use super::pen::Builder;
 use super::{Backend, Pen, SOON, Scratch, became_true, client, free_port, processes, wait_until};
-
-/// A kind of key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    P256,
-    Rsa2048,
-}
-
-const DAY: i64 = 24 * 3600;
-
-/// Seconds since 1970.
-pub fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64
-}
-
-fn new_key(kind: Kind) -> PKey<Private> {
-    match kind {
-        Kind::P256 => {
-            let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
-            PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap()
-        }
-        Kind::Rsa2048 => PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap(),
-    }
-}
 
 /// A certificate, its key, and the certificates above it that go with it, without the root.
 #[derive(Clone)]
@@ -117,12 +87,12 @@ impl Authority {
     }
 
     pub fn with_key(name: &str, kind: Kind) -> Self {
-        Authority(make(None, name, &[], kind, (now() - DAY, now() + 30 * DAY), true))
+        Authority(make(None, name, &[], kind, this_month(), Purpose::Authority))
     }
 
     /// An authority below this one.
     pub fn intermediate(&self, name: &str) -> Self {
-        Authority(make(Some(self), name, &[], Kind::P256, (now() - DAY, now() + 30 * DAY), true))
+        Authority(make(Some(self), name, &[], Kind::P256, this_month(), Purpose::Authority))
     }
 
     /// A certificate for these names and addresses, with a key of P-256.
@@ -131,12 +101,12 @@ impl Authority {
     }
 
     pub fn issue_with(&self, names: &[&str], kind: Kind) -> Identity {
-        make(Some(self), names[0], names, kind, (now() - DAY, now() + 30 * DAY), false)
+        make(Some(self), names[0], names, kind, this_month(), Purpose::Peer)
     }
 
     /// A certificate that was good until yesterday.
     pub fn issue_expired(&self, names: &[&str]) -> Identity {
-        make(Some(self), names[0], names, Kind::P256, (now() - 10 * DAY, now() - DAY), false)
+        make(Some(self), names[0], names, Kind::P256, (now() - 10 * DAY, now() - DAY), Purpose::Peer)
     }
 
     /// Its own certificate: what somebody has who trusts it.
@@ -149,68 +119,26 @@ impl Authority {
     }
 }
 
+fn this_month() -> (i64, i64) {
+    (now() - DAY, now() + 30 * DAY)
+}
+
 fn make(
     issuer: Option<&Authority>,
     common_name: &str,
     names: &[&str],
     kind: Kind,
-    (from, until): (i64, i64),
-    is_authority: bool,
+    time: (i64, i64),
+    purpose: Purpose,
 ) -> Identity {
-    let key = new_key(kind);
-    let mut subject = X509Name::builder().unwrap();
-    subject.append_entry_by_text("CN", common_name).unwrap();
-    let subject = subject.build();
-    let mut builder = X509::builder().unwrap();
-    builder.set_version(2).unwrap();
-    let mut serial = BigNum::new().unwrap();
-    serial.rand(120, MsbOption::ONE, false).unwrap();
-    builder.set_serial_number(&serial.to_asn1_integer().unwrap()).unwrap();
-    builder.set_subject_name(&subject).unwrap();
-    builder.set_issuer_name(issuer.map_or(&*subject, |by| by.0.certificate.subject_name())).unwrap();
-    builder.set_pubkey(&key).unwrap();
-    builder.set_not_before(&Asn1Time::from_unix(from).unwrap()).unwrap();
-    builder.set_not_after(&Asn1Time::from_unix(until).unwrap()).unwrap();
-    if is_authority {
-        builder.append_extension(BasicConstraints::new().critical().ca().build().unwrap()).unwrap();
-        let usage =
-            KeyUsage::new().critical().key_cert_sign().crl_sign().digital_signature().build().unwrap();
-        builder.append_extension(usage).unwrap();
-    } else {
-        builder.append_extension(BasicConstraints::new().critical().build().unwrap()).unwrap();
-        let usage = KeyUsage::new().critical().digital_signature().key_encipherment().build().unwrap();
-        builder.append_extension(usage).unwrap();
-        let purposes = ExtendedKeyUsage::new().server_auth().client_auth().build().unwrap();
-        builder.append_extension(purposes).unwrap();
-    }
-    let above = issuer.map(|by| by.0.certificate.clone());
-    let subject_key =
-        SubjectKeyIdentifier::new().build(&builder.x509v3_context(above.as_deref(), None)).unwrap();
-    builder.append_extension(subject_key).unwrap();
-    if above.is_some() {
-        let authority_key = AuthorityKeyIdentifier::new()
-            .keyid(true)
-            .build(&builder.x509v3_context(above.as_deref(), None))
-            .unwrap();
-        builder.append_extension(authority_key).unwrap();
-    }
-    if !names.is_empty() {
-        let mut alternatives = SubjectAlternativeName::new();
-        for name in names {
-            match name.parse::<IpAddr>() {
-                Ok(_) => alternatives.ip(name),
-                Err(_) => alternatives.dns(name),
-            };
-        }
-        let alternatives = alternatives.build(&builder.x509v3_context(above.as_deref(), None)).unwrap();
-        builder.append_extension(alternatives).unwrap();
-    }
-    builder.sign(issuer.map_or(&key, |by| &by.0.key), MessageDigest::sha256()).unwrap();
+    let key = kind.generate();
+    let by = issuer.map(|Authority(by)| (&*by.certificate, &*by.key));
+    let certificate = certify(by, &key, Content { common_name, names, time, purpose });
     // A root is not sent: whoever trusts it has it.
     let above = issuer
         .filter(|by| by.0.certificate.subject_name_hash() != by.0.certificate.issuer_name_hash())
         .map(|by| std::iter::once(by.0.certificate.clone()).chain(by.0.above.iter().cloned()).collect());
-    Identity { certificate: builder.build(), key, above: above.unwrap_or_default() }
+    Identity { certificate, key, above: above.unwrap_or_default() }
 }
 
 /// An authority and a certificate for `localhost`, `pen.test` and 127.0.0.1, made once for all stories in which it does
@@ -266,19 +194,18 @@ pub fn nothing_is_left(pen: &Pen) {
 /// An OCSP response that says `good` of the certificate, made by its authority (which must have a key of RSA). It was
 /// made at `from` and is good until `until`, in seconds since 1970.
 pub fn staple(authority: &Authority, of: &Identity, from: i64, until: i64) -> Vec<u8> {
-    let scratch = Scratch::new();
-    let ca = authority.file(&scratch, "ca.pem");
-    let key = scratch.write("ca.key", authority.0.key_pem());
-    let certificate = scratch.write("leaf.pem", of.certificate.to_pem().unwrap());
-    let index =
-        scratch.write("index.txt", format!("V\t330101000000Z\t\t{}\tunknown\t/CN=leaf\n", of.serial()));
-    let response = scratch.file("response.der");
-    let mut command = Command::new("openssl");
-    command.args(["ocsp", "-index", &index, "-CA", &ca, "-rsigner", &ca, "-rkey", &key]);
-    command.args(["-issuer", &ca, "-cert", &certificate, "-respout", &response, "-ndays", "1"]);
-    let said = run(command, b"");
-    let der = std::fs::read(&response).unwrap_or_else(|error| panic!("no response: {error}: {said:?}"));
-    retimed(der, &authority.0.key, from, until)
+    retimed(ocsp_response(authority, of, false), &authority.0.key, from, until)
+}
+
+/// The same, but it says that the certificate has been revoked, and is good for a day from now on.
+pub fn revocation(authority: &Authority, of: &Identity) -> Vec<u8> {
+    ocsp_response(authority, of, true)
+}
+
+fn ocsp_response(Authority(authority): &Authority, of: &Identity, revoked: bool) -> Vec<u8> {
+    let (issuer, scratch) = (&*authority.certificate, Scratch::new());
+    let signer = (issuer, &*authority.key);
+    OcspResponse { issuer, signer, certificate: &of.certificate, revoked, ends: true }.make(scratch.path())
 }
 
 /// The response with other times, signed anew. openssl(1) only makes ones that are good from now on. An RSA signature
@@ -804,6 +731,24 @@ pub fn curl(to: SocketAddr, authority: &Authority, arguments: &[&str]) -> Said {
     command.args(["--silent", "--show-error", "--max-time", "25", "--cacert", &ca]);
     command.args(["--resolve", &format!("localhost:{}:{}", to.port(), to.ip())]);
     command.args(arguments).arg(format!("https://localhost:{}/", to.port()));
+    run(command, b"")
+}
+
+/// Python with its module for TLS: a script that finds a connection to `to` as `tls`, trusting this authority and nothing
+/// that is cut off.
+pub fn python(to: SocketAddr, authority: &Authority, script: &str) -> Said {
+    let scratch = Scratch::new();
+    let ca = authority.file(&scratch, "ca.pem");
+    let connect = format!(
+        "import socket, ssl\n\
+         context = ssl.create_default_context(cafile='{ca}')\n\
+         tls = context.wrap_socket(socket.create_connection(('{}', {}), timeout=25), server_hostname='localhost', \
+         suppress_ragged_eofs=False)\n",
+        to.ip(),
+        to.port()
+    );
+    let mut command = Command::new("python3");
+    command.args(["-c", &(connect + script)]);
     run(command, b"")
 }
 

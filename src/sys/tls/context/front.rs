@@ -13,7 +13,7 @@ use openssl::ssl::{
 use openssl::stack::Stack;
 use openssl::x509::X509;
 
-use super::{Scope, failed, prepare, refused, set_default_groups, store};
+use super::{Scope, failed, prepare, refused, set_default_groups, store, trial};
 use crate::model::server_name::NameIndex;
 use crate::model::tls::{TlsOption, TlsSettings, TlsVersion, VerifyClient};
 use crate::sys::clock;
@@ -69,16 +69,20 @@ pub(super) fn build(
     let mut builder = recipe.context(&front.default)?;
     let names = Names::new(recipe, front);
     if scope == Scope::Everything {
-        for named in &names.named {
-            let context = names.recipe.context(&named.identity)?.build();
-            let _ = named.context.set(Some(context));
-        }
+        names.make_all().map_err(|error| match &settings.sni_path {
+            Some(path) => error.in_directory(path),
+            None => error,
+        })?;
     }
     let suites = settings.ciphersuites.as_deref().unwrap_or(library::CIPHERSUITES);
     let named = !names.named.is_empty();
     let choose = move |ssl: &mut SslRef, name: Option<&str>| names.choose(ssl, name);
     library::at_hello(&mut builder, suites, named.then_some(choose)).map_err(failed)?;
-    Ok(builder.build())
+    let context = builder.build();
+    if scope == Scope::Everything {
+        trial::check(&context, settings, &front.default.file)?;
+    }
+    Ok(context)
 }
 
 impl Names {
@@ -97,6 +101,16 @@ impl Names {
         let named =
             front.named.iter().map(|identity| Named { identity: identity.clone(), context: OnceLock::new() });
         Names { recipe, index, named: named.collect() }
+    }
+
+    /// Makes all contexts before somebody asks for them.
+    fn make_all(&self) -> Result<(), TlsError> {
+        for Named { identity, context } in &self.named {
+            let new = self.recipe.context(identity)?.build();
+            trial::check(&new, &self.recipe.settings, &identity.file)?;
+            let _ = context.set(Some(new));
+        }
+        Ok(())
     }
 
     /// Turns a connection over to the context of the name that its client asks for. False: there should be one, and
@@ -212,7 +226,7 @@ impl Recipe {
     }
 }
 
-fn version(version: TlsVersion) -> SslVersion {
+pub(super) fn version(version: TlsVersion) -> SslVersion {
     match version {
         TlsVersion::Tls10 => SslVersion::TLS1,
         TlsVersion::Tls11 => SslVersion::TLS1_1,

@@ -13,17 +13,26 @@ use openssl::x509::X509;
 use openssl::x509::verify::X509CheckFlags;
 
 use super::{failed, prepare, set_default_groups, store};
+use crate::model::ids::MAX_SERVERS;
 use crate::model::tls::{ServerIdentity, Subject};
 use crate::sys::tls::library;
 use crate::sys::tls::material::{Der, TlsError};
 
-/// The newest session with each server, by [`ServerIdentity::fingerprint`]. No more than the settings have servers.
+/// The newest session with each server, by [`ServerIdentity::fingerprint`]. Servers come and go while a context stays, so
+/// that there may be some of servers that were.
 type Sessions = Arc<Mutex<HashMap<u64, Known>>>;
 
 /// A session, and the certificate that it began with.
 struct Known {
     session: SslSession,
     certificate: Option<X509>,
+}
+
+/// With as many as there can be servers all go: the next connection to each begins a new one.
+fn make_room<T>(sessions: &mut HashMap<u64, T>, server: u64) {
+    if sessions.len() >= MAX_SERVERS as usize && !sessions.contains_key(&server) {
+        sessions.clear();
+    }
 }
 
 /// Is it over with this certificate? Who resumes a session does not show it again.
@@ -66,7 +75,9 @@ impl Towards {
         builder.set_new_session_callback(move |ssl: &mut SslRef, session| {
             if let Some(server) = ssl.ex_data(index) {
                 let known = Known { session, certificate: ssl.peer_certificate() };
-                newest.lock().unwrap_or_else(PoisonError::into_inner).insert(*server, known);
+                let mut newest = newest.lock().unwrap_or_else(PoisonError::into_inner);
+                make_room(&mut newest, *server);
+                newest.insert(*server, known);
             }
         });
         Ok(Towards { context: builder.build(), sessions, verifies: authorities.is_some() })
@@ -118,6 +129,20 @@ fn fingerprint_index() -> Result<Index<Ssl, u64>, ErrorStack> {
 mod tests {
     use super::*;
     use crate::sys::tls::testing::{Authority, IssueOptions, Validity};
+
+    #[test]
+    fn there_are_no_more_sessions_than_there_can_be_servers() {
+        let mut sessions = HashMap::new();
+        for server in 0..3 * u64::from(MAX_SERVERS) {
+            for _ in 0..2 {
+                make_room(&mut sessions, server);
+                sessions.insert(server, ());
+            }
+            assert!(sessions.len() <= MAX_SERVERS as usize && sessions.contains_key(&server));
+        }
+        make_room(&mut sessions, 3 * u64::from(MAX_SERVERS) - 1);
+        assert_eq!(sessions.len(), MAX_SERVERS as usize);
+    }
 
     #[test]
     fn a_session_ends_with_the_certificate_of_its_server() {

@@ -1,11 +1,10 @@
 //! Whom to believe: the authorities of clients (`-G`, `-A`) and of servers (`verify`).
 
 use std::collections::HashSet;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{env, io};
 
 use openssl::x509::X509;
-use openssl_probe::ProbeResult;
 
 use super::pem::{Allowance, Pem};
 use super::{Der, TlsError, directory};
@@ -50,19 +49,49 @@ pub(super) fn trusted(trust: &Trust) -> Result<Option<Vec<X509>>, TlsError> {
     match trust {
         Trust::Nobody => Ok(None),
         Trust::File(path) => of_file(path, &mut Allowance::new()).map(Some),
-        Trust::System => of_system(&openssl_probe::probe()).map(Some),
+        Trust::System => of_system(&Places::find()).map(Some),
+    }
+}
+
+/// Where the authorities of the system are.
+#[derive(Debug, Default)]
+struct Places {
+    files: Vec<PathBuf>,
+    directories: Vec<PathBuf>,
+}
+
+impl Places {
+    /// Where SSL_CERT_FILE and SSL_CERT_DIR say, as OpenSSL has it; else where systems have them.
+    fn find() -> Self {
+        let named = |variable| -> Vec<PathBuf> {
+            let value = env::var_os(variable).unwrap_or_default();
+            env::split_paths(&value).filter(|path| !path.as_os_str().is_empty()).collect()
+        };
+        let named = Places { files: named("SSL_CERT_FILE"), directories: named("SSL_CERT_DIR") };
+        if !named.files.is_empty() || !named.directories.is_empty() {
+            return named;
+        }
+        let usual = openssl_probe::probe();
+        match usual.cert_file {
+            // All of them; the directory has them again, one by one.
+            Some(file) => Places { files: vec![file], directories: Vec::new() },
+            None => Places { files: Vec::new(), directories: usual.cert_dir },
+        }
     }
 }
 
 /// Those that came with the system. Nobody here has chosen them: what the library does not understand is left out.
-fn of_system(places: &ProbeResult) -> Result<Vec<X509>, TlsError> {
-    let files = match &places.cert_file {
-        Some(file) => vec![file.clone()],
-        None => places.cert_dir.iter().flat_map(|path| regular_files(path).unwrap_or_default()).collect(),
-    };
+fn of_system(places: &Places) -> Result<Vec<X509>, TlsError> {
+    let mut files = places.files.clone();
+    let mut unread = None;
+    for directory in &places.directories {
+        match regular_files(directory) {
+            Ok(more) => files.extend(more),
+            Err(error) => unread = Some(TlsError::unreadable(directory, &error)),
+        }
+    }
     let mut allowance = Allowance::new();
     let mut found = Vec::new();
-    let mut unread = None;
     for file in files {
         match Pem::read(&file, &mut allowance) {
             Ok(pem) => found.extend(pem.good_certificates()),
@@ -74,7 +103,8 @@ fn of_system(places: &ProbeResult) -> Result<Vec<X509>, TlsError> {
     }
     let (why, unreachable) = match unread {
         Some(error) => (format!(": {}", error.reason), error.unreachable),
-        None => (String::new(), None),
+        // In a jail there may be none although there were some outside.
+        None => (String::new(), Some(io::ErrorKind::NotFound)),
     };
     let reason = format!(
         "there are no authorities on this system that servers could be checked with{why}; install \
@@ -108,9 +138,9 @@ mod tests {
     #[test]
     fn the_authorities_of_the_system_are_found_or_the_way_out_is_said() {
         let scratch = Scratch::new();
-        let mut places = ProbeResult { cert_file: None, cert_dir: Vec::new() };
+        let mut places = Places::default();
         let error = of_system(&places).err().unwrap();
-        assert_eq!(error.word, "");
+        assert_eq!((error.word.as_str(), error.unreachable), ("", Some(io::ErrorKind::NotFound)));
         assert!(error.reason.ends_with("install ca-certificates, or name a file with verify"), "{error}");
         let pem = Authority::new("root").pem();
         scratch.write(
@@ -118,11 +148,12 @@ mod tests {
             "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_string() + &pem,
         );
         scratch.write("certs/2.pem", pem);
-        places.cert_dir = vec![scratch.path().join("certs")];
+        places.directories = vec![scratch.path().join("certs")];
         assert_eq!(of_system(&places).unwrap().len(), 1);
-        places.cert_file = Some(scratch.path().join("certs/2.pem"));
-        assert_eq!(of_system(&places).unwrap().len(), 1);
-        places.cert_file = Some(scratch.path().join("missing"));
-        assert!(of_system(&places).err().unwrap().unreachable.is_some());
+        places.files = vec![scratch.write("more.pem", Authority::new("more").pem())];
+        assert_eq!(of_system(&places).unwrap().len(), 2);
+        places = Places { files: vec![scratch.path().join("missing")], ..Places::default() };
+        let error = of_system(&places).err().unwrap();
+        assert!(error.reason.contains("missing: No such file") && error.unreachable.is_some(), "{error}");
     }
 }

@@ -219,7 +219,7 @@ impl TlsError {
     }
 
     /// The same about a directory that settings name, when it is a file in it that is wrong.
-    pub(super) fn in_directory(self, path: &Path) -> Self {
+    pub(in crate::sys::tls) fn in_directory(self, path: &Path) -> Self {
         TlsError { word: path.display().to_string(), ..self }
     }
 }

@@ -11,7 +11,7 @@ use super::{Identity, Material, TlsError};
 use crate::model::settings::Settings;
 use crate::model::tls::{ServerTls, Trust, VerifyClient};
 use crate::sys::sealed;
-use crate::sys::tls::testing::{Answer, Authority, IssueOptions, KeyKind, Scratch, Validity, now};
+use crate::sys::tls::testing::{Answer, Authority, IssueOptions, Kind, Scratch, Validity, now};
 
 fn terminating(certificate: &Path) -> Settings {
     let mut settings = Settings::default();
@@ -27,7 +27,8 @@ fn trusting(trust: Trust) -> Settings {
 }
 
 fn load(settings: &Settings) -> (Material, Vec<String>) {
-    Material::load(settings).unwrap()
+    let (material, notes) = Material::load(settings).unwrap();
+    (material, notes.lines())
 }
 
 /// The error, which must be about that word.
@@ -77,12 +78,12 @@ fn plain_text_and_passthrough_need_nothing() {
 fn keys_are_taken_in_all_their_formats_from_their_own_file_or_the_certificates() {
     let scratch = Scratch::new();
     let authority = Authority::new("root");
-    for kind in [KeyKind::Rsa(2048), KeyKind::P256] {
+    for kind in [Kind::Rsa2048, Kind::P256] {
         let (certificate, key) = authority.issue(IssueOptions { key: kind, ..IssueOptions::default() });
         let private = PKey::private_key_from_pem(key.as_bytes()).unwrap();
         let traditional = match kind {
-            KeyKind::Rsa(_) => private.rsa().unwrap().private_key_to_pem().unwrap(),
-            KeyKind::P256 => private.ec_key().unwrap().private_key_to_pem().unwrap(),
+            Kind::Rsa2048 => private.rsa().unwrap().private_key_to_pem().unwrap(),
+            Kind::P256 | Kind::Curve(_) => private.ec_key().unwrap().private_key_to_pem().unwrap(),
         };
         let traditional = String::from_utf8(traditional).unwrap();
         assert_ne!(traditional, key);
@@ -203,7 +204,7 @@ fn a_key_of_somebody_else_is_named_together_with_the_certificate() {
     let scratch = Scratch::new();
     let authority = Authority::new("root");
     let (certificate, _) = authority.issue(IssueOptions::default());
-    let (_, key) = authority.issue(IssueOptions { key: KeyKind::Rsa(2048), ..IssueOptions::default() });
+    let (_, key) = authority.issue(IssueOptions { key: Kind::Rsa2048, ..IssueOptions::default() });
     let mut settings = terminating(&scratch.write("c.pem", certificate));
     settings.tls.key = Some(scratch.write("k.pem", key));
     let error = refused(&settings, &scratch.path().join("c.pem"));
@@ -492,7 +493,7 @@ fn a_response_that_is_of_no_use_is_not_stapled_and_no_error() {
 #[test]
 fn somebody_whom_the_issuer_lets_may_sign_responses() {
     let (_scratch, authority, certificate, settings, path) = stapled();
-    for key in [KeyKind::P256, KeyKind::Rsa(2048)] {
+    for key in [Kind::P256, Kind::Rsa2048] {
         let options = IssueOptions { ocsp_signing: true, key, ..IssueOptions::default() };
         let (delegate, key) = authority.issue(options);
         let response = authority.ocsp_response_by((&delegate, &key), &certificate, Answer::Good);

@@ -1,9 +1,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 
+use openssl::nid::Nid;
 use openssl::ssl::{SslVersion, StatusType};
 
 use super::super::material::Staple;
-use super::super::testing::{self, Validity};
+use super::super::testing::{self, Kind, Validity};
 use super::*;
 use crate::model::tls::{TlsOption, VerifyClient};
 use crate::model::{address::ServerSpec, tls::ServerTls};
@@ -97,6 +98,47 @@ fn old_versions_work_where_they_are_allowed() {
         assert_eq!(pair.shake(), BOTH_ARE_HAPPY);
         assert!(pair.server.describe().starts_with(name), "{}", pair.server.describe());
     }
+}
+
+#[test]
+fn a_key_that_no_client_asks_for_is_refused_by_whoever_checks() {
+    let authority = Authority::new("authority");
+    let of = |key| testing::identity_with(&authority, &["www.test"], key);
+    let good = || testing::identity(&authority, &["other.test"]);
+    let build = |tls: &TlsSettings, default, named, scope| {
+        Contexts::build(&with(tls.clone()), &material(&authority, default, named), &keys(), scope).err()
+    };
+    let usual = TlsSettings { sni_path: Some("/names".into()), ..TlsSettings::default() };
+    for kind in [Kind::P256, Kind::Rsa2048, Kind::Curve(Nid::SECP384R1), Kind::Curve(Nid::SECP521R1)] {
+        assert_eq!(build(&usual, of(kind), vec![of(kind)], Scope::Everything), None, "{kind:?}");
+    }
+    let odd = Kind::Curve(Nid::SECP256K1);
+    let error = build(&usual, of(odd), Vec::new(), Scope::Everything).unwrap();
+    assert_eq!(error.word, "www.test.crt");
+    let begins = "cannot use the certificate in www.test.crt: ";
+    let ends = " has no handshake for its kind of key (EC, secp256k1); take one on P-256, or RSA";
+    assert!(error.reason.starts_with(begins) && error.reason.ends_with(ends), "{error}");
+    let error = build(&usual, good(), vec![good(), of(odd)], Scope::Everything).unwrap();
+    assert_eq!(error.word, "/names");
+    assert!(error.reason.starts_with(begins), "{error}");
+    // Workers get what has been checked.
+    assert_eq!(build(&usual, of(odd), vec![of(odd)], Scope::AsNeeded), None);
+}
+
+/// Not with AWS-LC, which has none of these curves.
+#[cfg(not(feature = "aws-lc"))]
+#[test]
+fn a_curve_that_must_be_asked_for_is_taken_if_it_is() {
+    let authority = Authority::new("authority");
+    let odd = testing::identity_with(&authority, &["www.test"], Kind::Curve(Nid::BRAINPOOL_P256R1));
+    let groups = "brainpoolP256r1:P-256";
+    let tls = TlsSettings { groups: Some(groups.to_owned()), ..TlsSettings::default() };
+    let contexts = build(tls, &material(&authority, odd, Vec::new()));
+    let client = stranger(|builder| {
+        builder.set_max_proto_version(Some(SslVersion::TLS1_2)).unwrap();
+        builder.set_groups_list(groups).unwrap();
+    });
+    assert_eq!(Pair::from_stranger(client, &contexts).shake(), BOTH_ARE_HAPPY);
 }
 
 #[test]
