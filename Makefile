@@ -31,11 +31,12 @@ check:
 	sh contrib/setup.sh check
 	bash contrib/check.sh
 
-# The cost of the parts, then of the whole beside Debian's pen, and of TLS beside other balancers.
+# The cost of the parts, then of the whole beside Debian's pen, and of HTTP headers and TLS beside other balancers.
 bench:
 	sh contrib/setup.sh bench
 	$(CARGO) bench --locked
 	bash benches/compare.sh
+	bash benches/http.sh
 	bash benches/tls.sh
 
 # Does not build what is built already, so that it can run as a user who has no compiler.

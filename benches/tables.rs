@@ -58,6 +58,7 @@ fn region(clients: u32) -> Region {
     let region = Region::create(Geometry { clients, connections: 500 }).unwrap();
     let servers: Vec<Definition> = (0..4)
         .map(|number| Definition {
+            proxy: pen::model::proxy::ProxySend::Off,
             address: Some(SocketAddress::Inet(([127, 0, 0, 1], 8000 + number).into())),
             soft: 1_000_000,
             hard: 0,

@@ -141,23 +141,6 @@ target() { # row library
     esac
 }
 
-field() { # key text
-    local word
-    for word in $2; do [ "${word%%=*}" != "$1" ] || { echo "${word#*=}"; return; }; done
-}
-
-per() { awk -v total="$1" -v n="${2:-0}" 'BEGIN { if (n > 0 && total != "") print total / n; else print "-" }'; }
-# The median of the quotients of two files' lines.
-ratio() { paste "$1" "$2" | awk '{ print ($1 != "-" && $2 > 0) ? $1 / $2 : "-" }' | median; }
-scaled() { awk -v v="$1" -v by="$2" -v digits="$3" 'BEGIN { printf v == "-" ? "-" : "%.*f\n", digits, v / by }'; }
-
-# The machine's time, and what of it other CPUs have worked or the hypervisor has taken from this one; in ticks.
-machine() {
-    awk '$1 == "cpu0" { all = $2 + $3 + $4 + $5 + $6 + $7 + $8 + $9; stolen = $9 }
-        $1 ~ /^cpu[1-9]/ { others += $2 + $3 + $4 + $7 + $8 + $9; n++ }
-        END { print all, (n > 0) ? others / n : 0, stolen }' /proc/stat
-}
-
 # One round of $mode against all balancers.
 visit() { # more options
     local name offer clients=()
@@ -171,8 +154,7 @@ visit() { # more options
     for name in "${clients[@]}"; do wait "$name" || true; done
 }
 
-events=
-if perf stat -x, -e instructions,cycles true 2>&1 | grep -q '^[0-9]'; then events=instructions,cycles; fi
+events=$(countable)
 
 names=(haproxy nginx classic)
 for n in "${!pens[@]}"; do
@@ -244,6 +226,4 @@ for row in "${rows[@]}"; do
     done
 done
 echo
-echo "$began $(machine)" | awk '{ all = ($4 - $1) / 100
-    if (all > 0) printf "meanwhile other CPUs were busy %.0f %% of the time, and the hypervisor took %.0f %% of this one\n",
-        ($5 - $2) / all, ($6 - $3) / all }'
+disturbed "$began"

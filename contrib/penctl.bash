@@ -4,17 +4,18 @@
 _penctl() {
     local commands='abort_on_error abuse acl ascii blacklist block check client_acl clients_max close conn_max
         connection control control_acl debug delayed_forward diff drain dsr_if dsr_ip dummy emergency epoll exit
-        explain forgetful geoip hash http idle_timeout idlers include keepalive kqueue limits listen listen_queue log
-        mode multi_accept no peek pending_max pid poll prio recent reload roundrobin select server servers socket
-        source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_ciphersuites
-        ssl_client_renegotiation_interval ssl_groups ssl_handshake_timeout ssl_key ssl_max_version ssl_min_version
-        ssl_ocsp_response ssl_option ssl_passthrough ssl_sni_path ssl_ticket_rotation ssl_verify_client status
-        stubborn tarpit_acl tcp_fastclose tcp_nodelay timeout tracking transparent undrain web_stats weight workers
-        write'
-    local negatives='abort_on_error abuse acl ascii block delayed_forward dummy emergency epoll forgetful geoip hash
-        http keepalive kqueue log peek poll prio roundrobin select source ssl_alpn ssl_ca_file ssl_ca_path
-        ssl_certificate ssl_ciphers ssl_ciphersuites ssl_groups ssl_key ssl_ocsp_response ssl_option ssl_passthrough
-        ssl_sni_path stubborn tcp_nodelay transparent web_stats weight'
+        explain forgetful geoip hash http http_head_max http_head_timeout idle_timeout idlers include keepalive
+        kqueue limits listen listen_queue log mode multi_accept no peek pending_max pid poll prio proxy_accept
+        proxy_send recent reload roundrobin select server servers socket source ssl_alpn ssl_ca_file ssl_ca_path
+        ssl_certificate ssl_ciphers ssl_ciphersuites ssl_client_renegotiation_interval ssl_groups
+        ssl_handshake_timeout ssl_key ssl_max_version ssl_min_version ssl_ocsp_response ssl_option
+        ssl_passthrough ssl_sni_path ssl_ticket_rotation ssl_verify_client status stubborn tarpit_acl
+        tcp_fastclose tcp_nodelay timeout tracking transparent undrain web_stats weight workers write'
+    local negatives='abort_on_error abuse acl ascii block delayed_forward dummy emergency epoll forgetful geoip
+        hash http keepalive kqueue log peek poll prio proxy_accept proxy_send roundrobin select source ssl_alpn
+        ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_ciphersuites ssl_groups ssl_key
+        ssl_ocsp_response ssl_option ssl_passthrough ssl_sni_path stubborn tcp_nodelay transparent web_stats
+        weight'
     local versions='TLSv1 TLSv1.1 TLSv1.2 TLSv1.3'
     local options='--help --timeout --version --words'
 
@@ -64,7 +65,7 @@ _penctl() {
         ;;
     'server '*)
         # Words come in pairs, but for tls: it has words of its own behind it, or none.
-        local keys='acl address blacklist hard max port prio sni tls weight' more='' key=2
+        local keys='acl address blacklist hard max port prio proxy sni tls weight' more='' key=2
         while ((key < ${#given[@]})); do
             case ${given[key]}:${given[key + 1]-} in
             tls:off)
@@ -90,11 +91,18 @@ _penctl() {
             choices="$keys $more"
         else
             case ${given[-1]} in
+            proxy) choices='1 2 off default' ;;
             sni) choices='none' ;;
             verify) choices='none system' ;;
             esac
         fi
         ;;
+    http | 'http '*)
+        choices='append forwarded keep replace'
+        ;;
+    'no http') choices='forwarded' ;;
+    proxy_accept) choices='off' ;;
+    proxy_send) choices='1 2 off' ;;
     'drain '*) ((${#given[@]} == 2)) && choices='all' ;;
     ssl_max_version | ssl_min_version) choices=$versions ;;
     ssl_option) choices='no_sslv2 no_sslv3 no_tlsv1 no_tlsv1.1 no_tlsv1.2 cipher_server_preference' ;;

@@ -3,7 +3,8 @@
 # relatives root gets the missing packages installed; anybody else is told their names. Does nothing, and needs no
 # network, if nothing is missing.
 #
-# "make check" can do without the classic pen and the scanners sslscan and testssl: it then leaves out what needs them.
+# "make check" can do without the classic pen, the scanners sslscan and testssl, and the servers, balancers and clients
+# that the tests bring together with pen: it then leaves out what needs them.
 #
 # usage: setup.sh demo|check|bench
 set -eu
@@ -29,7 +30,12 @@ pen:pen"
 
 helpful="/usr/bin/pen:pen
 sslscan:sslscan
-testssl:testssl.sh"
+testssl:testssl.sh
+nginx:nginx-light
+/usr/lib/nginx/modules/ngx_stream_module.so:libnginx-mod-stream
+haproxy:haproxy
+h2load:nghttp2-client
+wrk:wrk"
 
 optional=
 case ${1-} in

@@ -41,12 +41,29 @@ fn client_hellos_say_the_same_however_they_are_cut() {
 }
 
 #[test]
+fn bodies_and_responses_are_followed_the_same_however_they_are_cut() {
+    run("http_stream", targets::http_stream);
+}
+
+#[test]
+fn headers_of_the_proxy_protocol_say_the_same_however_they_are_cut() {
+    run("proxy_header", targets::proxy_header);
+}
+
+#[test]
+fn heads_of_requests_tell_of_the_client_or_are_refused() {
+    run("http_head", targets::http_head);
+}
+
+#[test]
 fn the_fuzzers_targets_are_those_with_a_corpus() {
     let manifest = fs::read_to_string(fuzz("Cargo.toml")).unwrap();
     let mut names: Vec<_> =
         fs::read_dir(fuzz("corpus")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["client_hello", "command", "session", "specs"]);
+    let expected =
+        ["client_hello", "command", "http_head", "http_stream", "proxy_header", "session", "specs"];
+    assert_eq!(names, expected);
     for name in names {
         let name = name.to_str().unwrap();
         assert!(manifest.contains(&format!("name = \"{name}\"")), "{name}");

@@ -22,20 +22,22 @@ const CHAIN: u32 = 300;
 /// What a line can begin with: every command there is, and some that there are not.
 const COMMANDS: &str = "abort_on_error abuse acl ascii blacklist block check client_acl clients_max close conn_max \
     connection control control_acl debug delayed_forward diff drain dsr_if dummy emergency epoll exit explain \
-    forgetful geoip hash http idle_timeout idlers include keepalive kqueue limits listen listen_queue log mode \
-    multi_accept no peek pending_max pid poll prio recent reload roundrobin select server servers socket source \
-    ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_ciphersuites ssl_client_renegotiation_interval \
-    ssl_groups ssl_handshake_timeout ssl_key ssl_max_version ssl_min_version ssl_ocsp_response ssl_option \
-    ssl_passthrough ssl_sni_path ssl_ticket_rotation ssl_verify_client status stubborn tarpit_acl tcp_fastclose tcp_nodelay timeout tracking transparent undrain web_stats \
-    weight workers write nonsense SERVER # \"server\"";
+    forgetful geoip hash http http_head_max http_head_timeout idle_timeout idlers include keepalive kqueue limits \
+    listen listen_queue log mode multi_accept no peek pending_max pid poll prio proxy_accept proxy_send recent \
+    reload roundrobin select server servers socket source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate \
+    ssl_ciphers ssl_ciphersuites ssl_client_renegotiation_interval ssl_groups ssl_handshake_timeout ssl_key \
+    ssl_max_version ssl_min_version ssl_ocsp_response ssl_option ssl_passthrough ssl_sni_path ssl_ticket_rotation \
+    ssl_verify_client status stubborn tarpit_acl tcp_fastclose tcp_nodelay timeout tracking transparent undrain \
+    web_stats weight workers write nonsense SERVER # \"server\"";
 
 /// What can follow.
-const ARGUMENTS: &str = "0 1 2 3 9 10 25 4095 4096 65535 65536 2147483647 2147483648 4294967296 99999999999999999999 -1 \
-    -5 x 1x 0x1 +1 ٣ 127.0.0.1 10.1.2.3 255.255.255.0 10.0.0.0/8 10.0.0.0/33 ::1 [::1] [::1]:80 ::1:80 2001:db8::/32 \
-    ::ffff:1.2.3.4 127.0.0.1:80 127.0.0.1:80:1:2:3:4 127.0.0.1:80:1:2:3:4:5 www www:http www:http:7 :80 80 http unix \
-    /run/x.sock [/run/x:y]:1 /a\\b \"/a b\" \"/a\\\"b\" \"#x\" \"\" \"open /a:b a:b log:9900 permit deny country SE se SEX all \
-    acl address blacklist hard max port prio weight sni tls verify none system *.example.com request require TLSv1 TLSv1.2 TLSv1.3 HIGH:!aNULL h2 no_tlsv1 \
-    no_tlsv1.2 no_sslv3 auto off up down both on # #comment file two circle";
+const ARGUMENTS: &str = "0 1 2 3 9 10 25 4095 4096 65535 65536 2147483647 2147483648 4294967296 99999999999999999999 \
+    -1 -5 x 1x 0x1 +1 ٣ 127.0.0.1 10.1.2.3 255.255.255.0 10.0.0.0/8 10.0.0.0/33 ::1 [::1] [::1]:80 ::1:80 \
+    2001:db8::/32 ::ffff:1.2.3.4 127.0.0.1:80 127.0.0.1:80:1:2:3:4 127.0.0.1:80:1:2:3:4:5 www www:http www:http:7 \
+    :80 80 http unix /run/x.sock [/run/x:y]:1 /a\\b \"/a b\" \"/a\\\"b\" \"#x\" \"\" \"open /a:b a:b log:9900 permit \
+    deny country SE se SEX all acl address blacklist hard max port prio weight sni tls verify none system \
+    *.example.com request require TLSv1 TLSv1.2 TLSv1.3 HIGH:!aNULL h2 no_tlsv1 no_tlsv1.2 no_sslv3 append replace \
+    keep forwarded proxy default 1024 auto off up down both on # #comment file two circle";
 
 /// Small, fast and the same everywhere (Steele, Lea and Flood, 2014).
 struct SplitMix(u64);
@@ -100,7 +102,8 @@ impl SplitMix {
         }
         let mut line = format!("server {number}");
         for _ in 0..self.below(5) {
-            let keys = ["acl", "address", "blacklist", "hard", "max", "port", "prio", "sni", "tls", "weight"];
+            let keys = "acl address blacklist hard max port prio proxy sni tls weight";
+            let keys: Vec<_> = keys.split(' ').collect();
             let key = self.one_of(&keys);
             let of_tls = ["", "off", "verify none", "sni a.test verify \"/c a\"", "verify", "sni *.a"];
             let value = if key == "tls" { self.one_of(&of_tls) } else { self.one_of(arguments) };

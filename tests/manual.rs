@@ -20,8 +20,8 @@ const LETTERS: &str = "ABCDEFGHKLNOPQRSTUWXZabcdefhijlmnopqrstuwx";
 /// Every command that pen 0.34.1 or its manual knows, and ours.
 const COMMANDS: &str = "abort_on_error abuse acl ascii blacklist block check client_acl clients_max close \
     conn_max connection control control_acl debug delayed_forward diff drain dsr_if dsr_ip dummy emergency \
-    epoll exit explain forgetful geoip hash http idle_timeout idlers include keepalive kqueue limits \
-    listen listen_queue log mode multi_accept peek pending_max pid poll prio recent reload roundrobin \
+    epoll exit explain forgetful geoip hash http http_head_max http_head_timeout idle_timeout idlers include keepalive kqueue limits \
+    listen listen_queue log mode multi_accept peek pending_max pid poll prio proxy_accept proxy_send recent reload roundrobin \
     select server servers socket source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_ciphersuites \
     ssl_client_renegotiation_interval ssl_groups ssl_handshake_timeout ssl_key ssl_max_version \
     ssl_min_version ssl_ocsp_response ssl_option ssl_passthrough ssl_sni_path ssl_ticket_rotation \

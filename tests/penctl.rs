@@ -684,6 +684,13 @@ fn bash_completes_nothing_that_pen_does_not_know() {
             words.len() > 1 && words.iter().all(|word| Setting::parse(&format!("{command} {word}")).is_ok())
         );
     }
+    for command in ["http", "no http", "proxy_accept", "proxy_send", "server 0 proxy"] {
+        let words = completions(&format!("penctl x:1 {command} "));
+        assert!(!words.is_empty(), "{command}");
+        for word in words {
+            assert!(Setting::parse(&format!("{command} {word}")).is_ok(), "{command} {word}");
+        }
+    }
     for whose in completions("penctl x:1 tcp_fastclose ") {
         assert!(Setting::parse(&format!("tcp_fastclose {whose}")).is_ok(), "{whose}");
     }

@@ -178,6 +178,7 @@ fn region(geometry: Geometry) -> Region {
 /// The servers, beginning with another one each time.
 fn publish(region: &Region, first: u32) -> Result<(), Busy> {
     let server = |port, soft, hard| Definition {
+        proxy: pen::model::proxy::ProxySend::Off,
         address: Some(SocketAddress::Inet(([127, 0, 0, 1], port).into())),
         soft,
         hard,

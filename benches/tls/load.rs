@@ -18,37 +18,34 @@
 //! bulk connections) and what the clients themselves cost is not in it.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "../common/mod.rs"]
+mod common;
+
 use std::collections::HashMap;
-use std::fmt::{Display, Write as _};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::process::{Child, Command, Stdio, exit};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
-use std::{env, fs, iter, thread};
+use std::{env, iter, thread};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{
     setsockopt,
     sockopt::{RcvBuf, SndBuf},
 };
-use nix::unistd::Pid;
 use openssl::ssl::{
     Ssl, SslContext, SslContextBuilder, SslMethod, SslRef, SslSession, SslSessionCacheMode, SslSessionRef,
     SslStream, SslVerifyMode, SslVersion,
 };
 
+use common::{GIB, Measurement, UNDER_WAY, complain, fail, memory, settle};
+
 /// The first byte says what is wanted: an answer, or bytes without end.
 const REQUEST: [u8; 64] = [b'a'; 64];
 const ENDLESS: [u8; 64] = [b'e'; 64];
 const ANSWER: usize = 1024;
-/// Bytes in a socket's buffer at most while bytes flow without end. Megabytes there would have everybody copy from and to
-/// memory that no cache holds, and that would be most of what is measured.
-const UNDER_WAY: usize = 1 << 17;
-const GIB: f64 = (1u64 << 30) as f64;
 /// A client that hears nothing for so long counts as a failure.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -69,11 +66,6 @@ fn main() {
         "idle" => idle(&plan),
         _ => fail(format_args!("no such mode: {mode}")),
     }
-}
-
-fn fail(why: impl Display) -> ! {
-    eprintln!("tls_load: {why}");
-    exit(1)
 }
 
 // What is to be done.
@@ -233,7 +225,7 @@ impl Tally {
 
     fn print(&self, operations: f64, seconds: f64, measured: &str) {
         if let Some(why) = self.first.lock().unwrap().take() {
-            eprintln!("tls_load: first failure: {why}");
+            complain(format_args!("first failure: {why}"));
         }
         let failures = self.failures.load(Ordering::Relaxed);
         let negotiated = self.negotiated.lock().unwrap().take().unwrap_or_default();
@@ -293,7 +285,7 @@ fn handshakes(plan: &Plan, resumed: bool) {
         let clients: Vec<_> = iter::repeat_with(|| scope.spawn(client)).take(plan.clients).collect();
         gate.wait();
         settle();
-        let running = Measurement::begin(plan);
+        let running = Measurement::begin(plan.pid, plan.events.as_deref());
         let start = Instant::now();
         gate.wait();
         thread::sleep(plan.time);
@@ -340,7 +332,7 @@ fn bulk(plan: &Plan) {
         ready.wait();
         // Megabytes fill the buffers of each connection's sockets first.
         thread::sleep(plan.time / 2);
-        let running = Measurement::begin(plan);
+        let running = Measurement::begin(plan.pid, plan.events.as_deref());
         let start = Instant::now();
         let before = tally.done.load(Ordering::Relaxed);
         thread::sleep(plan.time);
@@ -360,115 +352,19 @@ fn idle(plan: &Plan) {
         visit(plan, &context, None, &tally).unwrap_or_else(|e| fail(e));
     }
     settle();
-    let before = plan.pid.map(|pid| family(pid).map(memory).sum::<u64>());
+    let before = plan.pid.map(memory);
     let mut open = Vec::new();
     for _ in 0..plan.clients {
         let stream = connect(plan, &context, None).and_then(|mut stream| ask(&mut stream).map(|()| stream));
         tally.count(stream.map(|stream| open.push(stream)));
     }
     settle();
-    let after = plan.pid.map(|pid| family(pid).map(memory).sum::<u64>());
+    let after = plan.pid.map(memory);
     let growth = match (before, after) {
         (Some(before), Some(after)) => format!(" memory={}", after as i64 - before as i64),
         _ => String::new(),
     };
     tally.print(open.len() as f64, 0.0, &growth);
-}
-
-/// Time for a balancer to see the ends of connections that clients have seen already.
-fn settle() {
-    thread::sleep(Duration::from_millis(100));
-}
-
-// The measured processes.
-
-struct Measurement {
-    pids: Vec<i32>,
-    cpu: u64,
-    perf: Option<Perf>,
-}
-
-impl Measurement {
-    fn begin(plan: &Plan) -> Measurement {
-        let pids: Vec<i32> = plan.pid.into_iter().flat_map(family).collect();
-        let perf = plan.events.as_ref().filter(|_| !pids.is_empty()).map(|events| Perf::start(events, &pids));
-        Measurement { cpu: pids.iter().map(|&pid| cpu(pid)).sum(), pids, perf }
-    }
-
-    /// ` cpu=NANOSECONDS`, and ` EVENT=COUNT` for each counted event.
-    fn end(self) -> String {
-        if self.pids.is_empty() {
-            return String::new();
-        }
-        let cpu = self.pids.iter().map(|&pid| cpu(pid)).sum::<u64>() - self.cpu;
-        format!(" cpu={cpu}{}", self.perf.map(Perf::stop).unwrap_or_default())
-    }
-}
-
-struct Perf(Child);
-
-impl Perf {
-    /// Counts when this returns.
-    fn start(events: &str, pids: &[i32]) -> Perf {
-        let pids: Vec<String> = pids.iter().map(i32::to_string).collect();
-        let perf = Command::new("perf")
-            .args(["stat", "-x,", "--delay=-1", "--control=fd:0,1", "-e", events, "-p", &pids.join(",")])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|e| fail(format_args!("perf: {e}")));
-        let mut perf = Perf(perf);
-        perf.tell("enable");
-        perf
-    }
-
-    /// Returns when it is done.
-    fn tell(&mut self, command: &str) {
-        let mut done = [0; 4];
-        let (Some(commands), Some(answers)) = (&mut self.0.stdin, &mut self.0.stdout) else { return };
-        if writeln!(commands, "{command}").and_then(|()| answers.read_exact(&mut done)).is_err() {
-            fail("perf stat does not count");
-        }
-    }
-
-    fn stop(mut self) -> String {
-        self.tell("disable");
-        kill(Pid::from_raw(self.0.id() as i32), Signal::SIGINT).unwrap();
-        let output = self.0.wait_with_output().unwrap();
-        let mut text = String::new();
-        for line in String::from_utf8_lossy(&output.stderr).lines() {
-            // value,unit,event,...
-            let mut fields = line.split(',');
-            if let (Some(value), Some(_), Some(event)) = (fields.next(), fields.next(), fields.next())
-                && value.parse::<f64>().is_ok()
-            {
-                write!(text, " {event}={value}").unwrap();
-            }
-        }
-        text
-    }
-}
-
-/// A process and its descendants.
-fn family(pid: i32) -> Box<dyn Iterator<Item = i32>> {
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    let children: Vec<i32> = children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
-    Box::new(iter::once(pid).chain(children.into_iter().flat_map(family)))
-}
-
-/// Nanoseconds of CPU that the threads of a process have used.
-fn cpu(pid: i32) -> u64 {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let used = |path| fs::read_to_string(path).ok()?.split_whitespace().next()?.parse::<u64>().ok();
-    threads.filter_map(|thread| used(thread.path().join("schedstat"))).sum()
-}
-
-/// Bytes of memory a process occupies; what it shares with others counts in part.
-fn memory(pid: i32) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
 // The server.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::AclId;
 use super::number::{self, LARGEST, NumberError};
+use super::proxy::ProxySend;
 use super::server_name::NamePattern;
 use super::tls::ServerTls;
 
@@ -115,6 +116,8 @@ pub struct ServerSpec {
     pub sni: Vec<NamePattern>,
     /// `tls …`: it is spoken to with TLS.
     pub tls: Option<ServerTls>,
+    /// `proxy X`: whether it gets a header of the PROXY protocol; none: as `proxy_send` says.
+    pub proxy: Option<ProxySend>,
 }
 
 /// Whom a server does not take any more. Connections that exist are never touched by it.
@@ -143,6 +146,7 @@ impl ServerSpec {
             drain: Drain::No,
             sni: Vec::new(),
             tls: None,
+            proxy: None,
         }
     }
 }

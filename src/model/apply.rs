@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 use super::address::ServerSpec;
 use super::command::{
-    Command, Number, Operation, ServerChange, Switch, TlsChange, TlsFile, TlsList, TlsQuestion,
+    Command, HttpChange, Number, Operation, ServerChange, Switch, TlsChange, TlsFile, TlsList, TlsQuestion,
 };
+use super::http::HttpSettings;
 use super::ids::ServerId;
 use super::settings::{FastClose, Settings};
 use super::time::Seconds;
@@ -111,6 +112,13 @@ impl Settings {
                 self.geoip = file;
                 return line(self.geoip.as_ref().map(|path| path.display())).into();
             }
+            Command::Http(change) => self.http.change(change),
+            Command::ShowProxyAccept => {
+                return self.proxy_accept.map_or_else(|| line(Some("off")), |list| line(Some(list))).into();
+            }
+            Command::ProxyAccept(list) => self.proxy_accept = list,
+            Command::ShowProxySend => return line(Some(self.proxy_send)).into(),
+            Command::ProxySend(version) => self.proxy_send = version,
             Command::Tls(change) => {
                 // The same file may hold a new response.
                 let restaple = matches!(change, TlsChange::File(TlsFile::OcspResponse, Some(_)));
@@ -136,9 +144,11 @@ impl Settings {
             Switch::Forgetful => &mut self.forgetful,
             Switch::Hash => &mut self.hash,
             Switch::Keepalive => &mut self.keepalive,
+            Switch::Peek => &mut self.peek,
             Switch::Prio => &mut self.prio,
             Switch::Roundrobin => &mut self.roundrobin,
             Switch::Stubborn => &mut self.stubborn,
+            Switch::Transparent => &mut self.transparent,
             Switch::Weight => &mut self.weight,
         }
     }
@@ -158,6 +168,8 @@ impl Settings {
                 self.debug = level as u8;
                 level
             }
+            Number::HttpHeadMax => set(&mut self.http.head_max),
+            Number::HttpHeadTimeout => set(&mut self.http.head_timeout.0),
             Number::IdleTimeout => {
                 return format!("Idle timeout: {} seconds\n", set(&mut self.idle_timeout.0));
             }
@@ -193,6 +205,7 @@ impl Settings {
             ServerChange::Max(max) => slot.soft = max,
             ServerChange::Port(port) => slot.port = port,
             ServerChange::Prio(prio) => slot.prio = prio,
+            ServerChange::Proxy(proxy) => slot.proxy = proxy,
             ServerChange::Sni(name) if slot.sni.contains(&name) => {}
             ServerChange::Sni(name) => slot.sni.push(name),
             ServerChange::NoSni => slot.sni.clear(),
@@ -218,6 +231,20 @@ impl Settings {
 
     fn workers_line(&self) -> String {
         self.workers.map_or_else(|| "auto\n".to_owned(), |workers| format!("{workers}\n"))
+    }
+}
+
+impl HttpSettings {
+    fn change(&mut self, change: HttpChange) {
+        match change {
+            HttpChange::On { existing, forwarded } => {
+                self.headers = true;
+                self.existing = existing.unwrap_or(self.existing);
+                self.forwarded |= forwarded;
+            }
+            HttpChange::NoForwarded => self.forwarded = false,
+            HttpChange::Off => self.headers = false,
+        }
     }
 }
 
@@ -293,6 +320,9 @@ impl std::fmt::Display for FastClose {
 #[cfg(test)]
 mod tests {
     use super::super::address::{Drain, Host, Port};
+    use super::super::http::Existing;
+    use super::super::ids::AclId;
+    use super::super::proxy::ProxySend;
     use super::super::settings::LogDestination;
     use super::super::tls::{ServerTls, Trust};
     use super::*;
@@ -393,6 +423,9 @@ mod tests {
             ("dummy", |s| s.dummy),
             ("forgetful", |s| s.forgetful),
             ("keepalive", |s| s.keepalive),
+            ("peek", |s| s.peek),
+            ("transparent", |s| s.transparent),
+            ("http", |s| s.http.headers),
         ] {
             let mut settings = Settings::default();
             run(&mut settings, word);
@@ -484,6 +517,60 @@ mod tests {
         run(&mut settings, "undrain 0");
         run(&mut settings, "drain 1");
         assert_eq!(settings.servers, ["a:1".parse().unwrap()]);
+    }
+
+    #[test]
+    fn headers_of_http_stay_as_they_were_while_they_are_off() {
+        let mut settings = Settings::default();
+        assert_eq!(reply(&mut settings, "http replace"), "");
+        assert_eq!((settings.http.headers, settings.http.existing), (true, Existing::Replace));
+        run(&mut settings, "no http");
+        assert!(!settings.http.headers && !settings.http.forwarded);
+        run(&mut settings, "http forwarded");
+        assert!(settings.http.headers && settings.http.forwarded);
+        assert_eq!(settings.http.existing, Existing::Replace);
+        run(&mut settings, "http keep");
+        assert!(settings.http.forwarded);
+        run(&mut settings, "no http forwarded");
+        assert_eq!((settings.http.headers, settings.http.existing), (true, Existing::Keep));
+        assert!(!settings.http.forwarded);
+        run(&mut settings, "no http");
+        run(&mut settings, "no http forwarded");
+        assert!(!settings.http.headers);
+        run(&mut settings, "http append");
+        run(&mut settings, "no http");
+        assert_eq!(reply(&mut settings, "http_head_max 1024"), "1024\n");
+        assert_eq!(reply(&mut settings, "http_head_timeout 3"), "3\n");
+        assert_eq!((settings.http.head_max, settings.http.head_timeout), (1024, Seconds(3)));
+        for line in ["http_head_max 32768", "http_head_timeout 10"] {
+            run(&mut settings, line);
+        }
+        assert_eq!(settings, Settings::default());
+    }
+
+    #[test]
+    fn the_proxy_protocol_is_answered_in_the_words_that_set_it() {
+        let mut settings = Settings { servers: vec!["a:1".parse().unwrap()], ..Settings::default() };
+        let before = settings.clone();
+        for line in ["proxy_accept off", "proxy_accept 3", "proxy_send 1", "proxy_send 2", "proxy_send off"] {
+            let (word, value) = line.split_once(' ').unwrap();
+            assert_eq!(reply(&mut settings, line), "");
+            assert_eq!(reply(&mut settings, word), format!("{value}\n"));
+        }
+        assert_eq!(settings.proxy_accept, AclId::new(3));
+        run(&mut settings, "proxy_send 2");
+        for (line, proxy) in [
+            ("server 0 proxy 1", Some(ProxySend::V1)),
+            ("server 0 max 3", Some(ProxySend::V1)),
+            ("server 0 proxy off", Some(ProxySend::Off)),
+            ("server 0 proxy default max 0", None),
+        ] {
+            run(&mut settings, line);
+            assert_eq!((settings.servers[0].proxy, settings.proxy_send), (proxy, ProxySend::V2), "{line}");
+        }
+        run(&mut settings, "no proxy_accept");
+        run(&mut settings, "no proxy_send");
+        assert_eq!(settings, before);
     }
 
     #[test]

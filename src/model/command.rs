@@ -13,8 +13,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::address::{AddressError, ClientAddress, Drain, Host, ListenSpec, Port, ServerSpec};
+use super::http::{Existing, HEAD_MAX};
 use super::ids::{AclId, ConnId, MAX_CLIENTS, MAX_CONNECTIONS, MAX_SERVERS, MAX_WORKERS, ServerId};
 use super::number::{self, LARGEST, NumberError};
+use super::proxy::ProxySend;
 use super::server_name::NamePattern;
 use super::settings::{
     AclEntry, FastClose, FileNameError, LogDestination, LogDestinationError, Network, file_name,
@@ -76,6 +78,16 @@ pub enum Command {
     ShowGeoip,
     /// `geoip FILE`, `no geoip`.
     Geoip(Option<PathBuf>),
+    /// `http [WORD]…`, `no http`, `no http forwarded`.
+    Http(HttpChange),
+    /// `proxy_accept`: from whom?
+    ShowProxyAccept,
+    /// `proxy_accept N`, `proxy_accept off`, `no proxy_accept`.
+    ProxyAccept(Option<AclId>),
+    /// `proxy_send`: which version?
+    ShowProxySend,
+    /// `proxy_send X`, `no proxy_send`.
+    ProxySend(ProxySend),
     /// `ssl_certificate FILE` and the like.
     Tls(TlsChange),
     /// `ssl_certificate` and the like: what is it?
@@ -161,26 +173,32 @@ pub enum Switch {
     Hash,
     /// `keepalive`.
     Keepalive,
+    /// `peek`.
+    Peek,
     /// `prio`.
     Prio,
     /// `roundrobin`.
     Roundrobin,
     /// `stubborn`.
     Stubborn,
+    /// `transparent`.
+    Transparent,
     /// `weight`.
     Weight,
 }
 
-const SWITCHES: [(&str, Switch); 10] = [
+const SWITCHES: [(&str, Switch); 12] = [
     ("abort_on_error", Switch::AbortOnError),
     ("ascii", Switch::Ascii),
     ("dummy", Switch::Dummy),
     ("forgetful", Switch::Forgetful),
     ("hash", Switch::Hash),
     ("keepalive", Switch::Keepalive),
+    ("peek", Switch::Peek),
     ("prio", Switch::Prio),
     ("roundrobin", Switch::Roundrobin),
     ("stubborn", Switch::Stubborn),
+    ("transparent", Switch::Transparent),
     ("weight", Switch::Weight),
 ];
 
@@ -195,6 +213,10 @@ pub enum Number {
     ConnMax,
     /// `debug`; above 3 is 3.
     Debug,
+    /// `http_head_max`, bytes.
+    HttpHeadMax,
+    /// `http_head_timeout`, seconds.
+    HttpHeadTimeout,
     /// `idle_timeout`, seconds.
     IdleTimeout,
     /// `listen_queue`.
@@ -214,11 +236,13 @@ pub enum Number {
 }
 
 /// What each number may be, and whether a smaller one is raised (as the classic did) instead of refused.
-const NUMBERS: [(&str, Number, u32, u32, bool); 12] = [
+const NUMBERS: [(&str, Number, u32, u32, bool); 14] = [
     ("blacklist", Number::Blacklist, 0, LARGEST, false),
     ("clients_max", Number::ClientsMax, 1, MAX_CLIENTS, false),
     ("conn_max", Number::ConnMax, 1, MAX_CONNECTIONS, false),
     ("debug", Number::Debug, 0, LARGEST, false),
+    ("http_head_max", Number::HttpHeadMax, *HEAD_MAX.start(), *HEAD_MAX.end(), false),
+    ("http_head_timeout", Number::HttpHeadTimeout, 1, LARGEST, false),
     ("idle_timeout", Number::IdleTimeout, 0, LARGEST, true),
     ("listen_queue", Number::ListenQueue, 50, LARGEST, true),
     ("multi_accept", Number::MultiAccept, 1, LARGEST, true),
@@ -228,6 +252,22 @@ const NUMBERS: [(&str, Number, u32, u32, bool); 12] = [
     ("timeout", Number::Timeout, 1, LARGEST, false),
     ("tracking", Number::Tracking, 0, LARGEST, false),
 ];
+
+/// What a command changes of the headers of HTTP requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HttpChange {
+    /// `http [append|replace|keep] [forwarded]`: they are on; what is not named stays as it is.
+    On {
+        /// What becomes of those that are there already.
+        existing: Option<Existing>,
+        /// RFC 7239's header too.
+        forwarded: bool,
+    },
+    /// `no http forwarded`: without RFC 7239's header, whether the others are on or not.
+    NoForwarded,
+    /// `no http`: they are off.
+    Off,
+}
 
 /// What a command changes of TLS with clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -334,6 +374,8 @@ pub enum ServerChange {
     Port(Port),
     /// `prio P`.
     Prio(i32),
+    /// `proxy 1|2|off`; none for `proxy default`: as `proxy_send` says.
+    Proxy(Option<ProxySend>),
     /// `sni NAME`, added to those that it has.
     Sni(NamePattern),
     /// `sni none`.
@@ -347,8 +389,8 @@ pub enum ServerChange {
 /// How far back `recent` looks unless it is told.
 const RECENT: u32 = 300;
 
-/// Commands of capabilities that this version lacks. Their `no` forms are true and do nothing.
-const NOT_AVAILABLE: [&str; 5] = ["dsr_if", "dsr_ip", "http", "peek", "transparent"];
+/// Commands of capabilities that this version lacks.
+const NOT_AVAILABLE: [&str; 2] = ["dsr_if", "dsr_ip"];
 
 /// Commands without effect today, with and without `no`.
 const OBSOLETE: [&str; 7] =
@@ -512,6 +554,8 @@ impl Command {
             | Command::ShowEmergency
             | Command::ShowAbuse
             | Command::ShowGeoip
+            | Command::ShowProxyAccept
+            | Command::ShowProxySend
             | Command::ShowTls(_)
             | Command::Mode
             | Command::Constant(_) => true,
@@ -533,6 +577,9 @@ impl Command {
             | Command::Emergency(_)
             | Command::Abuse(_)
             | Command::Geoip(_)
+            | Command::Http(_)
+            | Command::ProxyAccept(_)
+            | Command::ProxySend(_)
             | Command::Tls(_)
             | Command::Operation(_)
             | Command::Nothing => false,
@@ -649,6 +696,7 @@ fn positive(word: String, words: &mut Words) -> Result<Command, CommandError> {
             Some(file) => Ok(Command::Geoip(Some(file))),
             None => Ok(Command::ShowGeoip),
         },
+        "http" => Ok(Command::Http(http(words)?)),
         "idlers" => nothing_but("idlers", "0", "Idlers: 0/0\n", words),
         "include" => Ok(Command::Include(words.need("include", "the name of a file")?)),
         "listen" => Ok(Command::Listen(words.next().map(|given| address("listen", &given)).transpose()?)),
@@ -657,6 +705,15 @@ fn positive(word: String, words: &mut Words) -> Result<Command, CommandError> {
             None => Ok(Command::ShowLog),
         },
         "mode" => Ok(Command::Mode),
+        "proxy_accept" => match words.next().as_deref() {
+            None => Ok(Command::ShowProxyAccept),
+            Some("off") => Ok(Command::ProxyAccept(None)),
+            Some(given) => Ok(Command::ProxyAccept(Some(list("proxy_accept", given)?))),
+        },
+        "proxy_send" => match words.next() {
+            None => Ok(Command::ShowProxySend),
+            Some(given) => Ok(Command::ProxySend(one_of("proxy_send", &given)?)),
+        },
         "server" => server(words),
         "source" => {
             let given = words.need("source", "an address")?;
@@ -725,7 +782,14 @@ fn negative(word: String, words: &mut Words) -> Result<Command, CommandError> {
         "acl" => Ok(Command::AclClear(list("acl", &words.need("no acl", "the number of a list")?)?)),
         "emergency" => Ok(Command::Emergency(None)),
         "geoip" => Ok(Command::Geoip(None)),
+        "http" => match words.next().as_deref() {
+            None => Ok(Command::Http(HttpChange::Off)),
+            Some("forwarded") => Ok(Command::Http(HttpChange::NoForwarded)),
+            Some(given) => Err(choice("what follows no http", "forwarded, or nothing", given)),
+        },
         "log" => Ok(Command::Log(None)),
+        "proxy_accept" => Ok(Command::ProxyAccept(None)),
+        "proxy_send" => Ok(Command::ProxySend(ProxySend::Off)),
         "source" => Ok(Command::Source(None)),
         "ssl_alpn" => Ok(Command::Tls(TlsChange::Alpn(Vec::new()))),
         "ssl_option" => match words.next() {
@@ -734,7 +798,6 @@ fn negative(word: String, words: &mut Words) -> Result<Command, CommandError> {
         },
         "ssl_passthrough" => Ok(Command::Tls(TlsChange::Passthrough(false))),
         "web_stats" => Ok(Command::WebStats(None)),
-        "http" | "peek" | "transparent" => Ok(Command::Nothing),
         "tcp_nodelay" => {
             words.notices.push(Notice::AlwaysOn("tcp_nodelay"));
             Ok(Command::Nothing)
@@ -742,6 +805,21 @@ fn negative(word: String, words: &mut Words) -> Result<Command, CommandError> {
         _ if OBSOLETE.contains(&word.as_str()) => Ok(obsolete(format!("no {word}"), words)),
         _ => Err(CommandError::Unknown(format!("no {word}"))),
     }
+}
+
+/// What follows `http`. No word is passed over: one that is misspelt would leave clients to say who they are.
+fn http(words: &mut Words) -> Result<HttpChange, CommandError> {
+    let (mut existing, mut forwarded) = (None, false);
+    while let Some(given) = words.next() {
+        match (given.as_str(), given.parse::<Existing>()) {
+            ("forwarded", _) => forwarded = true,
+            (_, Ok(said)) => existing = Some(said),
+            (_, Err(NoSuchWord(_))) => {
+                return Err(choice("what follows http", "append, replace, keep or forwarded", &given));
+            }
+        }
+    }
+    Ok(HttpChange::On { existing, forwarded })
 }
 
 /// What only a running pen can answer or do, if the word is one of those.
@@ -923,6 +1001,13 @@ fn server_tls(server: ServerId, words: &mut Words) -> Result<Option<ServerTls>, 
     Ok(Some(tls))
 }
 
+fn server_proxy(given: &str) -> Result<Option<ProxySend>, CommandError> {
+    if given == "default" {
+        return Ok(None);
+    }
+    given.parse().map(Some).map_err(|NoSuchWord(_)| choice("proxy", "1, 2, off or default", given))
+}
+
 fn server(words: &mut Words) -> Result<Command, CommandError> {
     let server = words.server("server")?;
     let mut changes = Vec::new();
@@ -942,13 +1027,14 @@ fn server(words: &mut Words) -> Result<Command, CommandError> {
             "port" if value == "0" => ServerChange::Port(Port::Number(0)),
             "port" => ServerChange::Port(address("server", &value)?),
             "prio" => ServerChange::Prio(number::signed("prio", &value)?),
+            "proxy" => ServerChange::Proxy(server_proxy(&value)?),
             "sni" => match server_name("sni", "a host name, *. and a host name, or none", &value)? {
                 Some(name) => ServerChange::Sni(name),
                 None => ServerChange::NoSni,
             },
             "weight" => ServerChange::Weight(count("weight")?),
             _ => {
-                let choices = "acl, address, blacklist, hard, max, port, prio, sni, tls or weight";
+                let choices = "acl, address, blacklist, hard, max, port, prio, proxy, sni, tls or weight";
                 return Err(CommandError::Choice { what: "a key of server", choices, given: key });
             }
         });
@@ -1265,7 +1351,7 @@ mod tests {
         assert_eq!(refused("server 1 max -1"), r#"max must be a number from 0 to 2147483647, not "-1""#);
         assert!(refused("server 1 port 70000").ends_with(r#"not "70000""#));
         assert!(refused("server 1 address a:80").starts_with(r#"address: "a:80" is neither"#));
-        assert!(refused("server 1 wieght 5").ends_with(r#"prio, sni, tls or weight, not "wieght""#));
+        assert!(refused("server 1 wieght 5").ends_with(r#"prio, proxy, sni, tls or weight, not "wieght""#));
     }
 
     #[test]
@@ -1400,6 +1486,66 @@ mod tests {
                 assert_eq!(notices(&line), [format!("{word} is always on")]);
             }
         }
+    }
+
+    #[test]
+    fn headers_of_http_are_turned_on_with_words_that_say_which() {
+        use Existing::*;
+        let on = |existing, forwarded| Command::Http(HttpChange::On { existing, forwarded });
+        for (line, expected) in [
+            ("http", on(None, false)),
+            ("http append", on(Some(Append), false)),
+            ("http replace", on(Some(Replace), false)),
+            ("http keep", on(Some(Keep), false)),
+            ("http forwarded", on(None, true)),
+            ("http replace forwarded", on(Some(Replace), true)),
+            ("http forwarded keep", on(Some(Keep), true)),
+            ("no http", Command::Http(HttpChange::Off)),
+            ("no http forwarded", Command::Http(HttpChange::NoForwarded)),
+        ] {
+            assert_eq!(command(line), expected);
+            assert!(!expected.is_question());
+        }
+        for given in ["on", "Append", "replace repalce", "\"\"", "off"] {
+            let last = given.rsplit(' ').next().unwrap().trim_matches('"');
+            let told = format!("what follows http must be append, replace, keep or forwarded, not {last:?}");
+            assert_eq!(refused(&format!("http {given}")), told);
+        }
+        assert_eq!(
+            refused("no http keep"),
+            r#"what follows no http must be forwarded, or nothing, not "keep""#
+        );
+        assert_eq!(
+            refused("http_head_max 1023"),
+            r#"http_head_max must be a number from 1024 to 1048576, not "1023""#
+        );
+    }
+
+    #[test]
+    fn the_proxy_protocol_is_accepted_from_a_list_and_sent_in_a_version() {
+        use ProxySend::*;
+        for (line, expected) in [
+            ("proxy_accept", Command::ShowProxyAccept),
+            ("proxy_accept 9", Command::ProxyAccept(Some(acl(9)))),
+            ("proxy_accept off", Command::ProxyAccept(None)),
+            ("no proxy_accept", Command::ProxyAccept(None)),
+            ("proxy_send", Command::ShowProxySend),
+            ("proxy_send 1", Command::ProxySend(V1)),
+            ("proxy_send 2", Command::ProxySend(V2)),
+            ("proxy_send off", Command::ProxySend(Off)),
+            ("no proxy_send", Command::ProxySend(Off)),
+        ] {
+            assert_eq!(command(line), expected);
+            assert_eq!(expected.is_question(), !line.contains(' '));
+        }
+        for (value, change) in [("1", Some(V1)), ("2", Some(V2)), ("off", Some(Off)), ("default", None)] {
+            let expected = Command::Server(ServerId(1), vec![ServerChange::Proxy(change)]);
+            assert_eq!(command(&format!("server 1 proxy {value}")), expected);
+        }
+        assert_eq!(refused("proxy_accept 10"), r#"proxy_accept must be a number from 0 to 9, not "10""#);
+        assert_eq!(refused("proxy_send 3"), r#"proxy_send must be 1, 2 or off, not "3""#);
+        assert_eq!(refused("server 1 proxy v2"), r#"proxy must be 1, 2, off or default, not "v2""#);
+        assert_eq!(refused("server 1 proxy"), "server 1 proxy needs a value");
     }
 
     #[test]
@@ -1562,9 +1708,7 @@ mod tests {
             }
         }
         assert_eq!(notices("no tcp_nodelay"), ["tcp_nodelay is always on"]);
-        for line in ["tcp_nodelay", "no http", "no peek", "no transparent"] {
-            assert_eq!(command(line), Command::Nothing);
-        }
+        assert_eq!(command("tcp_nodelay"), Command::Nothing);
     }
 
     #[test]

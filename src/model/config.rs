@@ -514,11 +514,11 @@ mod tests {
     #[test]
     fn every_mistake_is_named_with_file_and_line() {
         let faults =
-            read_text("hash\nserver 0 weight x\n\nno acl\nstubborn\nhttp\nconnection x").unwrap_err();
+            read_text("hash\nserver 0 weight x\n\nno acl\nstubborn\ndsr_if lo\nconnection x").unwrap_err();
         let expected = [
             r#"pen.cfg:2: weight must be a number from 0 to 2147483647, not "x""#,
             "pen.cfg:4: no acl needs the number of a list",
-            "pen.cfg:6: http is not available in this version",
+            "pen.cfg:6: dsr_if is not available in this version",
             "pen.cfg:7: connection must be a number from 0 to 4294967295, not \"x\"",
         ];
         assert_eq!(faults, expected);

@@ -3,8 +3,10 @@
 //! Both come from one rendering. First the lines that the classic wrote, in its order and form; after them what it lost.
 //! Read back, they make the same settings. Whatever is off or empty is written as such, so that the file also turns
 //! off what was on before. The exceptions: `undrain` is not written, because reading a file again must not put
-//! servers back to work that somebody has drained since, slots between servers that are not in use have no lines, and
-//! `sni none tls off` is written of servers only where pen has to do with TLS at all (`has_tls`).
+//! servers back to work that somebody has drained since, slots between servers that are not in use have no lines,
+//! `proxy default` and `sni none tls off` are written of servers only where pen has to do with the PROXY protocol, or
+//! with TLS, at all (`Protocols`), and while `http` is off, which headers there would be is written only if somebody
+//! has chosen them.
 //! Not here: the grammar ([`super::command`]), where the file goes.
 
 use std::collections::{HashMap, HashSet};
@@ -14,7 +16,9 @@ use std::path::Path;
 use super::address::{Drain, Host, ListenSpec, Port, ServerSpec};
 use super::apply::passthrough_word;
 use super::command::quoted;
+use super::http::{Existing, HttpSettings};
 use super::ids::{AclId, ServerId, Target};
+use super::proxy::ProxySend;
 use super::settings::{AclEntry, Launch, Settings};
 use super::tls::{ServerTls, TlsSettings};
 
@@ -29,7 +33,7 @@ pub fn file(settings: &Settings, launch: &Launch, written: &str) -> String {
         text += &shell_word(argument);
     }
     text += "\n";
-    for Line { subject, command } in lines(settings, has_tls(settings)) {
+    for Line { subject, command } in lines(settings, Protocols::of(settings)) {
         if subject == Subject::Listener && settings.listen == launch.operand {
             continue;
         }
@@ -70,9 +74,9 @@ pub struct Difference {
 /// In what the two values differ; nothing if only the generation does. Most subjects have one line. A server has
 /// another one while it is drained, a list one for each entry; of those, what is the same at either end is left out.
 pub fn differences(before: &Settings, after: &Settings) -> Vec<Difference> {
-    // Where only one of them has to do with TLS, not all lines of servers are to differ.
-    let with_tls = has_tls(before) || has_tls(after);
-    let (before, after) = (lines(before, with_tls), lines(after, with_tls));
+    // Where only one of them has to do with a protocol, not all lines of servers are to differ.
+    let protocols = Protocols::of(before) | Protocols::of(after);
+    let (before, after) = (lines(before, protocols), lines(after, protocols));
     let old: HashMap<Subject, &[Line]> = by_subject(&before).collect();
     let mut differences = Vec::new();
     for (subject, new) in by_subject(&after) {
@@ -116,16 +120,39 @@ struct Line {
     command: String,
 }
 
-/// Is TLS spoken or passed through anywhere, or are there names for it?
-fn has_tls(settings: &Settings) -> bool {
-    let mut servers = settings.servers.iter();
-    settings.tls.certificate.is_some()
-        || settings.tls.passthrough
-        || servers.any(|spec| spec.tls.is_some() || !spec.sni.is_empty())
+/// What servers have lines about only if there is something to say.
+#[derive(Debug, Clone, Copy)]
+struct Protocols {
+    /// TLS is spoken or passed through anywhere, or there are names for it.
+    tls: bool,
+    /// A header of the PROXY protocol is sent or accepted anywhere.
+    proxy: bool,
 }
 
-/// All of the settings; those of TLS with servers if `with_tls`.
-fn lines(settings: &Settings, with_tls: bool) -> Vec<Line> {
+impl Protocols {
+    fn of(settings: &Settings) -> Self {
+        let Settings { tls, proxy_accept, proxy_send, servers, .. } = settings;
+        Protocols {
+            tls: tls.certificate.is_some()
+                || tls.passthrough
+                || servers.iter().any(|spec| spec.tls.is_some() || !spec.sni.is_empty()),
+            proxy: proxy_accept.is_some()
+                || *proxy_send != ProxySend::Off
+                || servers.iter().any(|spec| spec.proxy.is_some()),
+        }
+    }
+}
+
+impl std::ops::BitOr for Protocols {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Protocols { tls: self.tls || other.tls, proxy: self.proxy || other.proxy }
+    }
+}
+
+/// All of the settings.
+fn lines(settings: &Settings, protocols: Protocols) -> Vec<Line> {
     // All fields by name: a new one does not compile until it has its line.
     let Settings {
         generation: _,
@@ -157,6 +184,11 @@ fn lines(settings: &Settings, with_tls: bool) -> Vec<Line> {
         tcp_fastclose,
         source,
         dummy,
+        transparent,
+        peek,
+        http,
+        proxy_accept,
+        proxy_send,
         tls,
         debug,
         ascii,
@@ -179,12 +211,13 @@ fn lines(settings: &Settings, with_tls: bool) -> Vec<Line> {
     lines.value("control_acl", control_acl);
     lines.value("debug", debug);
     lines.switch("hash", *hash);
+    lines.http(http);
     lines.value_or_no("log", log.as_ref().map(word));
     lines.switch("roundrobin", *roundrobin);
     for (server, spec) in (0..).map(ServerId).zip(servers) {
         let is_last = server.0 as usize + 1 == servers.len();
         if is_last || *spec != ServerSpec::unset() {
-            lines.server(server, spec, listen.as_ref(), with_tls);
+            lines.server(server, spec, listen.as_ref(), protocols);
         }
     }
     lines.switch("stubborn", *stubborn);
@@ -207,6 +240,8 @@ fn lines(settings: &Settings, with_tls: bool) -> Vec<Line> {
     if geoip.is_none() {
         lines.add(Subject::Other("geoip"), "no geoip".to_owned());
     }
+    lines.value("http_head_max", http.head_max);
+    lines.value("http_head_timeout", http.head_timeout);
     lines.add(Subject::IdleTimeout, format!("idle_timeout {idle_timeout}"));
     lines.switch("keepalive", *keepalive);
     if let Some(spec) = listen {
@@ -214,9 +249,13 @@ fn lines(settings: &Settings, with_tls: bool) -> Vec<Line> {
     }
     lines.value("listen_queue", listen_queue);
     lines.value("multi_accept", multi_accept);
+    lines.switch("peek", *peek);
     lines.value("pending_max", pending_max);
+    lines.value_or_no("proxy_accept", proxy_accept.as_ref());
+    lines.value("proxy_send", proxy_send);
     lines.value_or_no("source", source.as_ref());
     lines.tls(tls);
+    lines.switch("transparent", *transparent);
     let number = workers.map_or_else(|| "auto".to_owned(), |workers| workers.to_string());
     lines.add(Subject::Workers, format!("workers {number}"));
     lines.0
@@ -250,6 +289,20 @@ impl Lines {
         for AclEntry { permit, network } in entries {
             let action = if *permit { "permit" } else { "deny" };
             self.add(Subject::List(list), format!("acl {list} {action} {network}"));
+        }
+    }
+
+    /// Each word that turns them on comes before the one that turns them off. The last line is also what the classic
+    /// would make of it.
+    fn http(&mut self, http: &HttpSettings) {
+        let HttpSettings { headers, existing, forwarded, head_max: _, head_timeout: _ } = *http;
+        if headers || forwarded || existing != Existing::default() {
+            let no = if forwarded { "" } else { "no " };
+            self.add(Subject::Other("http"), format!("{no}http forwarded"));
+            self.value("http", existing);
+        }
+        if !headers {
+            self.switch("http", false);
         }
     }
 
@@ -296,8 +349,14 @@ impl Lines {
         self.value("ssl_verify_client", verify_client);
     }
 
-    fn server(&mut self, server: ServerId, spec: &ServerSpec, listen: Option<&ListenSpec>, with_tls: bool) {
-        let ServerSpec { host, port, soft, hard, weight, prio, acl, drain, sni, tls } = spec;
+    fn server(
+        &mut self,
+        server: ServerId,
+        spec: &ServerSpec,
+        listen: Option<&ListenSpec>,
+        protocols: Protocols,
+    ) {
+        let ServerSpec { host, port, soft, hard, weight, prio, acl, drain, sni, tls, proxy } = spec;
         let mut command = format!("server {server} acl {acl}");
         if let Some(host) = host {
             command += &format!(" address {}", word(host));
@@ -311,7 +370,11 @@ impl Lines {
             (Port::Listeners, ..) => {}
         }
         command += &format!(" max {soft} hard {hard} weight {weight} prio {prio}");
-        if with_tls {
+        if protocols.proxy {
+            let version = proxy.map_or_else(|| "default".to_owned(), |version| version.to_string());
+            command += &format!(" proxy {version}");
+        }
+        if protocols.tls {
             // They are added to those that it has.
             command += " sni none";
             command.extend(sni.iter().map(|name| format!(" sni {name}")));
@@ -377,6 +440,7 @@ mod tests {
     use super::super::apply::Action;
     use super::super::command::Notice;
     use super::super::config::{self, Reader, Warning};
+    use super::super::http::HEAD_MAX;
     use super::super::number::LARGEST;
     use super::super::server_name::NamePattern;
     use super::super::settings::{FastClose, Network};
@@ -466,6 +530,7 @@ client_acl 0
 control_acl 0
 debug 0
 hash
+no http
 log /path/log
 no roundrobin
 server 0 acl 0 address 127.0.0.1 port 9001 max 1 hard 2 weight 3 prio 4
@@ -486,11 +551,16 @@ conn_max 500
 no dummy
 emergency 127.0.0.1:9010
 no forgetful
+http_head_max 32768
+http_head_timeout 10
 idle_timeout 0
 no keepalive
 listen_queue 500
 multi_accept 100
+no peek
 pending_max 100
+no proxy_accept
+proxy_send off
 no source
 no ssl_alpn
 no ssl_ca_file
@@ -509,6 +579,7 @@ ssl_passthrough off
 no ssl_sni_path
 ssl_ticket_rotation 28800
 ssl_verify_client off
+no transparent
 workers auto
 ";
         assert_eq!(file(&settings, &launch, "2026-11-22 07:34:02"), expected);
@@ -631,6 +702,54 @@ ssl_verify_client require
     }
 
     #[test]
+    fn headers_of_http_are_written_so_that_each_state_is_read_back_from_each_other() {
+        let states = [
+            ("", "no http"),
+            ("http", "no http forwarded\nhttp append"),
+            ("http keep", "no http forwarded\nhttp keep"),
+            ("http replace forwarded", "http forwarded\nhttp replace"),
+            ("http forwarded\nno http", "http forwarded\nhttp append\nno http"),
+            ("http keep\nno http", "no http forwarded\nhttp keep\nno http"),
+        ];
+        for (given, written) in states {
+            let settings = settings(given);
+            let lines = commands(&settings);
+            let of_http: Vec<&str> = lines
+                .iter()
+                .filter(|line| line.split(' ').any(|word| word == "http"))
+                .map(|it| &**it)
+                .collect();
+            assert_eq!(of_http.join("\n"), written, "{given}");
+            for (other, _) in states {
+                let base = self::settings(other);
+                let back = config::read(&base, "f", &lines.join("\n"), no_files).unwrap().settings;
+                assert_eq!(back.http.headers, settings.http.headers, "{other}, then {given}");
+                if !given.is_empty() {
+                    assert_eq!(back.http, settings.http, "{other}, then {given}");
+                }
+            }
+        }
+        let told = changes("http", "http replace");
+        let (before, after) = (Some("http append".to_owned()), Some("http replace".to_owned()));
+        assert_eq!(told, [(Subject::Other("http"), before, after)]);
+    }
+
+    #[test]
+    fn servers_are_written_without_the_proxy_protocol_where_there_is_none_at_all() {
+        let ends = |commands_so_far: &str| {
+            let lines = commands(&settings(&format!("server 1 address ::1\n{commands_so_far}")));
+            let servers = lines.iter().filter(|line| line.starts_with("server "));
+            servers.map(|line| line.split_once(" prio 0").unwrap().1.to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(ends(""), ["", ""]);
+        assert_eq!(ends("proxy_send 1"), [" proxy default", " proxy default"]);
+        assert_eq!(ends("proxy_accept 1"), [" proxy default", " proxy default"]);
+        assert_eq!(ends("server 0 proxy 2"), [" proxy 2", " proxy default"]);
+        assert_eq!(ends("server 1 proxy off tls")[1], " proxy off sni none tls verify system");
+        assert_eq!(changes("", "proxy_send 2").len(), 1, "servers are the same");
+    }
+
+    #[test]
     fn a_server_on_a_unix_socket_is_given_no_port() {
         let unix = |listen: &str| {
             let settings = Settings {
@@ -750,8 +869,9 @@ prio
         let drain = prop_oneof![Just(Drain::No), Just(Drain::New), Just(Drain::All)];
         let numbers = (0..=LARGEST, 0..3_u32, 0..=LARGEST, any::<i32>(), 0..10_u32);
         let tls = (names(), prop::option::of((trust(), prop::option::of("[a-m]{1,9}(\\.test)?"))));
-        let server = (prop::option::weighted(0.9, host), port, numbers, drain, tls).prop_map(
-            |(host, port, (soft, hard, weight, prio, acl), drain, (sni, tls))| ServerSpec {
+        let proxy = prop::option::of(proxy_send());
+        let server = (prop::option::weighted(0.9, host), port, numbers, drain, tls, proxy).prop_map(
+            |(host, port, (soft, hard, weight, prio, acl), drain, (sni, tls), proxy)| ServerSpec {
                 sni,
                 tls: tls.map(|(trust, name)| ServerTls { trust, name }),
                 drain: if host.is_some() { drain } else { Drain::No },
@@ -762,6 +882,7 @@ prio
                 weight,
                 prio,
                 acl: AclId::new(acl).unwrap(),
+                proxy,
             },
         );
         server.boxed()
@@ -776,8 +897,26 @@ prio
             drain: Drain::No,
             sni: Vec::new(),
             tls: None,
+            proxy: None,
             ..server
         }))
+    }
+
+    fn proxy_send() -> impl Strategy<Value = ProxySend> {
+        prop::sample::select(&[ProxySend::Off, ProxySend::V1, ProxySend::V2][..])
+    }
+
+    fn http() -> BoxedStrategy<HttpSettings> {
+        let existing = prop::sample::select(&[Existing::Append, Existing::Replace, Existing::Keep][..]);
+        (any::<bool>(), existing, any::<bool>(), HEAD_MAX, 1..=LARGEST)
+            .prop_map(|(headers, existing, forwarded, head_max, head_timeout)| HttpSettings {
+                headers,
+                existing,
+                forwarded,
+                head_max,
+                head_timeout: Seconds(head_timeout),
+            })
+            .boxed()
     }
 
     fn names() -> BoxedStrategy<Vec<NamePattern>> {
@@ -864,12 +1003,12 @@ prio
     prop_compose! {
         /// Settings that pen can run with.
         fn any_settings()(
-            switches in any::<[bool; 11]>(),
+            switches in any::<[bool; 13]>(),
             seconds in (0..=LARGEST, 0..=LARGEST, 1..=LARGEST, 0..=LARGEST),
             numbers in (1..9999_u32, 1..9999_u32, 1..=LARGEST, 1..=LARGEST, 50..=LARGEST),
             workers in prop::option::of(1..=256_u32),
             acls in prop::array::uniform10(prop::collection::vec(entry(), 0..3)),
-            lists in (0..10_u32, 0..10_u32),
+            lists in (0..10_u32, 0..10_u32, prop::option::of(0..10_u32)),
             geoip in text("[a-z]{1,9}"),
             servers in prop::collection::vec(prop_oneof![server(), Just(ServerSpec::unset())], 0..6),
             emergency in spare(),
@@ -882,10 +1021,12 @@ prio
             debug in 0..=3_u8,
             log in prop::option::of(text(r"[a-z]{1,9}|\[::[1-9]\]:[1-9]|[a-z]{2,9}:[1-9]")),
             web_stats in prop::option::of(text("[a-z]{1,9}")),
-            tls in tls().boxed(),
+            proxy_send in proxy_send(),
+            // There can be twelve arguments.
+            (http, tls) in (http(), tls().boxed()),
         ) -> Settings {
             let [roundrobin, hash, weight, prio, stubborn, forgetful, keepalive, dummy, ascii, abort_on_error,
-                lookup] = switches;
+                lookup, transparent, peek] = switches;
             let has_countries = acls.iter().flatten().any(|entry| matches!(entry.network, Network::Country(_)));
             let mut settings = Settings {
                 generation: 1,
@@ -917,6 +1058,11 @@ prio
                 keepalive,
                 tcp_fastclose,
                 source,
+                transparent,
+                peek,
+                http,
+                proxy_accept: lists.2.and_then(AclId::new),
+                proxy_send,
                 tls,
                 debug,
                 ascii,

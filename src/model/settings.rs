@@ -13,8 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::address::{AddressError, Host, ListenSpec, Port, ServerSpec};
 use super::config::Places;
+use super::http::HttpSettings;
 use super::ids::{AclId, ServerId, Target};
 use super::number::{self, NumberError};
+use super::proxy::ProxySend;
 use super::time::Seconds;
 use super::tls::{TlsSettings, TlsVersion, VerifyClient};
 
@@ -90,6 +92,18 @@ pub struct Settings {
     /// `dummy`: answer every client with a fixed page instead of using servers.
     pub dummy: bool,
 
+    /// `transparent`: servers see the client's own address as the source.
+    pub transparent: bool,
+    /// `peek`: no server is chosen before the client has sent something.
+    pub peek: bool,
+
+    /// What HTTP requests are given.
+    pub http: HttpSettings,
+    /// `proxy_accept N`: who passes this list begins with a header of the PROXY protocol, and nobody else is let in.
+    pub proxy_accept: Option<AclId>,
+    /// `proxy_send`: what servers get that say nothing of their own.
+    pub proxy_send: ProxySend,
+
     /// TLS towards clients.
     pub tls: TlsSettings,
 
@@ -137,6 +151,11 @@ impl Default for Settings {
             tcp_fastclose: FastClose::Off,
             source: None,
             dummy: false,
+            transparent: false,
+            peek: false,
+            http: HttpSettings::default(),
+            proxy_accept: None,
+            proxy_send: ProxySend::Off,
             tls: TlsSettings::default(),
             debug: 0,
             ascii: false,
@@ -218,6 +237,33 @@ pub enum Remark {
     /// Nobody reads the names that clients ask for.
     #[error("the names of server {0} (sni) have no effect without ssl_passthrough sni")]
     UnusedNames(ServerId),
+    /// What passes is encrypted.
+    #[error("http (-H) has no effect with ssl_passthrough sni: requests are encrypted")]
+    HttpPassedThrough,
+    /// Not all HTTP is what `http` knows.
+    #[error(
+        "http (-H) has no effect on HTTP/2, which ssl_alpn h2 offers to clients: servers are not told who they are, \
+         and believe what they say themselves"
+    )]
+    Http2,
+    /// An empty list is everybody.
+    #[error(
+        "proxy_accept {0} believes everybody, because access list {0} is empty: any client can say that it is \
+         another; permit those in front of pen alone"
+    )]
+    EverybodyBelieved(AclId),
+    /// One list is asked about two kinds of addresses.
+    #[error(
+        "proxy_accept and client_acl are the same list, {0}: it is asked about whoever connects, and about the client \
+         that he names"
+    )]
+    OneListForBoth(AclId),
+    /// Both say which address servers see.
+    #[error("transparent has no effect: servers see the address of source")]
+    SourceDecides,
+    /// Clients without addresses.
+    #[error("transparent has no effect: clients of a Unix socket have no address")]
+    NothingToShow,
 }
 
 impl Settings {
@@ -299,7 +345,34 @@ impl Settings {
             let named = self.servers.iter().position(|server| !server.sni.is_empty());
             remarks.extend(named.map(|server| Remark::UnusedNames(ServerId(server as u32))));
         }
+        self.remarks_on_addresses(&mut remarks);
         remarks
+    }
+
+    /// On what servers are told of clients.
+    fn remarks_on_addresses(&self, remarks: &mut Vec<Remark>) {
+        let offers_http2 = || self.tls.certificate.is_some() && self.tls.alpn.iter().any(|name| name == "h2");
+        let is_local = self.listen.as_ref().is_some_and(|listen| listen.path().is_some());
+        if self.http.headers && self.tls.passthrough {
+            remarks.push(Remark::HttpPassedThrough);
+        } else if self.http.headers && offers_http2() {
+            remarks.push(Remark::Http2);
+        }
+        match self.proxy_accept {
+            // Who may use a Unix socket is decided by its mode.
+            Some(list) if self.acls[list.index()].is_empty() && !is_local => {
+                remarks.push(Remark::EverybodyBelieved(list));
+            }
+            Some(list) if list == self.client_acl && !self.acls[list.index()].is_empty() => {
+                remarks.push(Remark::OneListForBoth(list));
+            }
+            _ => {}
+        }
+        if self.transparent && self.source.is_some() {
+            remarks.push(Remark::SourceDecides);
+        } else if self.transparent && is_local && self.proxy_accept.is_none() {
+            remarks.push(Remark::NothingToShow);
+        }
     }
 
     /// Every server there is: the regular ones (unset slots too), the emergency server, the abuse server.
@@ -613,6 +686,49 @@ mod tests {
             ["the names of server 1 (sni) have no effect without ssl_passthrough sni"]
         );
         assert_eq!(remarks(&["server 1 sni www.example.com", "ssl_passthrough sni"]), [""; 0]);
+    }
+
+    /// What is remarked on after these commands.
+    fn remarked(commands: &[&str]) -> Vec<Remark> {
+        let settings = with(commands);
+        assert_eq!(settings.problems(), []);
+        settings.remarks()
+    }
+
+    #[test]
+    fn headers_that_nothing_can_be_added_to_are_remarked_on() {
+        assert_eq!(remarked(&["http", "http_head_max 2048", "http forwarded"]), []);
+        assert_eq!(remarked(&["http", "ssl_passthrough sni"]), [Remark::HttpPassedThrough]);
+        assert_eq!(remarked(&["http", "ssl_certificate c", "ssl_alpn http/1.1"]), []);
+        assert_eq!(remarked(&["http", "ssl_certificate c", "ssl_alpn h2 http/1.1"]), [Remark::Http2]);
+        assert_eq!(remarked(&["http", "ssl_alpn h2"]), []);
+        assert_eq!(remarked(&["ssl_certificate c", "ssl_alpn h2"]), []);
+        assert_eq!(remarked(&["http_head_max 2048"]), []);
+    }
+
+    #[test]
+    fn whom_one_believes_should_be_on_a_list_of_its_own() {
+        let list = AclId::new(3).unwrap();
+        assert_eq!(remarked(&["proxy_accept 3"]), [Remark::EverybodyBelieved(list)]);
+        assert_eq!(remarked(&["proxy_accept 3", "acl 3 permit 10.0.0.1"]), []);
+        let both = ["proxy_accept 3", "acl 3 permit 10.0.0.1", "client_acl 3"];
+        assert_eq!(remarked(&both), [Remark::OneListForBoth(list)]);
+        assert_eq!(remarked(&["proxy_accept 0"]).len(), 1);
+        assert_eq!(
+            remarked(&["proxy_accept 0", "listen /run/pen.sock", "server 0 port 1", "server 1 port 1"]),
+            []
+        );
+    }
+
+    #[test]
+    fn an_address_that_servers_will_not_see_is_remarked_on() {
+        let unix = ["transparent", "listen /run/pen.sock", "server 0 port 1", "server 1 port 1"];
+        assert_eq!(remarked(&["transparent"]), []);
+        assert_eq!(remarked(&["transparent", "source ::1"]), [Remark::SourceDecides]);
+        assert_eq!(remarked(&unix), [Remark::NothingToShow]);
+        assert_eq!(remarked(&[&unix[..], &["proxy_accept 0"]].concat()), []);
+        let text = Remark::SourceDecides.to_string();
+        assert_eq!(text, "transparent has no effect: servers see the address of source");
     }
 
     #[test]

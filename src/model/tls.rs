@@ -119,7 +119,11 @@ pub const ALWAYS_ON: [&str; 3] = ["no_sslv2", "no_sslv3", "cipher_server_prefere
 pub struct NoSuchWord(pub &'static str);
 
 /// The one of all values that is shown as this text.
-fn shown_as<T: Copy + fmt::Display>(text: &str, all: &[T], words: &'static str) -> Result<T, NoSuchWord> {
+pub(super) fn shown_as<T: Copy + fmt::Display>(
+    text: &str,
+    all: &[T],
+    words: &'static str,
+) -> Result<T, NoSuchWord> {
     all.iter().copied().find(|value| value.to_string() == text).ok_or(NoSuchWord(words))
 }
 

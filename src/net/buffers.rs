@@ -1,5 +1,6 @@
 //! Memory that bytes pass through. None of it belongs to an idle connection.
 
+use crate::policy::http::Outgoing;
 use crate::sys::socket::Pipe;
 
 /// What one read(2) of a copying relay takes at most, in bytes.
@@ -23,6 +24,8 @@ pub const MOST_PIPES: usize = 32;
 pub struct RelayBuffers {
     /// Everything is read into this and written on at once: [`SCRATCH`] bytes, with some room behind them.
     pub scratch: Vec<u8>,
+    /// What goes out instead of what came in, where that is not the same.
+    pub outgoing: Outgoing,
     /// For what a peer did not take.
     pub pool: BufferPool,
     /// For large flows.
@@ -36,6 +39,7 @@ impl RelayBuffers {
         scratch.resize(SCRATCH, 0);
         RelayBuffers {
             scratch,
+            outgoing: Outgoing::default(),
             pool: BufferPool { idle: Vec::new() },
             pipes: PipePool { idle: Vec::new(), open: 0, most: pipes.min(MOST_PIPES) },
         }
@@ -49,9 +53,14 @@ pub struct BufferPool {
 }
 
 impl BufferPool {
+    /// An empty buffer.
+    pub fn empty(&mut self) -> Vec<u8> {
+        self.idle.pop().unwrap_or_default()
+    }
+
     /// A buffer with these bytes in it.
     pub fn keep(&mut self, bytes: &[u8]) -> Vec<u8> {
-        let mut buffer = self.idle.pop().unwrap_or_default();
+        let mut buffer = self.empty();
         buffer.extend_from_slice(bytes);
         buffer
     }

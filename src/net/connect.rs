@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use crate::model::address::{ClientAddress, SocketAddress};
 use crate::model::ids::ConnId;
+use crate::model::settings::Settings;
 use crate::policy::acl::Verdicts;
 use crate::policy::routes::ServerSet;
 use crate::shared::clients::ClientRef;
@@ -13,10 +14,11 @@ use crate::shared::slots::Shortage;
 use crate::shared::visits::{self, Reservation};
 use crate::sys::poller::Readiness;
 use crate::sys::reason::words;
-use crate::sys::socket::{self, ConnectOptions};
+use crate::sys::socket::{self, ConnectOptions, Source};
 
 use super::connection::{Connection, Ending, Key, Phase, Side};
 use super::event_loop::Worker;
+use super::http::exchange;
 use super::relay::{Direction, Endpoint};
 
 /// Somebody who waits for a server.
@@ -46,17 +48,32 @@ impl Worker<'_> {
     /// A client has been accepted; its slot is claimed.
     pub(super) fn admit(&mut self, client: OwnedFd, address: ClientAddress, conn: ConnId) {
         self.region.workers().opened(self.id);
-        let country = |address| self.countries.as_ref()?.country(address);
-        let verdicts = self.lists.verdicts(&address, country);
+        let verdicts = self.verdicts_on(&address);
         let key = self.connections.insert(Connection::new(conn, address, verdicts));
+        match self.settings.proxy_accept {
+            None => self.welcome(key, client, address == ClientAddress::Unix),
+            Some(list) => self.expect_header(key, client, verdicts.permits(list)),
+        }
+    }
+
+    /// What the access lists say of a client.
+    pub(super) fn verdicts_on(&self, client: &ClientAddress) -> Verdicts {
+        self.lists.verdicts(client, |address| self.countries.as_ref()?.country(address))
+    }
+
+    /// It is known who a client is, and nothing more. Its connection is in no queue, its phase is `Between`, its socket
+    /// is not registered. `unix`: that is a Unix socket.
+    pub(super) fn welcome(&mut self, key: Key, client: OwnedFd, unix: bool) {
+        let Some(&Connection { verdicts, .. }) = self.connections.get(key) else {
+            return;
+        };
         if self.tls.terminate() {
-            self.begin_handshake(key, client);
-        } else {
-            let client = Endpoint::client(client, address == ClientAddress::Unix);
-            match self.has_to_peek(verdicts) {
-                true => self.begin_peeking(key, client),
-                false => self.visit(key, client, false),
-            }
+            return self.begin_handshake(key, client, unix);
+        }
+        let client = Endpoint::client(client, unix);
+        match self.has_to_peek(verdicts) {
+            true => self.begin_peeking(key, client),
+            false => self.visit(key, client, false),
         }
     }
 
@@ -177,7 +194,6 @@ impl Worker<'_> {
 
     /// Tries one server after the other until a connect is at least under way. None: nobody takes this client.
     fn connect_any(&mut self, arrival: &Arrival, mut next: Option<Reservation>) -> Option<Connect> {
-        let options = ConnectOptions { source: self.settings.source, keepalive: self.settings.keepalive };
         while let Some(reservation) = next {
             let identity = self.identities.get(&reservation.tls);
             if reservation.tls != 0 && identity.is_none() {
@@ -185,11 +201,12 @@ impl Worker<'_> {
                 visits::give_back(self.region, self.id, reservation);
                 return None;
             }
+            let source = source(&self.settings, arrival.address, &reservation.address);
+            let options = ConnectOptions { source, keepalive: self.settings.keepalive };
             match socket::connect(&reservation.address, options) {
                 Ok(attempt) => {
                     if let Some(error) = attempt.unbound {
-                        self.messages
-                            .debug(1, format_args!("cannot bind to the source address: {}", words(&error)));
+                        self.tell_unbound(arrival, options, &error);
                     }
                     let unix = matches!(reservation.address, SocketAddress::Unix(_));
                     let server = match identity {
@@ -215,6 +232,20 @@ impl Worker<'_> {
         }
         self.messages.debug(1, format_args!("no server for client {}", arrival.address));
         None
+    }
+
+    fn tell_unbound(&self, arrival: &Arrival, options: ConnectOptions, error: &io::Error) {
+        let error = words(error);
+        match options.source {
+            Some(Source::Foreign(_)) => {
+                let client = arrival.address;
+                self.messages
+                    .debug(1, format_args!("cannot connect from client {client}'s address: {error}"));
+            }
+            Some(Source::Own(_)) | None => {
+                self.messages.debug(1, format_args!("cannot bind to the source address: {error}"));
+            }
+        }
     }
 
     /// A server failed a client: a place on the next one, if there is one.
@@ -329,9 +360,20 @@ impl Worker<'_> {
         if let Some(readiness) = readiness {
             server.note(readiness);
         }
-        if !server.is_secured() {
-            return self.begin_relaying(key, reset);
+        let secured = server.is_secured();
+        // Where it is gone already, nothing is sent, as nothing would be without a header.
+        if reset.is_none()
+            && let Err(error) = self.announce(key)
+        {
+            return self.connect_failed(key, &error);
         }
+        if !secured {
+            self.begin_relaying(key, reset);
+            return self.hold_back_nothing(key);
+        }
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
         if let Phase::Connecting { client, server, reservation } =
             std::mem::replace(&mut connection.phase, Phase::Between)
         {
@@ -356,6 +398,10 @@ impl Worker<'_> {
         if let Some(visitor) = connection.visitor {
             visits::established(self.region, self.id, &self.terms, visitor, &reservation, self.now);
         }
+        if self.routes.is_none() {
+            let secured = client.is_secured() || connection.is_secured_before();
+            connection.http = exchange(&self.settings.http, &connection.client, secured);
+        }
         let mut up = Direction::default();
         if let Some(error) = reset {
             up.abandon(error, &mut self.buffers);
@@ -368,5 +414,63 @@ impl Worker<'_> {
         self.region.workers().connecting(self.id, false);
         self.ring_if_awaited();
         self.relay(key);
+    }
+
+    /// The header that a server was to get together with the client's first bytes goes alone, if none have gone: whoever
+    /// waits for the server to speak first would wait for nothing.
+    fn hold_back_nothing(&mut self, key: Key) {
+        if let Some(Phase::Relaying { server, .. }) = self.connections.get_mut(key).map(|it| &mut it.phase) {
+            server.release();
+        }
+    }
+}
+
+/// Where a connection to a server comes from, if that is not the system's to choose: `source`, `transparent`.
+fn source(settings: &Settings, client: ClientAddress, server: &SocketAddress) -> Option<Source> {
+    match (settings.source, client, server) {
+        (Some(own), _, _) => Some(Source::Own(own)),
+        // Nothing gets from a loopback address to another machine. The server is not to be blamed for that.
+        (None, ClientAddress::Inet(client, _), SocketAddress::Inet(server))
+            if settings.transparent && (server.ip().is_loopback() || !client.is_loopback()) =>
+        {
+            Some(Source::Foreign(client))
+        }
+        (None, ClientAddress::Inet(..) | ClientAddress::Unix, _) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(settings: &Settings, client: &str, server: &str) -> Option<Source> {
+        let client = ClientAddress::Inet(client.parse().unwrap(), 7);
+        source(settings, client, &SocketAddress::Inet(server.parse().unwrap()))
+    }
+
+    #[test]
+    fn transparent_takes_the_clients_address_where_it_leads_to_the_server() {
+        let own = "192.0.2.9".parse().unwrap();
+        let plain = Settings::default();
+        let transparent = Settings { transparent: true, ..Settings::default() };
+        let both = Settings { source: Some(own), ..transparent.clone() };
+        let (client, server) = ("198.51.100.1", "192.0.2.1:80");
+        let foreign = |client: &str| Some(Source::Foreign(client.parse().unwrap()));
+        assert_eq!(chosen(&plain, client, server), None);
+        assert_eq!(chosen(&both, client, server), Some(Source::Own(own)), "source comes first");
+        assert_eq!(chosen(&transparent, client, server), foreign(client));
+        assert_eq!(chosen(&transparent, client, "127.0.0.1:80"), foreign(client));
+        assert_eq!(chosen(&transparent, "127.0.0.2", "127.0.0.1:80"), foreign("127.0.0.2"));
+        assert_eq!(chosen(&transparent, "127.0.0.2", server), None);
+        assert_eq!(chosen(&transparent, "::1", "[2001:db8::1]:80"), None);
+    }
+
+    #[test]
+    fn unix_sockets_have_no_address_to_lend_or_to_take() {
+        let settings = Settings { transparent: true, ..Settings::default() };
+        let inet = SocketAddress::Inet("192.0.2.1:80".parse().unwrap());
+        let unix = SocketAddress::Unix("/run/server".into());
+        assert_eq!(source(&settings, ClientAddress::Unix, &inet), None);
+        assert_eq!(source(&settings, ClientAddress::Inet([192, 0, 2, 7].into(), 7), &unix), None);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! | phase      | client has something  | client is gone     | server is ready       | server is gone         |
 //! |------------|-----------------------|--------------------|-----------------------|------------------------|
+//! | Announcing | looked at: as accepted | closed            | –                     | –                      |
 //! | Peeking    | looked at: Connecting | closed             | –                     | –                      |
 //! | Waiting    | noted, read later     | closed             | –                     | –                      |
 //! | Shaking    | handshake; Connecting | closed             | –                     | –                      |
@@ -17,23 +18,25 @@
 //! Every way out leads through `Worker::close`, which gives back the slot, the place on the server and the
 //! descriptors exactly once.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 
-use crate::model::address::{ClientAddress, SocketAddress};
+use crate::model::address::ClientAddress;
 use crate::model::ids::ConnId;
 use crate::model::settings::FastClose;
 use crate::policy::acl::Verdicts;
+use crate::policy::http::Exchange;
 use crate::policy::routes::ServerSet;
-use crate::report::dump::dump;
 use crate::shared::clients::ClientRef;
 use crate::shared::visits::{self, Reservation};
 use crate::sys::poller::Readiness;
 use crate::sys::reason::words;
-use crate::sys::{clock, socket};
+use crate::sys::socket;
 
 use super::deadlines::Link;
 use super::event_loop::Worker;
+use super::flow::{Flow, Observer};
+use super::proxy::Announced;
 use super::relay::{Broken, Direction, DirectionState, Endpoint, Progress, ROUNDS};
 
 slotmap::new_key_type! {
@@ -64,10 +67,16 @@ pub struct Connection {
     /// Its record in the client table, from its visit on.
     pub(super) visitor: Option<ClientRef>,
     pub(super) verdicts: Verdicts,
+    /// What its header of the PROXY protocol has said, beside its client.
+    pub(super) announced: Option<Box<Announced>>,
     /// The servers that it is for; none: all of them.
     pub(super) among: Option<Rc<ServerSet>>,
     /// Its place in the queue of its phase.
     pub(super) link: Link,
+    /// With `-H`: what its bytes are taken for.
+    pub(super) http: Option<Box<Exchange>>,
+    /// It is in the queue of those whose client has begun a head.
+    pub(super) heading: bool,
     /// The next bytes from the client begin a request, as far as the log is concerned.
     pub(super) turn: bool,
     /// It is on the list of those with more to do.
@@ -76,6 +85,8 @@ pub struct Connection {
 
 #[derive(Debug)]
 pub(super) enum Phase {
+    /// `proxy_accept`: waits for a whole header, which stays in the kernel until then. Its client is who sends that.
+    Announcing { client: OwnedFd },
     /// `ssl_passthrough sni`: waits for the client's first bytes, which stay in the kernel.
     Peeking { client: Endpoint },
     /// The servers have changed, and its worker has not been told yet how: it is nobody's until then.
@@ -121,8 +132,11 @@ impl Connection {
             client,
             visitor: None,
             verdicts,
+            announced: None,
             among: None,
             link: Link::default(),
+            http: None,
+            heading: false,
             turn: true,
             queued: false,
         }
@@ -136,6 +150,7 @@ impl Worker<'_> {
             return;
         };
         match (&mut connection.phase, side) {
+            (Phase::Announcing { .. }, Side::Client) => self.header_came(key, readiness),
             (Phase::Peeking { client }, Side::Client) => {
                 client.note(readiness);
                 match readiness.failed() {
@@ -181,7 +196,8 @@ impl Worker<'_> {
                 self.linger_on(key);
             }
             (
-                Phase::Peeking { .. }
+                Phase::Announcing { .. }
+                | Phase::Peeking { .. }
                 | Phase::Waiting { .. }
                 | Phase::Shaking { .. }
                 | Phase::Answering { .. }
@@ -201,36 +217,29 @@ impl Worker<'_> {
             return;
         };
 
-        let (dumping, ascii) = (self.settings.debug >= 3, self.settings.ascii);
-        let logging = self.log.enabled();
-        let splice_up = !(dumping || logging && connection.turn);
         let before = (up.bytes(), down.bytes());
-        let (log, messages, turn) = (&mut self.log, &self.messages, &mut connection.turn);
-        let mut see_up = |chunk: &[u8]| {
-            if logging && std::mem::take(turn) {
-                log.record(&connection.client, &host(&reservation.address), clock::wall(), chunk);
-            }
-            if dumping {
-                messages.raw(&dump(chunk, ascii));
-            }
+        let was_refused = connection.http.as_ref().is_some_and(|http| http.refusal().is_some());
+        let mut flow = Flow {
+            client,
+            server,
+            up,
+            down,
+            http: connection.http.as_deref_mut(),
+            turn: &mut connection.turn,
+            buffers: &mut self.buffers,
+            observer: Observer {
+                log: &mut self.log,
+                messages: &self.messages,
+                dumping: self.settings.debug >= 3,
+                ascii: self.settings.ascii,
+                client: &connection.client,
+                server: &reservation.address,
+            },
         };
-        let mut moved_up = up.pump(client, server, &mut self.buffers, splice_up, &mut see_up);
-        if let Err(Broken::Sink(error)) = &moved_up {
-            // What the server has sent before it went may be a whole answer.
-            up.abandon(error, &mut self.buffers);
-            server.suspect();
-        }
-        let moved_down = down.pump(server, client, &mut self.buffers, !dumping, |chunk| {
-            if dumping {
-                messages.raw(&dump(chunk, ascii));
-            }
-        });
-        if let (Ok(_), Err(Broken::Sink(_))) = (&moved_up, &moved_down) {
-            // The same of the client: its last words.
-            client.suspect();
-            moved_up = up.pump(client, server, &mut self.buffers, splice_up, &mut see_up);
-        }
-
+        let (moved_up, moved_down) = flow.turn();
+        let http = connection.http.as_ref();
+        let held_up = http.is_some_and(|http| !http.is_open());
+        let refused = http.is_some_and(|http| http.refusal().is_some());
         let (bytes_up, bytes_down) = (up.bytes() - before.0, down.bytes() - before.1);
         if bytes_up + bytes_down > 0 {
             visits::count(self.region, self.id, reservation, bytes_up, bytes_down);
@@ -260,6 +269,7 @@ impl Worker<'_> {
         }
         let fast = self.settings.tcp_fastclose;
         let over = (ended(up) && ended(down))
+            || (refused && ended(down))
             || (ended(up) && matches!(fast, FastClose::Down | FastClose::Both))
             || (ended(down) && matches!(fast, FastClose::Up | FastClose::Both));
         if over {
@@ -286,17 +296,27 @@ impl Worker<'_> {
             self.region.slots().set_state(connection.conn, bits);
         }
         // A side that is broken shows it when it is read, unless its direction has ended or is held up.
-        if client.failed() && (up.state() != DirectionState::Flowing || up.backlog() + server.held() > 0) {
+        let unread = held_up || up.state() != DirectionState::Flowing || up.backlog() + server.held() > 0;
+        if client.failed() && unread {
             return self.close(key, Ending::Reset);
         }
         if ended(down) && (server.failed() || up.state() == DirectionState::Abandoned) {
             return self.linger(key, Ending::Closed);
         }
+        if connection.http.is_some() {
+            self.watch_head(key);
+            if refused && !was_refused {
+                self.refused(key);
+            }
+            if refused && self.answer_refused(key) {
+                return;
+            }
+        }
         self.after_turn(key, up_progress, down_progress);
     }
 
     fn after_turn(&mut self, key: Key, up: Progress, down: Progress) {
-        if up.active || down.active {
+        if (up.active || down.active) && !self.connections.get(key).is_some_and(|it| it.heading) {
             self.relaying.touch(&mut self.connections, key, self.now);
         }
         if up.again || down.again {
@@ -320,7 +340,8 @@ impl Worker<'_> {
             Phase::Relaying { .. } => self.relay(key),
             Phase::Lingering { .. } => self.linger_on(key),
             Phase::Answering { .. } => self.answer(key),
-            Phase::Peeking { .. }
+            Phase::Announcing { .. }
+            | Phase::Peeking { .. }
             | Phase::Waiting { .. }
             | Phase::Shaking { .. }
             | Phase::Connecting { .. }
@@ -362,14 +383,15 @@ impl Worker<'_> {
 
     /// The server is gone (or was never there) and the client has been sent everything. Closing at once could
     /// take that away from it: a reset overtakes what is on its way, and closing on unread bytes is a reset.
-    fn linger(&mut self, key: Key, ending: Ending) {
+    pub(super) fn linger(&mut self, key: Key, ending: Ending) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
         let mut client = match std::mem::replace(&mut connection.phase, Phase::Between) {
             Phase::Relaying { client, server, up, down, reservation } => {
                 let visitor = connection.visitor;
-                self.relaying.leave(&mut self.connections, key);
+                let queue = if connection.heading { &mut self.heading } else { &mut self.relaying };
+                queue.leave(&mut self.connections, key);
                 // Without TLS, a stream that did not come to its end is one that was reset already.
                 let to_server = if server.is_secured() { ending } else { Ending::Closed };
                 self.leave_server(visitor, server, to_server, [up, down], reservation);
@@ -441,20 +463,25 @@ impl Worker<'_> {
 
     /// Ends a connection, whatever its phase: everything that it holds is given back, once.
     pub(super) fn close(&mut self, key: Key, ending: Ending) {
-        let queue = match self.connections.get(key).map(|connection| &connection.phase) {
-            None | Some(Phase::Between) => return,
-            Some(Phase::Peeking { .. } | Phase::Waiting { .. }) => &mut self.peeking,
-            Some(Phase::Shaking { .. }) => &mut self.shaking,
-            Some(Phase::Connecting { .. } | Phase::Securing { .. }) => &mut self.connecting,
-            Some(Phase::Relaying { .. }) => &mut self.relaying,
-            Some(Phase::Answering { .. }) => &mut self.answering,
-            Some(Phase::Lingering { .. }) => &mut self.lingering,
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        let queue = match connection.phase {
+            Phase::Between => return,
+            Phase::Announcing { .. } | Phase::Peeking { .. } | Phase::Waiting { .. } => &mut self.peeking,
+            Phase::Shaking { .. } => &mut self.shaking,
+            Phase::Connecting { .. } | Phase::Securing { .. } => &mut self.connecting,
+            Phase::Relaying { .. } if connection.heading => &mut self.heading,
+            Phase::Relaying { .. } => &mut self.relaying,
+            Phase::Answering { .. } => &mut self.answering,
+            Phase::Lingering { .. } => &mut self.lingering,
         };
         queue.leave(&mut self.connections, key);
         let Some(connection) = self.connections.remove(key) else {
             return;
         };
         let client = match connection.phase {
+            Phase::Announcing { client } => Endpoint::client(client, false),
             Phase::Peeking { client }
             | Phase::Waiting { client }
             | Phase::Shaking { client }
@@ -521,40 +548,25 @@ impl Worker<'_> {
             return;
         };
         let (client, server, target, bits) = match &connection.phase {
+            Phase::Announcing { client } => (client, -1, None, state::CONNECTING),
             Phase::Peeking { client } | Phase::Waiting { client } | Phase::Shaking { client } => {
-                (client, -1, None, state::CONNECTING)
+                (client.socket(), -1, None, state::CONNECTING)
             }
             Phase::Connecting { client, server, reservation }
             | Phase::Securing { client, server, reservation } => {
-                (client, server.socket().as_raw_fd(), Some(reservation.target), state::CONNECTING)
+                (client.socket(), server.socket().as_raw_fd(), Some(reservation.target), state::CONNECTING)
             }
             Phase::Relaying { client, server, reservation, .. } => {
-                (client, server.socket().as_raw_fd(), Some(reservation.target), state::CONNECTED)
+                (client.socket(), server.socket().as_raw_fd(), Some(reservation.target), state::CONNECTED)
             }
             Phase::Answering { client } | Phase::Lingering { client, .. } => {
-                (client, -1, None, state::CONNECTED)
+                (client.socket(), -1, None, state::CONNECTED)
             }
             Phase::Between => return,
         };
-        let client = client.socket().as_raw_fd();
+        let client = client.as_raw_fd();
         let visitor = connection.visitor.map(|visitor| visitor.id);
         self.region.slots().describe(connection.conn, visitor, target, bits, client, server);
-    }
-}
-
-/// The server's address as the log shows it: without the port.
-fn host(address: &SocketAddress) -> Host<'_> {
-    Host(address)
-}
-
-struct Host<'a>(&'a SocketAddress);
-
-impl std::fmt::Display for Host<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            SocketAddress::Inet(inet) => inet.ip().fmt(f),
-            SocketAddress::Unix(path) => path.display().fmt(f),
-        }
     }
 }
 

@@ -128,6 +128,8 @@ pub struct Worker<'a> {
     pub(super) shaking: Queue,
     pub(super) connecting: Queue,
     pub(super) relaying: Queue,
+    /// Those of them whose client has begun the head of a request.
+    pub(super) heading: Queue,
     pub(super) answering: Queue,
     pub(super) lingering: Queue,
     /// Connections that have more to do than one turn allowed.
@@ -197,6 +199,7 @@ impl<'a> Worker<'a> {
             shaking: Queue::default(),
             connecting: Queue::default(),
             relaying: Queue::with_slack(),
+            heading: Queue::default(),
             answering: Queue::default(),
             lingering: Queue::default(),
             unfinished: VecDeque::new(),
@@ -280,6 +283,7 @@ impl<'a> Worker<'a> {
             self.shaking.next_deadline(&self.connections, Some(self.settings.tls.handshake_timeout)),
             self.connecting.next_deadline(&self.connections, Some(self.settings.timeout)),
             self.relaying.next_deadline(&self.connections, self.idle_timeout()),
+            self.heading.next_deadline(&self.connections, Some(self.settings.http.head_timeout)),
             self.answering.next_deadline(&self.connections, Some(self.answer_timeout())),
             self.lingering.next_deadline(&self.connections, Some(LINGER)),
         ];
@@ -311,6 +315,10 @@ impl<'a> Worker<'a> {
         }
         while let Some(key) = self.relaying.overdue(&self.connections, idle, self.now) {
             self.close(key, Ending::Closed);
+        }
+        let head = Some(self.settings.http.head_timeout);
+        while let Some(key) = self.heading.overdue(&self.connections, head, self.now) {
+            self.head_overdue(key);
         }
         while let Some(key) = self.answering.overdue(&self.connections, answer, self.now) {
             self.close(key, Ending::Closed);
@@ -468,6 +476,7 @@ impl<'a> Worker<'a> {
         };
         let name = key.data().as_ffi();
         match (&connection.phase, which) {
+            (Phase::Announcing { client }, Side::Client) => self.poller.add_stream(client.as_fd(), name),
             (
                 Phase::Peeking { client }
                 | Phase::Waiting { client }
@@ -485,7 +494,8 @@ impl<'a> Worker<'a> {
                 Side::Server,
             ) => self.poller.add_stream(server.socket().as_fd(), name | token::SERVER),
             (
-                Phase::Peeking { .. }
+                Phase::Announcing { .. }
+                | Phase::Peeking { .. }
                 | Phase::Waiting { .. }
                 | Phase::Shaking { .. }
                 | Phase::Answering { .. },

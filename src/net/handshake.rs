@@ -2,7 +2,6 @@
 
 use std::os::fd::OwnedFd;
 
-use crate::model::address::ClientAddress;
 use crate::model::ids::Target;
 use crate::policy::acl::Verdicts;
 use crate::shared::visits;
@@ -15,11 +14,11 @@ use super::relay::Endpoint;
 
 impl Worker<'_> {
     /// A client has been accepted that is to speak TLS. Its connection is in no queue, its phase is `Between`.
-    pub(super) fn begin_handshake(&mut self, key: Key, client: OwnedFd) {
+    /// `unix`: it came by a Unix socket.
+    pub(super) fn begin_handshake(&mut self, key: Key, client: OwnedFd, unix: bool) {
         let Some(&Connection { client: address, verdicts, .. }) = self.connections.get(key) else {
             return;
         };
-        let unix = address == ClientAddress::Unix;
         if self.goes_nowhere(verdicts) {
             // Noted as it would be without TLS.
             let visit = visits::begin(self.region, self.id, &self.terms, address, verdicts, None, self.now);
@@ -46,8 +45,8 @@ impl Worker<'_> {
         }
     }
 
-    /// Nobody takes a client of whom access lists say this, so a handshake would be for nothing.
-    fn goes_nowhere(&self, verdicts: Verdicts) -> bool {
+    /// Nobody takes a client of whom access lists say this: a handshake would be for nothing.
+    pub(super) fn goes_nowhere(&self, verdicts: Verdicts) -> bool {
         !verdicts.permits(self.terms.rules.client_acl)
             && !self.settings.dummy
             && self.region.servers().definition(Target::Abuse).is_none()

@@ -1,4 +1,5 @@
-//! `ssl_passthrough sni`: from an accepted client to the name that it asks for.
+//! `peek`: no server hears of a client that has not said anything. `ssl_passthrough sni`: from an accepted client to the
+//! name that it asks for.
 //!
 //! The client's first bytes are looked at and stay where they are: once it is known which servers it is for, the
 //! connection is as any other. What is too much for the socket's buffer is never seen, and the timeout ends that.
@@ -11,14 +12,20 @@ use crate::policy::acl::Verdicts;
 use crate::policy::client_hello::{self, Hello};
 use crate::sys::socket;
 
-use super::connection::{Ending, Key, Phase, Side};
+use super::connection::{Connection, Ending, Key, Phase, Side};
 use super::event_loop::Worker;
 use super::relay::Endpoint;
 
 impl Worker<'_> {
-    /// Does it depend on the client's first bytes where it goes? Not if the access list refuses it, whatever it says.
+    /// Must the client speak first? Not to `dummy`, which waits for a request anyway, and not if nobody takes it.
     pub(super) fn has_to_peek(&self, verdicts: Verdicts) -> bool {
-        self.routes.is_some() && !self.settings.dummy && verdicts.permits(self.settings.client_acl)
+        !self.settings.dummy
+            && (self.has_to_route(verdicts) || self.settings.peek && !self.goes_nowhere(verdicts))
+    }
+
+    /// Does it depend on the client's first bytes where it goes? Not if the access list refuses it, whatever it says.
+    fn has_to_route(&self, verdicts: Verdicts) -> bool {
+        self.routes.is_some() && verdicts.permits(self.settings.client_acl)
     }
 
     /// Waits for the client's first bytes. The connection is in no queue, its phase is `Between`.
@@ -35,28 +42,36 @@ impl Worker<'_> {
 
     /// The client has sent something, or is gone: is it known now which servers it is for? `ending`: no more will come.
     pub(super) fn peek(&mut self, key: Key, ending: bool) {
-        let Some(connection) = self.connections.get_mut(key) else {
+        let Some(Connection { phase: Phase::Peeking { client }, verdicts, .. }) = self.connections.get(key)
+        else {
             return;
         };
-        let Phase::Peeking { client } = &connection.phase else {
-            return;
-        };
-        let room = &mut self.buffers.scratch[..client_hello::LONGEST];
-        let hello = match socket::peek(client.socket().as_fd(), room) {
+        let routes = self.routes.as_ref().filter(|_| self.has_to_route(*verdicts));
+        // Where nothing depends on them, any byte will do.
+        let length = if routes.is_some() { client_hello::LONGEST } else { 1 };
+        let room = &mut self.buffers.scratch[..length];
+        let count = match socket::peek(client.socket().as_fd(), room) {
             Ok(0) => return self.close(key, Ending::Closed),
-            Ok(count) => client_hello::parse(&room[..count]),
+            Ok(count) => count,
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 return;
             }
             Err(_) => return self.close(key, Ending::Closed),
         };
-        let name = match &hello {
-            Hello::Incomplete if ending => return self.close(key, Ending::Closed),
-            Hello::Incomplete => return,
-            Hello::Name(name) => Some(&**name),
-            Hello::NoName | Hello::NotTls => None,
+        let among = match routes {
+            None => None,
+            Some(routes) => match client_hello::parse(&room[..count]) {
+                Hello::Incomplete if ending => return self.close(key, Ending::Closed),
+                Hello::Incomplete => return,
+                Hello::Name(name) => routes.find(Some(&name)),
+                Hello::NoName | Hello::NotTls => routes.find(None),
+            },
         };
-        connection.among = self.routes.as_ref().and_then(|routes| routes.find(name)).map(Rc::clone);
+        let among = among.map(Rc::clone);
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        connection.among = among;
         let Phase::Peeking { client } = std::mem::replace(&mut connection.phase, Phase::Between) else {
             return;
         };
@@ -64,11 +79,14 @@ impl Worker<'_> {
         self.visit(key, client, true);
     }
 
-    /// Ends those that have not said in time which servers they are for, or have waited in vain.
+    /// Ends those that have not said in time who they are or which servers they are for, or have waited in vain.
     pub(super) fn end_overdue_peeking(&mut self) {
         let timeout = Some(self.settings.tls.handshake_timeout);
         while let Some(key) = self.peeking.overdue(&self.connections, timeout, self.now) {
-            self.close(key, Ending::Closed);
+            match self.connections.get(key).map(|it| &it.phase) {
+                Some(Phase::Announcing { .. }) => self.header_overdue(key),
+                _ => self.close(key, Ending::Closed),
+            }
         }
     }
 }

@@ -11,14 +11,15 @@
 //! does, nothing more is read for it. Bytes may wait in the library, of which no event tells, so such a side is readable
 //! until reading says that there is nothing. It is never spliced.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 
+use crate::policy::http::Outgoing;
 use crate::sys::poller::Readiness;
 use crate::sys::socket::{self, Pipe};
 use crate::sys::tls::Secured;
 
-use super::buffers::{PIPE, RelayBuffers};
+use super::buffers::{BufferPool, PIPE, RelayBuffers};
 
 /// Reads in one go before the other connections get their turn.
 pub(super) const ROUNDS: u32 = 16;
@@ -34,6 +35,62 @@ const SMALL: usize = 16 * 1024;
 
 /// Small chunks in a row before splicing ends.
 const FEW: u8 = 4;
+
+/// How many pieces are sent with one call.
+const PIECES: usize = 32;
+
+/// What is done with the bytes of a direction on their way.
+pub trait Filter {
+    /// More may be read now.
+    fn is_open(&self) -> bool;
+
+    /// How many of the next bytes may go by without being read into memory.
+    fn unseen(&self) -> u64;
+
+    /// So many bytes, at most [`Filter::unseen`], have gone by.
+    fn skip(&mut self, bytes: u64);
+
+    /// A chunk was read. True: it goes on as it is; false: what was put into `out`.
+    fn pass(&mut self, chunk: &[u8], out: &mut Outgoing) -> bool;
+
+    /// What was held back goes on, put into `out`: false if there is nothing of that kind.
+    fn resume(&mut self, out: &mut Outgoing) -> bool;
+
+    /// The stream has ended: what was held back and goes on all the same is put into `out`.
+    fn end(&mut self, out: &mut Outgoing);
+}
+
+/// All bytes go on as they are, and are shown to somebody.
+#[derive(Debug)]
+pub struct Shown<F> {
+    /// They need not be shown: they may go by without being read.
+    pub splice: bool,
+    /// Is shown every chunk that is read; that is all of them only without `splice`.
+    pub see: F,
+}
+
+impl<F: FnMut(&[u8])> Filter for Shown<F> {
+    fn is_open(&self) -> bool {
+        true
+    }
+
+    fn unseen(&self) -> u64 {
+        if self.splice { u64::MAX } else { 0 }
+    }
+
+    fn skip(&mut self, _: u64) {}
+
+    fn pass(&mut self, chunk: &[u8], _: &mut Outgoing) -> bool {
+        (self.see)(chunk);
+        true
+    }
+
+    fn resume(&mut self, _: &mut Outgoing) -> bool {
+        false
+    }
+
+    fn end(&mut self, _: &mut Outgoing) {}
+}
 
 /// What bytes go through.
 #[derive(Debug)]
@@ -72,6 +129,8 @@ pub struct Endpoint {
     failed: bool,
     nodelay: bool,
     sent: bool,
+    /// What was sent waits for more to go with it.
+    corked: bool,
     /// The socket's direction ends as soon as nothing is held any more.
     ending: bool,
 }
@@ -94,6 +153,7 @@ impl Endpoint {
             nodelay: false,
             // The last flight of a handshake would hold back what follows it.
             sent: matches!(transport, Transport::Tls(_)),
+            corked: false,
             ending: false,
             transport,
         }
@@ -139,6 +199,43 @@ impl Endpoint {
     /// TLS is spoken there.
     pub fn is_secured(&self) -> bool {
         matches!(self.transport, Transport::Tls(_))
+    }
+
+    /// The TLS that is spoken there.
+    pub fn secured(&self) -> Option<&Secured> {
+        match &self.transport {
+            Transport::Plain(_) => None,
+            Transport::Tls(secured) => Some(secured),
+        }
+    }
+
+    /// Sends what comes before everything else, before TLS as well: all of it. `more`: what follows is likely to be there
+    /// and may go with it. If it is not, [`Endpoint::release`] what waits for it.
+    ///
+    /// # Errors
+    /// The connection is broken, or has not taken all.
+    pub fn precede(&mut self, bytes: &[u8], more: bool) -> io::Result<()> {
+        // With TLS the next is ours, and comes at once.
+        let more = more || self.is_secured();
+        let sent = match more {
+            true => socket::send_with_more(self.socket().as_fd(), bytes)?,
+            false => socket::send(self.socket().as_fd(), bytes)?,
+        };
+        if sent < bytes.len() {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.corked = more;
+        self.sent |= !more;
+        Ok(())
+    }
+
+    /// Nothing has followed what went before: it goes alone.
+    pub fn release(&mut self) {
+        if std::mem::take(&mut self.corked) && !self.nodelay {
+            // That sends what waits, too.
+            socket::set_nodelay(self.socket().as_fd());
+            self.nodelay = true;
+        }
     }
 
     /// There may be something to read.
@@ -239,6 +336,26 @@ impl Endpoint {
         }
     }
 
+    /// Writes several pieces, as [`Endpoint::send`] does one. With TLS there must not be more than one.
+    fn send_pieces(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        match pieces {
+            [] => return Ok(0),
+            [piece] => return self.send(piece),
+            _ => self.expect_more(),
+        }
+        match socket::send_pieces(self.socket().as_fd(), pieces) {
+            Ok(count) => {
+                self.blocked = count < pieces.iter().map(|piece| piece.len()).sum();
+                Ok(count)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.blocked = true;
+                Ok(0)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// How many bytes it took that its socket did not: with TLS alone.
     pub fn held(&self) -> usize {
         match &self.transport {
@@ -303,6 +420,7 @@ impl Endpoint {
             self.nodelay = true;
         }
         self.sent = true;
+        self.corked = false;
     }
 }
 
@@ -355,6 +473,18 @@ pub struct Progress {
     pub active: bool,
     /// There is more to do without waiting for the poller.
     pub again: bool,
+}
+
+impl Progress {
+    /// What two turns came to, one after the other.
+    pub fn and(self, next: Progress) -> Progress {
+        Progress {
+            bytes: self.bytes + next.bytes,
+            ended: self.ended || next.ended,
+            active: self.active || next.active,
+            again: next.again,
+        }
+    }
 }
 
 /// Which side broke a direction.
@@ -410,8 +540,7 @@ impl Direction {
         self.reset
     }
 
-    /// Moves what can be moved now. `see` is shown every chunk that is copied; it sees all of them only without
-    /// `splice`.
+    /// Moves what can be moved now, and that `filter` lets through.
     ///
     /// # Errors
     /// One of the sides is broken.
@@ -420,11 +549,10 @@ impl Direction {
         from: &mut Endpoint,
         to: &mut Endpoint,
         buffers: &mut RelayBuffers,
-        splice: bool,
-        mut see: impl FnMut(&[u8]),
+        filter: &mut impl Filter,
     ) -> Result<Progress, Broken> {
         let mut progress = Progress::default();
-        let splice = splice && !from.is_secured() && !to.is_secured();
+        let splice = !from.is_secured() && !to.is_secured();
         if to.held() > 0 && self.state != DirectionState::Abandoned {
             let before = to.held();
             let all = to.flush().map_err(Broken::Sink)?;
@@ -442,16 +570,32 @@ impl Direction {
             }
         }
         let mut rounds = 0;
-        while self.state == DirectionState::Flowing && from.readable && self.has_delivered(to) {
+        while self.state == DirectionState::Flowing && self.has_delivered(to) {
+            buffers.outgoing.begin(to.is_secured());
+            if filter.resume(&mut buffers.outgoing) {
+                progress.active = true;
+                self.hand_on(&[], to, &buffers.outgoing, &mut buffers.pool).map_err(Broken::Sink)?;
+                continue;
+            }
+            if !from.readable || !filter.is_open() {
+                break;
+            }
             if rounds == ROUNDS || progress.bytes >= TURN {
                 progress.again = true;
                 break;
             }
             rounds += 1;
-            let moved = if splice && self.full >= FULL && !self.never_splice && !from.urgent {
-                self.splice_once(from, to, buffers)?
+            let unseen = if splice && self.full >= FULL && !self.never_splice && !from.urgent {
+                usize::try_from(filter.unseen()).unwrap_or(usize::MAX)
             } else {
-                self.copy_once(from, to, buffers, &mut see)?
+                0
+            };
+            let moved = if unseen >= SMALL {
+                let moved = self.splice_once(from, to, buffers, unseen.min(PIPE))?;
+                filter.skip(moved);
+                moved
+            } else {
+                self.copy_once(from, to, buffers, filter)?
             };
             self.bytes += moved;
             progress.bytes += moved;
@@ -478,23 +622,62 @@ impl Direction {
         from: &mut Endpoint,
         to: &mut Endpoint,
         buffers: &mut RelayBuffers,
-        see: &mut impl FnMut(&[u8]),
+        filter: &mut impl Filter,
     ) -> Result<u64, Broken> {
         let Some(count) = from.receive(&mut buffers.scratch).map_err(Broken::Source)? else {
             return Ok(0);
         };
+        let RelayBuffers { scratch, outgoing, pool, .. } = buffers;
         if count == 0 {
+            filter.end(outgoing);
             self.state = DirectionState::Draining;
+            self.hand_on(&[], to, outgoing, pool).map_err(Broken::Sink)?;
             return Ok(0);
         }
-        self.full = if count == buffers.scratch.len() { self.full.saturating_add(1) } else { 0 };
-        let chunk = &buffers.scratch[..count];
-        see(chunk);
+        self.full = if count == scratch.len() { self.full.saturating_add(1) } else { 0 };
+        let chunk = &scratch[..count];
+        if !filter.pass(chunk, outgoing) {
+            self.hand_on(chunk, to, outgoing, pool).map_err(Broken::Sink)?;
+            return Ok(count as u64);
+        }
         let taken = to.send(chunk).map_err(Broken::Sink)?;
         if taken < count {
-            self.backlog = Backlog::Bytes(buffers.pool.keep(&chunk[taken..]), 0);
+            self.backlog = Backlog::Bytes(pool.keep(&chunk[taken..]), 0);
         }
         Ok(count as u64)
+    }
+
+    /// Sends what goes out for a chunk; what the other side does not take is kept.
+    fn hand_on(
+        &mut self,
+        chunk: &[u8],
+        to: &mut Endpoint,
+        outgoing: &Outgoing,
+        pool: &mut BufferPool,
+    ) -> io::Result<()> {
+        let mut pieces = outgoing.pieces(chunk).peekable();
+        while pieces.peek().is_some() {
+            let mut batch = [IoSlice::new(&[]); PIECES];
+            let (mut count, mut bytes) = (0, 0);
+            while let Some(piece) = pieces.next_if(|_| count < PIECES) {
+                batch[count] = IoSlice::new(piece);
+                count += 1;
+                bytes += piece.len();
+            }
+            let taken = to.send_pieces(&batch[..count])?;
+            if taken < bytes {
+                let mut left = pool.empty();
+                let mut before = taken;
+                for piece in batch[..count].iter().map(|piece| &**piece).chain(pieces) {
+                    let skipped = before.min(piece.len());
+                    before -= skipped;
+                    left.extend_from_slice(&piece[skipped..]);
+                }
+                self.backlog = Backlog::Bytes(left, 0);
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn splice_once(
@@ -502,12 +685,13 @@ impl Direction {
         from: &mut Endpoint,
         to: &mut Endpoint,
         buffers: &mut RelayBuffers,
+        most: usize,
     ) -> Result<u64, Broken> {
         let Some(pipe) = buffers.pipes.take() else {
             self.full = 0;
             return Ok(0);
         };
-        match pipe.fill(from.socket().as_fd(), PIPE) {
+        match pipe.fill(from.socket().as_fd(), most) {
             Ok(0) => {
                 // The end, or urgent data just before it: only a read can tell.
                 buffers.pipes.give_back(pipe);
@@ -647,7 +831,8 @@ mod tests {
                 }
             }
             let Rig { from, to, flow, buffers, seen, .. } = self;
-            flow.pump(from, to, buffers, self.splice, |chunk| *seen += chunk.len())
+            let mut shown = Shown { splice: self.splice, see: |chunk: &[u8]| *seen += chunk.len() };
+            flow.pump(from, to, buffers, &mut shown)
         }
     }
 
@@ -792,7 +977,8 @@ mod tests {
                 }
             }
             loop {
-                let turn = flow.pump(&mut from, &mut to, &mut buffers, true, |_| ()).unwrap();
+                let mut shown = Shown { splice: true, see: |_: &[u8]| () };
+                let turn = flow.pump(&mut from, &mut to, &mut buffers, &mut shown).unwrap();
                 over |= turn.ended;
                 if !turn.again {
                     break;
@@ -836,6 +1022,42 @@ mod tests {
                 rig.turn().unwrap();
             }
         }
+    }
+
+    #[test]
+    fn what_goes_before_everything_goes_with_what_follows_or_is_released() {
+        for (more, follows) in [(true, true), (true, false), (false, true), (false, false)] {
+            let (to, mut reader) = connected();
+            let watched = to.try_clone().unwrap();
+            let mut to = Endpoint::server(OwnedFd::from(to), false);
+            to.precede(b"header", more).unwrap();
+            assert!(!watched.nodelay().unwrap());
+            if follows {
+                assert_eq!(to.send(b"first").unwrap(), 5);
+                // In one segment with what went before, or not to be held back for that.
+                assert_eq!(watched.nodelay().unwrap(), !more);
+            }
+            to.release();
+            assert_eq!(watched.nodelay().unwrap(), more != follows);
+            assert_eq!(to.send(b"last").unwrap(), 4);
+            assert!(watched.nodelay().unwrap());
+            drop((watched, to));
+            reader.set_nonblocking(false).unwrap();
+            let mut all = String::new();
+            reader.read_to_string(&mut all).unwrap();
+            assert_eq!(all, if follows { "headerfirstlast" } else { "headerlast" });
+        }
+    }
+
+    #[test]
+    fn a_peer_that_does_not_take_all_of_it_takes_nothing() {
+        let (to, reader) = UnixStream::pair().unwrap();
+        to.set_nonblocking(true).unwrap();
+        let mut to = Endpoint::server(OwnedFd::from(to), true);
+        let most = vec![0; 16 << 20];
+        assert_eq!(to.precede(&most, false).unwrap_err().kind(), io::ErrorKind::WriteZero);
+        drop(reader);
+        assert_eq!(to.precede(b"header", true).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[test]

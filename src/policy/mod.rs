@@ -4,7 +4,9 @@
 pub mod acl;
 pub mod blacklist;
 pub mod client_hello;
+pub mod http;
 pub mod limits;
+pub mod proxy_header;
 pub mod restart;
 pub mod routes;
 pub mod selection;

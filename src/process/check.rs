@@ -9,13 +9,14 @@ use crate::process::complain;
 use crate::process::listening::Listener;
 use crate::process::startup::{
     check_jail, control_address, control_refused, find_user, listen_address, load_countries, look_up_all,
-    make_ticket_keys, provide_descriptors,
+    make_ticket_keys, privileges_needed, provide_descriptors,
 };
 use crate::process::tls::Loaded;
 use crate::report::log;
+use crate::sys::privileges::{self, Kept};
 use crate::sys::reason::words;
+use crate::sys::socket;
 use crate::sys::tls::Material;
-use crate::sys::{privileges, socket};
 
 /// `--check`: resolves and loads everything, names every problem on stderr, changes nothing. `problems`: what was
 /// found wrong before.
@@ -89,6 +90,7 @@ fn find_problems(launch: &Launch, settings: &Settings, problems: &mut Vec<String
         Ok((_, notes)) => problems.extend(notes.lines()),
         Err(problem) => problems.push(problem),
     }
+    problems.extend(privileges_needed(launch, settings).err());
     let user = launch.user.as_deref().map(find_user).transpose();
     let jail = launch.jail.as_deref().map_or(Ok(()), check_jail);
     if let Some(destination @ LogDestination::Network(..)) = &settings.log {
@@ -112,7 +114,7 @@ fn become_what_opens_files(launch: &Launch, user: Option<&privileges::User>) -> 
         privileges::enter_jail(jail).map_err(|error| Some(error.to_string()))?;
     }
     if let Some(user) = user {
-        user.assume().map_err(|error| Some(error.to_string()))?;
+        user.assume(Kept::Nothing).map_err(|error| Some(error.to_string()))?;
     }
     Ok(())
 }

@@ -200,6 +200,7 @@ impl ResolvedNames {
                 // There is no command that drains the others.
                 drain: if matches!(target, Target::Server(_)) { spec.drain } else { Drain::No },
                 tls: spec.identity().map_or(0, |identity| identity.fingerprint()),
+                proxy: spec.proxy.unwrap_or(settings.proxy_send),
             }
         };
         let servers = (0..).map(ServerId).zip(&settings.servers);

@@ -2,10 +2,12 @@
 //!
 //! 1. names are looked up, the listener is opened, the user is looked up, the database of countries, certificates and
 //!    keys are loaded (all may need root, or the world outside the jail)
-//! 2. the limit of descriptors is raised; a start that could not serve a single connection ends here
+//! 2. the limit of descriptors is raised; a start that could not serve a single connection ends here, and one that could
+//!    not do what `transparent` promises
 //! 3. to the background; from here on whoever started pen waits for the outcome
 //! 4. the process that looks up names from now on is forked, outside the jail
-//! 5. into the jail, then away from root, for good
+//! 5. into the jail, then away from root, for good: all that can be kept is the capability that `transparent` needs,
+//!    by the master and the workers
 //! 6. the log and the pid file are opened: inside the jail, as the user
 //! 7. the shared region is made
 //! 8. the master forks the workers and serves
@@ -31,14 +33,14 @@ use crate::process::lookups::{NAMES_TIME, unresolved_line};
 use crate::process::master::{Master, MasterState, Role, SIGNALS};
 use crate::process::names::{Answer, Question, ResolvedNames, ResolvedServers, questions};
 use crate::process::pidfile::PidFile;
-use crate::process::resolver::{self, Spawned};
+use crate::process::resolver::{self, ResolverProcess, Spawned};
 use crate::process::tls::{Loaded, Tls};
 use crate::process::worker;
 use crate::report::log;
 use crate::report::messages::Messages;
 use crate::shared::region::{Geometry, Phase, Region};
 use crate::sys::geoip::Database;
-use crate::sys::privileges::{self, User};
+use crate::sys::privileges::{self, Kept, User};
 use crate::sys::reason::words;
 use crate::sys::signal::{self, Signals};
 use crate::sys::tls::{Material, Notes, TicketKeys, library_name};
@@ -53,6 +55,7 @@ struct Prepared {
     listener: Listener,
     control: Option<Listener>,
     user: Option<User>,
+    kept: Kept,
     countries: Option<Database>,
     tls: (Loaded, Notes),
     tickets: Rc<TicketKeys>,
@@ -151,6 +154,7 @@ fn prepare(launch: &Launch, settings: &Settings) -> Result<Prepared, String> {
     }
     let control = control.map(|address| Listener::open_control(address, user.as_ref())).transpose();
     let control = control.map_err(|error| error.to_string())?;
+    let kept = privileges_needed(launch, settings)?;
     let countries = load_countries(settings)?;
     let tickets = make_ticket_keys()?;
     let tls = Loaded::at_start(launch, settings, &tickets)?;
@@ -165,7 +169,19 @@ fn prepare(launch: &Launch, settings: &Settings) -> Result<Prepared, String> {
     {
         warn(line);
     }
-    Ok(Prepared { names, servers, listener, control, user, countries, tls, tickets, descriptors, warnings })
+    Ok(Prepared {
+        names,
+        servers,
+        listener,
+        control,
+        user,
+        kept,
+        countries,
+        tls,
+        tickets,
+        descriptors,
+        warnings,
+    })
 }
 
 /// Asks for the names in the settings, one after another. Name servers that do not answer must not hold up a start
@@ -278,6 +294,24 @@ pub(super) fn find_user(name: &str) -> Result<User, String> {
     }
 }
 
+/// What of root's rights the settings need all the time. It is certain that this process has that.
+pub(super) fn privileges_needed(launch: &Launch, settings: &Settings) -> Result<Kept, String> {
+    if !settings.transparent {
+        return Ok(Kept::Nothing);
+    }
+    match privileges::claim(Kept::NetAdmin).and_then(|()| socket::check_foreign()) {
+        Ok(()) => Ok(Kept::NetAdmin),
+        Err(error) => {
+            let place = launch.places.of("transparent").map(|place| format!("{place}: ")).unwrap_or_default();
+            Err(format!(
+                "{place}transparent needs the capability CAP_NET_ADMIN: {}; start pen as root, or give it this \
+                 capability",
+                words(&error)
+            ))
+        }
+    }
+}
+
 /// Is there a jail to go to?
 pub(super) fn check_jail(jail: &Path) -> Result<(), String> {
     match std::fs::metadata(jail) {
@@ -301,6 +335,7 @@ fn become_master(
         mut listener,
         mut control,
         user,
+        kept,
         countries,
         tls,
         tickets,
@@ -316,10 +351,8 @@ fn become_master(
         Ok(Some(Spawned::Child(process))) => {
             // What it must not keep; nothing else is open yet.
             drop((listener, control, notifier, messages, countries, tls, tickets));
-            let unprivileged =
-                user.map_or(Ok(()), |user| user.assume()).and_then(|()| privileges::renounce());
-            if unprivileged.is_ok() {
-                process.serve();
+            if user.is_none_or(|user| user.assume(Kept::Nothing).is_ok()) {
+                look_names_up(process);
             }
             fork::exit_now(0)
         }
@@ -331,9 +364,9 @@ fn become_master(
             privileges::enter_jail(jail).map_err(|error| error.to_string())?;
         }
         if let Some(user) = &user {
-            user.assume().map_err(|error| error.to_string())?;
+            user.assume(kept).map_err(|error| error.to_string())?;
         }
-        privileges::renounce().map_err(|error| error.to_string())?;
+        privileges::renounce(kept).map_err(|error| error.to_string())?;
         if changes_place(&launch)
             && let Some(line) = unwritable_page(&settings)
         {
@@ -414,9 +447,16 @@ fn become_master(
         Role::Ended(status) => status,
         Role::Worker(inheritance) => fork::exit_now(worker::run(*inheritance)),
         Role::ResolverProcess(process) => {
-            process.serve();
+            look_names_up(process);
             fork::exit_now(0)
         }
+    }
+}
+
+/// In the process that looks up names: its whole life. It keeps nothing of what the master has kept.
+fn look_names_up(process: ResolverProcess) {
+    if privileges::renounce(Kept::Nothing).is_ok() {
+        process.serve();
     }
 }
 

@@ -20,9 +20,10 @@ use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use super::status::{in_use, shown, spec, wanted, why_unusable};
+use super::status::{in_use, shown, spec, wanted, why_unusable, with_proxy};
 use crate::model::address::{ClientAddress, Drain};
-use crate::model::ids::Target;
+use crate::model::ids::{AclId, Target};
+use crate::model::proxy::ProxySend;
 use crate::model::settings::{AclEntry, Network, Settings};
 use crate::model::time::Moment;
 use crate::policy::acl::Verdicts;
@@ -85,6 +86,9 @@ impl Telling<'_> {
         if self.among.is_some() {
             fact(&"name", "none asked for: servers with names are for others");
         }
+        if let Some(list) = self.settings.proxy_accept {
+            fact(&"proxy_accept", &self.proxy_accept(list));
+        }
         fact(&"client_acl", &self.client_acl());
         fact(&"last server", &self.last_server());
         fact(&"first choice", &self.first_choice());
@@ -119,6 +123,16 @@ impl Telling<'_> {
         } else {
             None
         }
+    }
+
+    /// The rest is about a client of this address, whoever tells it.
+    fn proxy_accept(&self, list: AclId) -> String {
+        let permits = self.verdicts.permits(list);
+        let so = match permits {
+            true => "it must begin with a header that names the client",
+            false => "it is let in if the header of another names it",
+        };
+        format!("list {list} {}: {so}", verdict(permits))
     }
 
     fn client_acl(&self) -> String {
@@ -241,9 +255,14 @@ impl Telling<'_> {
             (None, Some(reason)) => format!("does not take it: {reason}"),
             (None, None) => "takes it".to_owned(),
         };
+        let proxy = self.region.servers().definition(*target).map_or(ProxySend::Off, |it| it.proxy);
         format!(
-            "addr {place} port {port} conn {load} max {} hard {} weight {} prio {}; {state}; {list}; {end}",
-            view.soft, view.hard, view.weight, view.prio
+            "addr {place} port {port} conn {load} max {} hard {} weight {} prio {}{}; {state}; {list}; {end}",
+            view.soft,
+            view.hard,
+            view.weight,
+            view.prio,
+            with_proxy(proxy),
         )
     }
 

@@ -17,7 +17,8 @@ use crate::shared::clients::ClientView;
 use crate::shared::region::Region;
 use crate::shared::slots::ConnectionView;
 
-/// `servers`: a line for each slot. One that is drained has `drain new` or `drain all` at the end of its line.
+/// `servers`: a line for each slot. Of one that gets a header of the PROXY protocol, `proxy 1` or `proxy 2` follows
+/// what the classic had; one that is drained has `drain new` or `drain all` at the end of its line.
 ///
 /// The address is one word (a path may have spaces): `(none)` for a slot that nobody has filled, and the name itself
 /// while nobody knows its address.
@@ -31,7 +32,7 @@ pub fn servers(region: &Region, settings: &Settings) -> String {
             Drain::All => " drain all",
         };
         format!(
-            "{} addr {} port {} conn {} max {} hard {} weight {} prio {} sx {} rx {}{drain}",
+            "{} addr {} port {} conn {} max {} hard {} weight {} prio {} sx {} rx {}{}{drain}",
             row.number,
             row.address.word,
             row.port,
@@ -42,6 +43,7 @@ pub fn servers(region: &Region, settings: &Settings) -> String {
             row.prio,
             row.sent,
             row.received,
+            status::with_proxy(row.proxy),
         )
     }))
 }
@@ -169,6 +171,7 @@ mod tests {
     use super::*;
     use crate::model::address::{ClientAddress, SocketAddress};
     use crate::model::ids::AclId;
+    use crate::model::proxy::ProxySend;
     use crate::policy::acl::Verdicts;
     use crate::shared::region::Geometry;
     use crate::shared::servers::Definition;
@@ -195,6 +198,7 @@ mod tests {
     fn publish(region: &Region, settings: &Settings) {
         use crate::model::address::{Host, Port};
         let define = |spec: &crate::model::address::ServerSpec| Definition {
+            proxy: spec.proxy.unwrap_or(settings.proxy_send),
             address: match (&spec.host, &spec.port) {
                 (Some(Host::Ip(ip)), Port::Number(port)) => Some(SocketAddress::Inet((*ip, *port).into())),
                 (Some(Host::Path(path)), _) => Some(SocketAddress::Unix(path.clone())),
@@ -242,6 +246,13 @@ mod tests {
         let drained = classic.replacen("sx 0 rx 0\n", "sx 0 rx 0 drain new\n", 1);
         let drained = drained.replace("prio -4 sx 0 rx 0\n", "prio -4 sx 0 rx 0 drain all\n");
         assert_eq!(servers(&region, &settings), drained);
+        settings.proxy_send = ProxySend::V1;
+        settings.servers[1].proxy = Some(ProxySend::Off);
+        settings.servers[2].proxy = Some(ProxySend::V2);
+        publish(&region, &settings);
+        let told =
+            drained.replace("drain new", "proxy 1 drain new").replace("drain all", "proxy 2 drain all");
+        assert_eq!(servers(&region, &settings), told);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::fmt;
 
 use crate::model::address::{Drain, Host, Port, ServerSpec, SocketAddress};
 use crate::model::ids::{ClientId, ConnId, ServerId, Target, WorkerId};
+use crate::model::proxy::ProxySend;
 use crate::model::settings::Settings;
 use crate::model::time::{Moment, Seconds, WallTime};
 use crate::policy::blacklist::{self, Record, Standing};
@@ -19,7 +20,7 @@ use crate::shared::clients::ClientView;
 use crate::shared::region::Region;
 use crate::shared::servers::Definition;
 use crate::shared::slots::ConnectionView;
-use crate::shared::workers::{Handshakes, WorkerView};
+use crate::shared::workers::{Handshakes, Refusals, WorkerView};
 use crate::sys::clock;
 
 pub use page::write_page;
@@ -60,6 +61,8 @@ struct Snapshot {
     connections_last: u32,
     connections: Vec<ConnectionRow>,
     workers: Vec<WorkerRow>,
+    /// Clients can be turned away for what they send, or some were.
+    with_refusals: bool,
     repairs: u64,
 }
 
@@ -78,6 +81,7 @@ pub(super) struct ServerRow {
     pub(super) weight: u32,
     pub(super) prio: i32,
     pub(super) drain: Drain,
+    pub(super) proxy: ProxySend,
 }
 
 /// Where a server is.
@@ -135,6 +139,7 @@ struct WorkerRow {
     heartbeat: u64,
     settings: u64,
     handshakes: Handshakes,
+    refusals: Refusals,
 }
 
 impl Snapshot {
@@ -174,12 +179,10 @@ impl Snapshot {
             clients_used: region.clients().used(),
             connections_max: region.slots().capacity(),
             connections_used: region.slots().used(),
-            workers: (0..region.workers().count())
-                .map(|number| WorkerRow::of(&region.workers().view(WorkerId(number)), now))
-                .collect(),
             repairs: region.repairs(),
             ..Snapshot::default()
         };
+        snapshot.take_workers(region, settings, now);
         let open = snapshot.take_connections(region);
         snapshot.clients = most_recent(region.clients().iter())
             .into_iter()
@@ -187,6 +190,14 @@ impl Snapshot {
             .map(|view| ClientRow::of(&view, &open, now))
             .collect();
         snapshot
+    }
+
+    fn take_workers(&mut self, region: &Region, settings: &Settings, now: Moment) {
+        let workers = (0..region.workers().count()).map(|number| region.workers().view(WorkerId(number)));
+        self.workers = workers.map(|view| WorkerRow::of(&view, now)).collect();
+        self.with_refusals = settings.http.headers
+            || settings.proxy_accept.is_some()
+            || self.workers.iter().any(|row| row.refusals != Refusals::default());
     }
 
     fn take_connections(&mut self, region: &Region) -> OpenBytes {
@@ -254,6 +265,7 @@ impl ServerRow {
             weight: definition.weight,
             prio: definition.prio,
             drain: definition.drain,
+            proxy: definition.proxy,
         })
     }
 }
@@ -302,6 +314,14 @@ pub(super) fn in_use(record: Record, drain: Drain, blacklist: Seconds, now: Mome
     };
     let known: Vec<String> = failures.into_iter().chain(drain).collect();
     if known.is_empty() { "available".to_owned() } else { known.join(", ") }
+}
+
+/// What follows the numbers of a server that gets a header of the PROXY protocol.
+pub(super) fn with_proxy(version: ProxySend) -> String {
+    match version {
+        ProxySend::Off => String::new(),
+        ProxySend::V1 | ProxySend::V2 => format!(" proxy {version}"),
+    }
 }
 
 /// A Unix socket has no port; the classic shows 1, and 0 would look like a server out of use.
@@ -375,6 +395,7 @@ impl WorkerRow {
             heartbeat: now.seconds_since(view.heartbeat),
             settings: view.settings,
             handshakes: view.handshakes,
+            refusals: view.refusals,
         }
     }
 }
@@ -422,6 +443,7 @@ mod tests {
             weight: 3,
             prio: -4,
             drain: Drain::No,
+            proxy: ProxySend::Off,
         }
     }
 
@@ -469,9 +491,32 @@ mod tests {
                 heartbeat: 0,
                 settings: 2,
                 handshakes: Handshakes { full: 5, resumed: 3, failed: 1 },
+                refusals: Refusals { proxy: 7, bad: 4, slow: 2 },
             }],
+            with_refusals: true,
             repairs: 0,
         }
+    }
+
+    #[test]
+    fn who_was_turned_away_is_shown_where_that_can_be_or_has_been() {
+        use crate::shared::workers::Refusal;
+        let region = Region::create(Geometry { clients: 1, connections: 1 }).unwrap();
+        region.workers().set_count(2);
+        let shown = |settings: &Settings| {
+            let snapshot = Snapshot::take(&region, settings, Moment(0), WallTime(0));
+            let (page, text) = (page::html(&snapshot), summary::blocks(&snapshot).concat());
+            assert_eq!(page.contains("<td bgcolor=\"#80f080\">PROXY refused</td>"), snapshot.with_refusals);
+            assert_eq!(text.contains(" PROXY headers refused, "), snapshot.with_refusals);
+            snapshot.with_refusals
+        };
+        let quiet = Settings::default();
+        let mut http = quiet.clone();
+        http.http.headers = true;
+        let proxy = Settings { proxy_accept: Some(Default::default()), ..quiet.clone() };
+        assert_eq!([&quiet, &http, &proxy].map(shown), [false, true, true]);
+        region.workers().refused(WorkerId(1), Refusal::Slow);
+        assert!(shown(&quiet), "it was on before");
     }
 
     fn view(slot: u32, seen: u64) -> ClientView {
@@ -494,6 +539,7 @@ mod tests {
     fn a_snapshot_shows_what_the_shared_region_holds() {
         let region = Region::create(Geometry { clients: 16, connections: 8 }).unwrap();
         let definition = |address: Option<&str>| Definition {
+            proxy: crate::model::proxy::ProxySend::Off,
             address: address.map(|address| SocketAddress::Inet(address.parse().unwrap())),
             soft: 5,
             hard: 9,

@@ -152,7 +152,7 @@ const LENGTH: usize = CLIENTS.end().next_multiple_of(4096);
 /// `penshare`, read as a little-endian number.
 const MAGIC: u64 = u64::from_le_bytes(*b"penshare");
 /// Goes up with every change of a row or of the order of the tables.
-const LAYOUT: u32 = 4;
+const LAYOUT: u32 = 5;
 
 /// The header. Each part that is written often has cache lines of its own.
 #[repr(C, align(64))]

@@ -22,6 +22,7 @@ use assignment::{RowState, assign};
 
 use crate::model::address::{Drain, SocketAddress};
 use crate::model::ids::{AclId, MAX_SERVERS, ServerId, Target, WorkerId};
+use crate::model::proxy::ProxySend;
 use crate::model::time::{Moment, Seconds, WallTime};
 use crate::policy::blacklist::{self, Record};
 use crate::policy::routes::ServerSet;
@@ -72,6 +73,8 @@ pub struct Definition {
     pub drain: Drain,
     /// How it is spoken to: the fingerprint of its [`crate::model::tls::ServerIdentity`]; 0 = in plain text.
     pub tls: u64,
+    /// Which header of the PROXY protocol it gets.
+    pub proxy: ProxySend,
 }
 
 /// The server table's part of the header.
@@ -378,6 +381,7 @@ impl Definition {
             acl: AclId::default(),
             drain: Drain::No,
             tls: 0,
+            proxy: ProxySend::Off,
         }
     }
 
@@ -418,6 +422,7 @@ mod tests {
             acl: AclId::new(5).unwrap(),
             drain: Drain::No,
             tls: 0,
+            proxy: ProxySend::Off,
         }
     }
 

@@ -17,6 +17,7 @@ use std::cell::Cell;
 
 use crate::model::address::{ClientAddress, SocketAddress};
 use crate::model::ids::{Target, WorkerId};
+use crate::model::proxy::ProxySend;
 use crate::model::settings::Settings;
 use crate::model::time::{Moment, Seconds};
 use crate::policy::acl::Verdicts;
@@ -69,6 +70,8 @@ pub struct Reservation {
     pub address: SocketAddress,
     /// How it is spoken to: [`crate::shared::servers::Definition::tls`].
     pub tls: u64,
+    /// Which header of the PROXY protocol it gets.
+    pub proxy: ProxySend,
     /// What [`fail`] needs to find the next one.
     pub failover: FailoverState,
     /// Which server that is, wherever in the list it stands by now.
@@ -272,6 +275,7 @@ struct Reserved {
     choice: Choice,
     address: RawAddress,
     tls: u64,
+    proxy: ProxySend,
     key: ServerKey,
     probe: Option<Moment>,
 }
@@ -295,7 +299,7 @@ impl VisitContext<'_> {
         if let Some(until) = probe {
             row.probe(worker, until);
         }
-        Some(Reserved { choice, address, tls: row.tls(), key, probe })
+        Some(Reserved { choice, address, tls: row.tls(), proxy: row.proxy(), key, probe })
     }
 }
 
@@ -326,6 +330,7 @@ impl Reserved {
             target: self.choice.target,
             address: self.address.into(),
             tls: self.tls,
+            proxy: self.proxy,
             failover: self.choice.failover,
             key: self.key,
             remembered,

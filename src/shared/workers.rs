@@ -29,6 +29,8 @@ pub struct WorkerView {
     pub pending: u32,
     /// Handshakes with clients since pen started, by all that had this place.
     pub handshakes: Handshakes,
+    /// Clients turned away since pen started, by all that had this place.
+    pub refusals: Refusals,
     /// The generation of the settings that it uses.
     pub settings: u64,
     /// It accepts connections.
@@ -57,6 +59,26 @@ pub enum Handshake {
     Failed,
 }
 
+/// How many clients were turned away for what they sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Refusals {
+    /// Their header of the PROXY protocol was missing or broken, or they are nobody from whom one is accepted.
+    pub proxy: u64,
+    /// A request of theirs was none, or ambiguous: 400.
+    pub bad: u64,
+    /// The head of a request took too long: 408.
+    pub slow: u64,
+}
+
+/// Why a client was turned away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // as in [`Refusals`]
+pub enum Refusal {
+    Proxy,
+    Bad,
+    Slow,
+}
+
 /// Values of a row's `ready`; 0 = it is starting, or there is none.
 const READY: u32 = 1;
 const DRAINING: u32 = 2;
@@ -74,6 +96,10 @@ pub(super) struct WorkerRow {
     full: AtomicU64,
     resumed: AtomicU64,
     failed: AtomicU64,
+    /// [`Refusals`].
+    proxy: AtomicU64,
+    bad: AtomicU64,
+    slow: AtomicU64,
     connections: AtomicU32,
     pending: AtomicU32,
     /// Connection slots that it has.
@@ -182,6 +208,11 @@ impl<'a> Workers<'a> {
                 resumed: large(|row| &row.resumed),
                 failed: large(|row| &row.failed),
             },
+            refusals: Refusals {
+                proxy: large(|row| &row.proxy),
+                bad: large(|row| &row.bad),
+                slow: large(|row| &row.slow),
+            },
             settings: large(|row| &row.settings),
             ready: small(|row| &row.ready) == READY,
             draining: small(|row| &row.ready) == DRAINING,
@@ -232,6 +263,18 @@ impl<'a> Workers<'a> {
                 Handshake::Full => &row.full,
                 Handshake::Resumed => &row.resumed,
                 Handshake::Failed => &row.failed,
+            };
+            counter.store(counter.load(Relaxed).wrapping_add(1), Relaxed);
+        }
+    }
+
+    /// The worker itself: a client was turned away for what it sent.
+    pub fn refused(&self, worker: WorkerId, why: Refusal) {
+        if let Some(row) = self.row(worker) {
+            let counter = match why {
+                Refusal::Proxy => &row.proxy,
+                Refusal::Bad => &row.bad,
+                Refusal::Slow => &row.slow,
             };
             counter.store(counter.load(Relaxed).wrapping_add(1), Relaxed);
         }
@@ -329,6 +372,7 @@ mod tests {
         workers.set_settings(worker, 9);
         workers.beat(worker, Moment(6));
         let first = WorkerView {
+            refusals: Refusals::default(),
             id: worker,
             pid: 100,
             restarts: 0,

@@ -1,6 +1,7 @@
 //! The kernel, made safe. The only home of nix, libc, signal-hook, memmap2, maxminddb and openssl, and (with
 //! `shared/region.rs`) of `unsafe`.
 
+mod capabilities;
 pub mod clock;
 pub mod fork;
 pub mod geoip;

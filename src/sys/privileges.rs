@@ -8,6 +8,7 @@ use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, Gid, Uid};
 
+use crate::sys::capabilities::{self, NET_ADMIN, Sets};
 use crate::sys::reason::words;
 
 /// A user to become.
@@ -17,6 +18,24 @@ pub struct User {
     pub name: String,
     uid: Uid,
     gid: Gid,
+}
+
+/// What is left of root's rights in a process that is not root's any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// Nothing.
+    Nothing,
+    /// CAP_NET_ADMIN: connecting from addresses that are not this machine's (`transparent`).
+    NetAdmin,
+}
+
+impl Kept {
+    fn capabilities(self) -> u64 {
+        match self {
+            Kept::Nothing => 0,
+            Kept::NetAdmin => NET_ADMIN,
+        }
+    }
 }
 
 /// Why privileges could not be given up.
@@ -44,6 +63,9 @@ pub enum PrivilegeError {
         /// The user.
         name: String,
     },
+    /// capset(2).
+    #[error("cannot give up capabilities: {}", words(.0))]
+    Capabilities(io::Error),
     /// prctl(2).
     #[error("cannot renounce new privileges: {}", words(.0))]
     Renounce(io::Error),
@@ -85,21 +107,32 @@ impl User {
         Ok(nix::unistd::fchownat(&socket, "", owner, group, AtFlags::AT_EMPTY_PATH)?)
     }
 
-    /// Becomes this user, with its group and no others, for good.
+    /// Becomes this user, with its group and no others, for good. Unless that is root, the capabilities that are kept
+    /// are all that is left.
     ///
     /// # Errors
     ///
-    /// This process is neither root nor that user already; or root could be had back.
-    pub fn assume(&self) -> Result<(), PrivilegeError> {
+    /// This process is neither root nor that user already; it does not have what is to be kept; or root could be had
+    /// back.
+    pub fn assume(&self, kept: Kept) -> Result<(), PrivilegeError> {
         let failed =
             |errno: nix::Error| PrivilegeError::User { name: self.name.clone(), reason: errno.into() };
         if nix::unistd::geteuid().is_root() {
             nix::unistd::setgroups(&[]).map_err(failed)?;
         }
         nix::unistd::setgid(self.gid).map_err(failed)?;
-        nix::unistd::setuid(self.uid).map_err(failed)?;
-        if !self.uid.is_root() && nix::unistd::setuid(Uid::from_raw(0)).is_ok() {
-            return Err(PrivilegeError::StillRoot { name: self.name.clone() });
+        if self.uid.is_root() {
+            nix::unistd::setuid(self.uid).map_err(failed)?;
+        } else {
+            // While it still may.
+            capabilities::empty_bounding_set();
+            nix::sys::prctl::set_keepcaps(kept != Kept::Nothing).map_err(failed)?;
+            nix::unistd::setuid(self.uid).map_err(failed)?;
+            keep_only(kept)?;
+            nix::sys::prctl::set_keepcaps(false).map_err(failed)?;
+            if nix::unistd::setuid(Uid::from_raw(0)).is_ok() {
+                return Err(PrivilegeError::StillRoot { name: self.name.clone() });
+            }
         }
         // The kernel denies a process that changed its user core files; USR2 promises one.
         nix::sys::prctl::set_dumpable(true).map_err(failed)
@@ -117,13 +150,33 @@ pub fn enter_jail(path: &Path) -> Result<(), PrivilegeError> {
         .map_err(|errno| PrivilegeError::Jail { path: path.display().to_string(), reason: errno.into() })
 }
 
-/// From now on neither this process nor its children gain privileges by executing a file.
+/// From now on neither this process nor its children gain privileges by executing a file. Unless it is root's, the
+/// capabilities that are kept are all that it has.
 ///
 /// # Errors
 ///
-/// The kernel is older than 3.5.
-pub fn renounce() -> Result<(), PrivilegeError> {
+/// It does not have what is to be kept; or the kernel is older than 3.5.
+pub fn renounce(kept: Kept) -> Result<(), PrivilegeError> {
+    if !is_root() {
+        capabilities::empty_bounding_set();
+        keep_only(kept)?;
+    }
     nix::sys::prctl::set_no_new_privs().map_err(|errno| PrivilegeError::Renounce(errno.into()))
+}
+
+fn keep_only(kept: Kept) -> Result<(), PrivilegeError> {
+    capabilities::set(Sets::exactly(kept.capabilities())).map_err(PrivilegeError::Capabilities)
+}
+
+/// Makes sure that this process can use what is to be kept.
+///
+/// # Errors
+///
+/// `PermissionDenied`: it was not given that.
+pub fn claim(kept: Kept) -> io::Result<()> {
+    let sets = capabilities::current()?;
+    // A file that gives a capability (setcap) may leave it to the program when to use it.
+    capabilities::set(Sets { effective: sets.effective | kept.capabilities(), ..sets })
 }
 
 /// Is this process root?

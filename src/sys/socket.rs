@@ -4,7 +4,7 @@
 
 #![allow(unsafe_code)]
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -200,10 +200,63 @@ pub fn is_our_lack(error: &io::Error) -> bool {
 /// How to connect.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ConnectOptions {
-    /// Local address to connect from.
-    pub source: Option<IpAddr>,
+    /// Local address to connect from; of no effect on a server of the other family.
+    pub source: Option<Source>,
     /// SO_KEEPALIVE.
     pub keepalive: bool,
+}
+
+mod option {
+    use nix::{setsockopt_impl, sockopt_impl};
+
+    sockopt_impl!(
+        /// IPV6_TRANSPARENT, which nix lacks.
+        Ipv6Transparent,
+        SetOnly,
+        libc::SOL_IPV6,
+        libc::IPV6_TRANSPARENT,
+        bool
+    );
+}
+
+/// Where a connection is to come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// An address of this machine.
+    Own(IpAddr),
+    /// An address that may be another machine's: the peer takes this one for that. Needs [`check_foreign`].
+    Foreign(IpAddr),
+}
+
+impl Source {
+    fn address(self) -> IpAddr {
+        match self {
+            Source::Own(address) | Source::Foreign(address) => address,
+        }
+    }
+
+    /// Makes the socket one whose connection comes from there. Its port is chosen when it connects: bind(2) would take
+    /// one that no other connection could have, whatever server it is to, and run out of them.
+    fn bind(self, socket: &OwnedFd) -> io::Result<()> {
+        match self {
+            Source::Own(_) => {}
+            Source::Foreign(IpAddr::V4(_)) => setsockopt(socket, sockopt::IpTransparent, &true)?,
+            Source::Foreign(IpAddr::V6(_)) => setsockopt(socket, option::Ipv6Transparent, &true)?,
+        }
+        // Sockets for IPv6 have no such option of their own, and know this one.
+        setsockopt(socket, sockopt::IpBindAddressNoPort, &true)?;
+        let local = SocketAddress::Inet(SocketAddr::new(self.address(), 0));
+        Ok(KernelAddress::new(&local)?.bind(socket)?)
+    }
+}
+
+/// May this process connect from addresses that are not this machine's?
+///
+/// # Errors
+/// `PermissionDenied`: it lacks CAP_NET_ADMIN over the network that it is in.
+pub fn check_foreign() -> io::Result<()> {
+    let socket = ns::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    Ok(setsockopt(&socket, sockopt::IpTransparent, &true)?)
 }
 
 /// A socket on its way to a server.
@@ -230,15 +283,9 @@ pub fn connect(to: &SocketAddress, options: ConnectOptions) -> io::Result<Attemp
         if options.keepalive {
             setsockopt(&socket, sockopt::KeepAlive, &true)?;
         }
-        if let Some(source) = options.source.filter(|source| source.is_ipv4() == inet.is_ipv4()) {
-            // Without this bind(2) would take a port of its own for every connection, and run out of them.
-            let bound = setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)
-                .and_then(|()| {
-                    KernelAddress::new(&SocketAddress::Inet(SocketAddr::new(source, 0)))
-                        .map_err(|_| nix::Error::EINVAL)
-                })
-                .and_then(|local| local.bind(&socket));
-            unbound = bound.err().map(io::Error::from);
+        let of_its_kind = |source: &Source| source.address().is_ipv4() == inet.is_ipv4();
+        if let Some(source) = options.source.filter(of_its_kind) {
+            unbound = source.bind(&socket).err();
         }
     }
     match kernel.connect(&socket) {
@@ -281,6 +328,23 @@ pub fn peek(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<usize> {
 /// `WouldBlock` when it takes nothing.
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     Ok(ns::send(socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)?)
+}
+
+/// As [`send`], but what does not fill a segment may wait for what is sent next.
+///
+/// # Errors
+/// As [`send`].
+pub fn send_with_more(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::from_bits_retain(libc::MSG_MORE);
+    Ok(ns::send(socket.as_raw_fd(), bytes, flags)?)
+}
+
+/// As [`send`], from several places with one call.
+///
+/// # Errors
+/// As [`send`].
+pub fn send_pieces(socket: BorrowedFd<'_>, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+    Ok(ns::sendmsg::<()>(socket.as_raw_fd(), pieces, &[], MsgFlags::MSG_NOSIGNAL, None)?)
 }
 
 /// Sends the last byte as urgent data: for tests, as nothing of pen's does.
@@ -415,4 +479,50 @@ pub fn local_address(socket: BorrowedFd<'_>) -> io::Result<SocketAddress> {
     }
     let path = storage.as_unix_addr().and_then(UnixAddr::path).map(Path::to_path_buf);
     Ok(SocketAddress::Unix(path.unwrap_or_else(PathBuf::new)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bound(family: AddressFamily, source: Source) -> io::Result<SocketAddress> {
+        let socket = ns::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        source.bind(&socket)?;
+        local_address(socket.as_fd())
+    }
+
+    #[test]
+    fn a_source_takes_no_port_before_the_connect_whatever_the_family() {
+        for (family, ip) in [(AddressFamily::Inet, "127.0.0.7"), (AddressFamily::Inet6, "::1")] {
+            let ip = ip.parse().unwrap();
+            let address = bound(family, Source::Own(ip)).unwrap();
+            assert_eq!(address, SocketAddress::Inet(SocketAddr::new(ip, 0)));
+        }
+    }
+
+    #[test]
+    fn foreign_addresses_can_be_bound_to_by_whoever_may() {
+        for (family, ip) in [(AddressFamily::Inet, "192.0.2.7"), (AddressFamily::Inet6, "2001:db8::7")] {
+            let ip = ip.parse().unwrap();
+            let own = bound(family, Source::Own(ip)).unwrap_err();
+            assert_eq!(own.kind(), io::ErrorKind::AddrNotAvailable, "{ip} is not this machine's");
+            match (check_foreign(), bound(family, Source::Foreign(ip))) {
+                (Ok(()), foreign) => {
+                    assert_eq!(foreign.unwrap(), SocketAddress::Inet(SocketAddr::new(ip, 0)));
+                }
+                (Err(_), foreign) => {
+                    assert_eq!(foreign.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_source_of_the_other_family_is_left_out() {
+        let listener = listen(&SocketAddress::Inet("127.0.0.1:0".parse().unwrap()), 1).unwrap();
+        let address = local_address(listener.as_fd()).unwrap();
+        let source = Some(Source::Foreign("2001:db8::7".parse().unwrap()));
+        let attempt = connect(&address, ConnectOptions { source, keepalive: false }).unwrap();
+        assert!(attempt.unbound.is_none());
+    }
 }

@@ -65,6 +65,7 @@ pub enum Effect {
     Foreground,
     Forgetful,
     Help,
+    Http,
     Jail,
     Key,
     ListenQueue,
@@ -135,6 +136,7 @@ pub static OPTIONS: &[PenOption] = {
         with('F', "config", "FILE", "Read commands from FILE, now and on SIGHUP", Works(Config)),
         flag('f', "foreground", "Stay in the foreground", Works(Foreground)),
         with('G', "ca-file", "FILE", "The authorities for the certificates of clients", Works(CaFile)),
+        flag('H', "http", "Tell HTTP servers each client's address (X-Forwarded-For)", Works(Http)),
         flag('h', "hash", "Let the client's address decide", Works(TurnOn(Switch::Hash))),
         with('j', "jail", "DIRECTORY", "Change the root directory", Works(Jail)),
         with('K', "key", "FILE", "The key, if it is not in the file of -E", Works(Key)),
@@ -173,7 +175,6 @@ pub static OPTIONS: &[PenOption] = {
         with('S', "servers", "NUMBER", "", Obsolete("the number of servers needs no announcement")),
         with('L', "protocol", "PROTOCOL", "ssl_min_version says which TLS is spoken", Works(Protocol)),
         flag('Z', "ssl-compatibility", "", Obsolete("TLS works around the mistakes of clients by itself")),
-        flag('H', "http", "", NotBuilt("forwarding headers")),
         with('i', "install", "NAME", "", Refused("Windows only")),
         flag('U', "udp", "", NotBuilt("UDP")),
     ]

@@ -182,6 +182,7 @@ impl Assembly<'_> {
             Effect::Forgetful => self.settings().forgetful = true,
             // These two have been answered before anything else is done.
             Effect::Help | Effect::Version => {}
+            Effect::Http => self.settings().http.headers = true,
             Effect::Jail => self.launch.jail = Some(path(name, value)?),
             Effect::Key => self.settings().tls.key = Some(file(name, value)?),
             Effect::ListenQueue => {
@@ -292,7 +293,7 @@ impl Assembly<'_> {
                 // These are the file's to say: an operand has no word for them.
                 Some(place) => {
                     let (sni, tls) = (std::mem::take(&mut place.sni), place.tls.take());
-                    *place = ServerSpec { acl: place.acl, sni, tls, ..server };
+                    *place = ServerSpec { acl: place.acl, sni, tls, proxy: place.proxy, ..server };
                 }
                 None => self.settings().servers.push(server),
             }
@@ -382,6 +383,7 @@ mod tests {
     use crate::model::address::Drain;
     use crate::model::config::Places;
     use crate::model::ids::ServerId;
+    use crate::model::proxy::ProxySend;
     use crate::model::settings::LogDestination;
     use crate::model::tls::{ServerTls, Trust};
 
@@ -426,7 +428,7 @@ mod tests {
     fn every_working_option_changes_what_it_names_and_nothing_else() {
         let plain = settings("L:80 a");
         type Change = fn(&mut Settings);
-        let cases: [(&str, Change); 27] = [
+        let cases: [(&str, Change); 28] = [
             ("-E c -A a", |s| (s.tls.certificate, s.tls.ca_path) = (Some("c".into()), Some("a".into()))),
             ("-E c", |s| s.tls.certificate = Some("c".into())),
             ("-E c -G g", |s| (s.tls.certificate, s.tls.ca_file) = (Some("c".into()), Some("g".into()))),
@@ -441,6 +443,7 @@ mod tests {
             ("-d", |s| s.debug = 1),
             ("-dddd", |s| s.debug = 3),
             ("-e e", |s| s.emergency = Some("e".parse().unwrap())),
+            ("-H", |s| s.http.headers = true),
             ("-h", |s| s.hash = true),
             ("-l x.log", |s| s.log = Some(LogDestination::File("x.log".into()))),
             ("-m 7", |s| s.multi_accept = 7),
@@ -686,13 +689,14 @@ mod tests {
     }
 
     #[test]
-    fn operands_keep_what_the_file_says_of_tls_with_their_places() {
-        let file = "server 0 sni none\nserver 1 sni www.example.com tls verify none address x";
+    fn operands_keep_what_they_have_no_word_for_with_their_places() {
+        let file = "server 0 sni none\nserver 1 proxy 2 sni www.example.com tls verify none address x";
         let request = request("-F F L:80 a b", &[("F", file)]);
         assert_eq!(servers(&request.settings), ["a", "b"]);
         let second = &request.settings.servers[1];
         assert_eq!(second.sni, ["www.example.com".parse().unwrap()]);
         assert_eq!(second.tls, Some(ServerTls { trust: Trust::Nobody, name: None }));
+        assert_eq!(second.proxy, Some(ProxySend::V2));
         assert_eq!(request.settings.servers[0], "a".parse().unwrap());
     }
 

@@ -35,8 +35,8 @@ fn every_process_is_in_the_jail_and_nobody() {
             let groups = processes::status(pid, "Groups");
             assert!(groups.is_empty() || groups == gid.to_string(), "supplementary groups {groups}");
             assert_eq!(processes::status(pid, "NoNewPrivs"), "1");
-            for set in ["CapEff", "CapPrm", "CapInh"] {
-                assert_eq!(u64::from_str_radix(&processes::status(pid, set), 16), Ok(0), "{set}");
+            for set in ["CapEff", "CapPrm", "CapInh", "CapAmb", "CapBnd"] {
+                assert_eq!(processes::capabilities(pid, set), 0, "{set}");
             }
             for place in ["root", "cwd"] {
                 assert_eq!(

@@ -9,15 +9,22 @@
 mod support;
 
 mod aborts;
+mod addresses;
 mod choosing;
 mod commands;
 mod control;
 mod countries;
+mod http;
+mod http_clients;
+mod http_refusals;
 mod inherited;
 mod jail;
 mod limits;
 mod logs;
 mod passthrough;
+mod peeking;
+mod proxy;
+mod proxy_programs;
 mod relaying;
 mod reload;
 mod signals;
@@ -33,3 +40,4 @@ mod tls_scan;
 mod tls_servers;
 mod tls_staples;
 mod tls_tickets;
+mod transparent;

@@ -1,6 +1,7 @@
 //! Statistics: the text of USR1, and the page.
 
 use std::fs;
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::backend::{greeters, webs};
 use crate::support::page::{column, tables};
-use crate::support::{Pen, Scratch, classic, let_pass, only_ours, wait_until};
+use crate::support::{Pen, Scratch, classic, client, let_pass, only_ours, wait_until};
 
 /// pen(1), SIGNALS: USR1 writes statistics to stderr.
 #[test]
@@ -181,4 +182,33 @@ fn a_page_that_cannot_be_written_is_reported() {
         wait_until("it is told", || pen.stderr().contains("/no/such/directory/status"));
     }
     assert_eq!(pen.visit(), "S0");
+}
+
+/// pen(1), STATISTICS: with -H also the clients that were turned away, for a bad request, for a slow one.
+#[test]
+fn clients_that_are_turned_away_are_counted_where_they_can_be() {
+    only_ours!("it turns nobody away");
+    let s = webs(1);
+    let told_of = |page: &str| page.contains(">HTTP bad<");
+    let quiet = Pen::with(&["-w", "SCRATCH/status"]).servers(&s).start();
+    assert!(!told_of(&quiet.page()), "there is nothing that could be refused");
+
+    let options = ["-H", "-O", "http_head_timeout 1", "-w", "SCRATCH/status"];
+    let pen = Pen::with(&options).servers(&s).workers(2).start();
+    assert_eq!(pen.visit(), "S0");
+    for (request, answer) in [
+        ("GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "HTTP/1.1 400 "),
+        ("GET / HTTP/1.1\r\nHost", "HTTP/1.1 408 "),
+        ("POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", "HTTP/1.1 400 "),
+    ] {
+        let stream = pen.connect();
+        (&stream).write_all(request.as_bytes()).unwrap();
+        let (reply, _) = client::read_all(&stream);
+        assert!(String::from_utf8_lossy(&reply).starts_with(answer), "{request:?}");
+    }
+    let sum = |column| {
+        let cells = pen.worker_column(column);
+        cells.iter().map(|cell| cell.parse::<u32>().unwrap()).sum::<u32>()
+    };
+    assert_eq!([sum("HTTP bad"), sum("HTTP slow"), sum("PROXY refused")], [2, 1, 0]);
 }

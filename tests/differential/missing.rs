@@ -51,23 +51,10 @@ use Probe::{Command, Options};
 /// All that is missing.
 pub static MISSING: &[Missing] = &[
     Missing {
-        name: "not_in_this_version_forwarding_headers",
-        capability: None,
-        cases: &["82", "83", "84", "85", "86", "87", "88", "89", "90", "91"],
-        probes: &[Options(&["-H"]), Command("http")],
-    },
-    Missing {
         name: "not_in_this_version_udp",
         capability: None,
         cases: &["135", "136", "137", "138", "139", "139b"],
         probes: &[Options(&["-U"])],
-    },
-    Missing { name: "not_in_this_version_peek", capability: None, cases: &[], probes: &[Command("peek")] },
-    Missing {
-        name: "not_in_this_version_transparent",
-        capability: None,
-        cases: &[],
-        probes: &[Command("transparent")],
     },
     Missing {
         name: "not_in_this_version_idlers",

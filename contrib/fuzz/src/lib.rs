@@ -8,16 +8,25 @@ use std::io;
 use std::path::Path;
 use std::str::FromStr;
 
-use pen::model::address::{Host, ListenSpec, Port, ServerSpec};
+use pen::model::address::{ClientAddress, Host, ListenSpec, Port, ServerSpec};
 use pen::model::apply::MAX_DEBUG;
 use pen::model::command::Command;
 use pen::model::config;
 use pen::model::ids::{MAX_CLIENTS, MAX_CONNECTIONS, MAX_SERVERS, MAX_WORKERS};
+use pen::model::proxy::ProxySend;
 use pen::model::server_name::{NameIndex, NamePattern};
 use pen::model::settings::{LogDestination, Settings};
 use pen::net::control::request::{LARGEST_BATCH, LONGEST_LINE, Verdict};
 use pen::net::control::{Request, RequestReader};
 use pen::policy::client_hello::{self, Hello};
+use pen::policy::http::body::{Body, Chunked};
+use pen::policy::http::head::Kind;
+use pen::policy::http::responses::Responses;
+use pen::policy::proxy_header::{self, Outgoing, Route, Verdict as HeaderVerdict};
+
+mod http_head;
+
+pub use http_head::http_head;
 
 /// More lines than this say nothing new, and take time.
 const MOST_LINES: usize = 32;
@@ -196,6 +205,38 @@ pub fn client_hello(input: &[u8]) {
     }
 }
 
+/// The first bytes of a connection that is to begin with a header of the PROXY protocol, as if they came in pieces; and
+/// what is announced, announced on.
+pub fn proxy_header(input: &[u8]) {
+    let whole = proxy_header::parse(input);
+    for length in (0..input.len()).step_by(input.len() / 256 + 1) {
+        let sooner = proxy_header::parse(&input[..length]);
+        assert!(sooner == HeaderVerdict::Incomplete || sooner == whole, "{sooner:?}, then {whole:?}");
+    }
+    let header = match whole {
+        HeaderVerdict::Whole(header) => header,
+        HeaderVerdict::Incomplete => return assert!(input.len() < proxy_header::LONGEST),
+        HeaderVerdict::Broken(flaw) => return assert_is_one_line(&flaw.to_string()),
+    };
+    assert!((15..=proxy_header::LONGEST.min(input.len())).contains(&header.length));
+    assert_eq!(proxy_header::parse(&input[..header.length]), whole);
+    assert_eq!(proxy_header::parse(&input[..header.length - 1]), HeaderVerdict::Incomplete);
+    let (source, destination) = match header.route {
+        Route::Inet { source, destination } => (ClientAddress::from(source), Some(destination)),
+        Route::Unix | Route::Own => (ClientAddress::Unix, None),
+    };
+    for version in [ProxySend::V1, ProxySend::V2] {
+        let again = Outgoing { source, destination, tls: None }.header(version);
+        let HeaderVerdict::Whole(again) = proxy_header::parse(&again) else {
+            panic!("no header: {}", again.escape_ascii());
+        };
+        match again.route {
+            Route::Inet { source: again, .. } => assert_eq!(ClientAddress::from(again), source),
+            Route::Unix | Route::Own => assert_eq!(source, ClientAddress::Unix),
+        }
+    }
+}
+
 /// The handshake records at the beginning, what is in them in records of so many bytes.
 fn in_records(stream: &[u8], size: usize) -> Vec<u8> {
     let (mut content, mut rest) = (Vec::new(), &stream[..stream.len().min(client_hello::LONGEST)]);
@@ -209,6 +250,57 @@ fn in_records(stream: &[u8], size: usize) -> Vec<u8> {
         [&[22, 3, 3, high, low], fragment].concat()
     });
     records.flatten().collect()
+}
+
+/// A chunked body, and a server's responses. The first byte says how it is cut, and what was asked for.
+pub fn http_stream(input: &[u8]) {
+    let Some((&pattern, stream)) = input.split_first() else { return };
+    let size = usize::from(pattern % 64) + 1;
+    let whole = pass_body(stream, stream.len(), false);
+    assert_eq!(pass_body(stream, 1, false), whole, "byte by byte");
+    assert_eq!(pass_body(stream, size, false), whole, "in pieces of {size}");
+    assert_eq!(pass_body(stream, size, true), whole, "in pieces of {size}, skipped");
+    let kinds = [Kind::Plain, Kind::Head, Kind::Plain, Kind::Upgrade, Kind::Plain, Kind::Connect];
+    let asked = kinds.iter().cycle().skip(usize::from(pattern / 64)).take(MOST_LINES);
+    let mut responses = Responses::default();
+    asked.for_each(|&kind| responses.expect(kind));
+    let whole = see_responses(responses.clone(), stream, stream.len(), false);
+    assert_eq!(see_responses(responses.clone(), stream, 1, false), whole, "byte by byte");
+    assert_eq!(see_responses(responses.clone(), stream, size, false), whole, "in pieces of {size}");
+    assert_eq!(see_responses(responses, stream, size, true), whole, "in pieces of {size}, skipped");
+    assert!(whole.outstanding() <= MOST_LINES && !whole.is_full());
+    assert!(whole.outstanding() == 0 || !whole.is_lost());
+    assert!(whole.unseen() == 0 || !whole.is_between());
+}
+
+/// What is left of a chunked body after these bytes, and how many of them are not its own; nothing if it is none.
+fn pass_body(stream: &[u8], size: usize, skipping: bool) -> Option<(Body, usize)> {
+    let mut body = Body::Chunked(Chunked::default());
+    let mut rest = stream;
+    while !rest.is_empty() && !body.is_over() {
+        let (piece, _) = rest.split_at(rest.len().min(size));
+        let unseen = if skipping { unseen(body.unseen(), piece) } else { 0 };
+        body.skip(unseen as u64);
+        let passed = unseen + body.pass(&piece[unseen..]).ok()?;
+        assert!(passed == piece.len() || body.is_over());
+        rest = &rest[passed..];
+    }
+    assert!(!body.is_over() || (body.unseen() == 0 && body.pass(rest) == Ok(0)));
+    Some((body, rest.len()))
+}
+
+fn see_responses(mut responses: Responses, stream: &[u8], size: usize, skipping: bool) -> Responses {
+    for piece in stream.chunks(size.max(1)) {
+        let unseen = if skipping { unseen(responses.unseen(), piece) } else { 0 };
+        responses.skip(unseen as u64);
+        responses.see(&piece[unseen..]);
+    }
+    responses
+}
+
+/// How many bytes of the piece need not be looked at.
+fn unseen(unseen: u64, piece: &[u8]) -> usize {
+    usize::try_from(unseen).map_or(piece.len(), |unseen| unseen.min(piece.len()))
 }
 
 fn assert_is_one_line(message: &str) {

@@ -107,7 +107,7 @@ impl Rig {
         self.look();
         let held = self.to.held();
         let Rig { from, to, flow, back, buffers, .. } = self;
-        let forth = flow.pump(from, to, buffers, true, |_| ())?;
+        let forth = flow.pump(from, to, buffers, &mut Shown { splice: true, see: |_: &[u8]| () })?;
         if held > 0 && to.held() > 0 {
             assert_eq!(forth.bytes, 0, "it was read on while {held} bytes were held");
         }
@@ -120,7 +120,7 @@ impl Rig {
             assert_eq!(waiting, 0);
             to.finish();
         }
-        let backwards = back.pump(to, from, buffers, true, |_| ())?;
+        let backwards = back.pump(to, from, buffers, &mut Shown { splice: true, see: |_: &[u8]| () })?;
         if backwards.ended {
             from.finish();
         }

@@ -16,6 +16,8 @@ use crate::process::startup::worker_count;
 use crate::process::tls::Renewal;
 use crate::report::log::{self, LogError, Sink};
 use crate::sys::geoip::Database;
+use crate::sys::reason::words;
+use crate::sys::socket;
 
 /// What new settings need beside themselves, opened before anything is changed. Dropped, it leaves nothing behind.
 #[derive(Debug)]
@@ -154,9 +156,24 @@ impl Master<'_> {
         renewed.map_err(|error| Refusal::of(&error.word, &error))
     }
 
+    /// May connections come from the clients' addresses, if they are to from now on?
+    fn check_transparent(&self, change: &Change) -> Result<(), Refusal> {
+        let is_new = change.reading.settings.transparent && !self.state.settings.transparent;
+        if is_new && let Err(error) = socket::check_foreign() {
+            let reason = format!(
+                "transparent needs the capability CAP_NET_ADMIN, which pen keeps only if it starts with transparent \
+                 on: {}; turn it on in the configuration file and start pen again",
+                words(&error)
+            );
+            return Err(Refusal::of("transparent", reason));
+        }
+        Ok(())
+    }
+
     /// Opens what the new settings need; changes nothing.
     pub(super) fn prepare(&self, change: &Change) -> Result<NewResources, Refusal> {
         let settings = &change.reading.settings;
+        self.check_transparent(change)?;
         let (servers, address) = self.resolve(change)?;
         let countries = self.new_countries(change)?;
         let tls = self.new_tls(change)?;
@@ -198,6 +215,7 @@ impl Master<'_> {
             }
             Err(refusal) => note(Err(refusal)),
         }
+        note(self.check_transparent(change));
         note(self.new_countries(change).map(drop));
         let mut warnings = Vec::new();
         note(self.new_tls(change).map(|renewal| warnings = renewal.warnings));

@@ -21,8 +21,8 @@ fn definition(spec: &ServerSpec) -> Definition {
         (Some(Host::Path(path)), _) => Some(SocketAddress::Unix(path.clone())),
         _ => None,
     };
-    let ServerSpec { soft, hard, weight, prio, acl, drain, .. } = *spec;
-    Definition { address, soft, hard, weight, prio, acl, drain, tls: 0 }
+    let ServerSpec { soft, hard, weight, prio, acl, drain, proxy, .. } = *spec;
+    Definition { address, soft, hard, weight, prio, acl, drain, tls: 0, proxy: proxy.unwrap_or_default() }
 }
 
 /// A pen at work.
@@ -120,6 +120,21 @@ fn a_new_client_hears_all_there_is_to_know() {
          server -1: addr /run/e.sock port 1 conn 0 max 0 hard 0 weight 0 prio 0; available; no acl; takes it\n\
          server -2: addr www.example port 0; no address yet\n"
     );
+}
+
+#[test]
+fn a_header_of_the_proxy_protocol_is_part_of_how_a_server_is_reached_and_who_is_let_in() {
+    let pen = Pen::with(&["127.0.0.1:80", "127.0.0.1:81"], |settings| {
+        settings.servers[1].proxy = Some(ProxySend::V2);
+        settings.proxy_accept = Some(acl(3));
+        settings.acls[3] = vec![v4(true, [10, 0, 0, 1], [255; 4])];
+    });
+    let server = |number: u32| pen.said(1, NOW, &format!("server {number}"));
+    assert!(server(0).contains(" prio 0; available; "), "{}", server(0));
+    assert!(server(1).contains(" prio 0 proxy 2; available; "), "{}", server(1));
+    let told = |client| pen.said(client, NOW, "proxy_accept");
+    assert_eq!(told(1), "list 3 permits: it must begin with a header that names the client");
+    assert_eq!(told(2), "list 3 refuses: it is let in if the header of another names it");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::fmt::{self, Display, Write as _};
 use std::io;
 use std::path::Path;
 
-use super::Snapshot;
+use super::{Snapshot, WorkerRow};
 use crate::sys::textfile;
 
 const HEAD: &str = "\
@@ -56,13 +56,16 @@ const WORKERS: [&str; 12] = [
     "TLS failed",
 ];
 
+/// More of each worker, where clients can be turned away for what they send.
+const REFUSALS: [&str; 3] = ["PROXY refused", "HTTP bad", "HTTP slow"];
+
 /// The whole page.
 pub(super) fn html(snapshot: &Snapshot) -> String {
     let mut page = Page(HEAD.to_owned());
     page.line(format_args!("{}<p>", snapshot.headline()));
     page.columns(&SERVERS);
     for (row, _) in &snapshot.servers {
-        page.row([
+        page.row(&[
             &row.number,
             &row.address,
             &row.status,
@@ -82,7 +85,15 @@ pub(super) fn html(snapshot: &Snapshot) -> String {
     page.line(format_args!("Max number of clients: {}<p>", snapshot.clients_max));
     page.columns(&CLIENTS);
     for row in &snapshot.clients {
-        page.row([&row.number, &row.address, &row.age, &row.server, &row.connects, &row.sent, &row.received]);
+        page.row(&[
+            &row.number,
+            &row.address,
+            &row.age,
+            &row.server,
+            &row.connects,
+            &row.sent,
+            &row.received,
+        ]);
     }
     page.end();
     page.paragraph(snapshot.clients_left_out());
@@ -94,7 +105,7 @@ pub(super) fn html(snapshot: &Snapshot) -> String {
     ));
     page.columns(&CONNECTIONS);
     for row in &snapshot.connections {
-        page.row([
+        page.row(&[
             &row.number,
             &row.down_fd,
             &row.up_fd,
@@ -109,33 +120,44 @@ pub(super) fn html(snapshot: &Snapshot) -> String {
 
     page.line(format_args!("<h2>Workers</h2>"));
     page.line(format_args!("{}<p>", snapshot.workers_line()));
-    page.columns(&WORKERS);
+    let refusals = if snapshot.with_refusals { &REFUSALS[..] } else { &[] };
+    page.columns(&[&WORKERS[..], refusals].concat());
     for row in &snapshot.workers {
-        page.row([
-            &row.number,
-            &row.pid,
-            &row.state,
-            &row.connections,
-            &row.pending,
-            &row.accepted,
-            &row.restarts,
-            &row.heartbeat,
-            &row.settings,
-            &row.handshakes.full,
-            &row.handshakes.resumed,
-            &row.handshakes.failed,
-        ]);
+        page.row(&worker(row, snapshot.with_refusals));
     }
     page.end();
 
     page.line(format_args!("<h2>Server states</h2>"));
     page.columns(&["server", "state"]);
     for (row, state) in &snapshot.servers {
-        page.row([&row.number, state]);
+        page.row(&[&row.number, state]);
     }
     page.end();
     page.line(format_args!("</body>\n</html>"));
     page.0
+}
+
+fn worker(row: &WorkerRow, with_refusals: bool) -> Vec<&dyn Display> {
+    let mut cells: Vec<&dyn Display> = vec![
+        &row.number,
+        &row.pid,
+        &row.state,
+        &row.connections,
+        &row.pending,
+        &row.accepted,
+        &row.restarts,
+        &row.heartbeat,
+        &row.settings,
+        &row.handshakes.full,
+        &row.handshakes.resumed,
+        &row.handshakes.failed,
+    ];
+    if with_refusals {
+        cells.extend(
+            [&row.refusals.proxy, &row.refusals.bad, &row.refusals.slow].map(|it| it as &dyn Display),
+        );
+    }
+    cells
 }
 
 /// The page as far as it is written.
@@ -163,7 +185,7 @@ impl Page {
         self.line(format_args!("</tr>"));
     }
 
-    fn row<const N: usize>(&mut self, cells: [&dyn Display; N]) {
+    fn row(&mut self, cells: &[&dyn Display]) {
         self.line(format_args!("<tr>"));
         for cell in cells {
             self.line(format_args!("<td>{}</td>", Escaped(cell)));
@@ -248,7 +270,7 @@ mod tests {
                 "client,address,age(secs),last server,connects,sent,received",
                 "connection,downfd,upfd,pending data down,pending data up,client,server",
                 "worker,pid,state,connections,pending,accepted,restarts,heartbeat age(secs),settings,\
-                 TLS full,TLS resumed,TLS failed",
+                 TLS full,TLS resumed,TLS failed,PROXY refused,HTTP bad,HTTP slow",
                 "server,state",
             ]
         );
@@ -257,7 +279,7 @@ mod tests {
         assert_eq!(tables[0][2][0], "-1");
         assert_eq!(tables[1][1].join(","), "3,127.0.0.7,12,1,4,78,36");
         assert_eq!(tables[2][1].join(","), "7,11,12,6,5,3,-3");
-        assert_eq!(tables[3][1].join(","), "0,4711,ready,1,0,9,1,0,2,5,3,1");
+        assert_eq!(tables[3][1].join(","), "0,4711,ready,1,0,9,1,0,2,5,3,1,7,4,2");
     }
 
     #[test]

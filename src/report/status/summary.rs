@@ -1,6 +1,7 @@
 //! The statistics as text: one block of lines for each thing, in the classic's form.
 
 use super::{ClientRow, ConnectionRow, ServerRow, Snapshot, WorkerRow};
+use crate::shared::workers::Refusals;
 
 /// One message after another. Those that describe a thing end in a line break, so that an empty line follows them.
 pub(super) fn blocks(snapshot: &Snapshot) -> Vec<String> {
@@ -16,7 +17,7 @@ pub(super) fn blocks(snapshot: &Snapshot) -> Vec<String> {
     blocks.extend(snapshot.connections_left_out());
     blocks.push(snapshot.workers_line());
     blocks.push("Workers:".into());
-    blocks.extend(snapshot.workers.iter().map(worker));
+    blocks.extend(snapshot.workers.iter().map(|row| worker(row, snapshot.with_refusals)));
     blocks
 }
 
@@ -52,8 +53,8 @@ fn connection(row: &ConnectionRow) -> String {
     )
 }
 
-fn worker(row: &WorkerRow) -> String {
-    format!(
+fn worker(row: &WorkerRow, with_refusals: bool) -> String {
+    let mut block = format!(
         "Worker {} status:\npid {}, {}\n{} connections, {} pending, {} accepted\n\
          {} restarts, heartbeat {} seconds ago, settings {}\nTLS handshakes {} full, {} resumed, {} failed\n",
         row.number,
@@ -68,7 +69,12 @@ fn worker(row: &WorkerRow) -> String {
         row.handshakes.full,
         row.handshakes.resumed,
         row.handshakes.failed
-    )
+    );
+    if with_refusals {
+        let Refusals { proxy, bad, slow } = row.refusals;
+        block += &format!("{proxy} PROXY headers refused, {bad} bad requests, {slow} slow requests\n");
+    }
+    block
 }
 
 #[cfg(test)]
@@ -97,7 +103,8 @@ mod tests {
                 "Workers:",
                 "Worker 0 status:\npid 4711, ready\n1 connections, 0 pending, 9 accepted\n\
                  1 restarts, heartbeat 0 seconds ago, settings 2\n\
-                 TLS handshakes 5 full, 3 resumed, 1 failed\n",
+                 TLS handshakes 5 full, 3 resumed, 1 failed\n\
+                 7 PROXY headers refused, 4 bad requests, 2 slow requests\n",
             ]
         );
     }

@@ -11,6 +11,7 @@ use std::sync::atomic::{
 use super::{Definition, IDENTITIES};
 use crate::model::address::{Drain, SocketAddress};
 use crate::model::ids::{AclId, Target, WorkerId};
+use crate::model::proxy::ProxySend;
 use crate::model::time::{Moment, Seconds, WallTime};
 use crate::policy::blacklist::{self, Record};
 use crate::policy::selection::ServerView;
@@ -54,6 +55,9 @@ pub(in crate::shared) struct ServerRow {
     path: [AtomicU8; PATH],
     /// [`Definition::tls`].
     tls: AtomicU64,
+    /// [`Definition::proxy`]: [`PROXY_OFF`], [`PROXY_V1`], [`PROXY_V2`].
+    proxy: AtomicU32,
+    _reserved: AtomicU32,
 }
 const _: () = assert!(size_of::<ServerRow>() == 256);
 
@@ -65,6 +69,10 @@ const UNIX: u32 = 3;
 const DRAIN_NO: u32 = 0;
 const DRAIN_NEW: u32 = 1;
 const DRAIN_ALL: u32 = 2;
+
+const PROXY_OFF: u32 = 0;
+const PROXY_V1: u32 = 1;
+const PROXY_V2: u32 = 2;
 
 /// An address as copied out of its row: turning it into a [`SocketAddress`] may allocate, which nobody does with the
 /// lock in hand.
@@ -111,6 +119,12 @@ impl ServerRow {
         };
         self.drain.store(drain, Relaxed);
         self.tls.store(definition.tls, Relaxed);
+        let proxy = match definition.proxy {
+            ProxySend::Off => PROXY_OFF,
+            ProxySend::V1 => PROXY_V1,
+            ProxySend::V2 => PROXY_V2,
+        };
+        self.proxy.store(proxy, Relaxed);
     }
 
     pub(super) fn definition(&self) -> Definition {
@@ -123,12 +137,22 @@ impl ServerRow {
             acl: self.acl(),
             drain: self.drain(),
             tls: self.tls(),
+            proxy: self.proxy(),
         }
     }
 
     /// How it is spoken to: [`Definition::tls`].
     pub(in crate::shared) fn tls(&self) -> u64 {
         self.tls.load(Relaxed)
+    }
+
+    /// Which header of the PROXY protocol it gets.
+    pub(in crate::shared) fn proxy(&self) -> ProxySend {
+        match self.proxy.load(Relaxed) {
+            PROXY_V1 => ProxySend::V1,
+            PROXY_V2 => ProxySend::V2,
+            _ => ProxySend::Off,
+        }
     }
 
     pub(in crate::shared) fn identity(&self) -> u32 {

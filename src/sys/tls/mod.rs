@@ -24,5 +24,5 @@ mod tickets;
 pub use context::{Contexts, Scope};
 pub use library::name as library_name;
 pub use material::{Material, Notes, TlsError};
-pub use stream::{Outbox, Secured};
+pub use stream::{Outbox, Peer, Secured};
 pub use tickets::TicketKeys;

@@ -9,7 +9,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use openssl::error::ErrorStack;
-use openssl::ssl::{self, ErrorCode, Ssl, SslStream};
+use openssl::nid::Nid;
+use openssl::ssl::{self, ErrorCode, NameType, Ssl, SslStream};
 use openssl::x509::X509VerifyResult;
 
 use super::library;
@@ -53,6 +54,15 @@ pub struct Secured {
     finished: bool,
     /// The last read took all that there was.
     drained: bool,
+}
+
+/// A peer that has shown a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// The certificate's common name. None also where it would not be the same to everybody who reads it.
+    pub name: Option<String>,
+    /// What came of verifying it: 0 if it is good, else X509_V_ERR_…
+    pub result: u32,
 }
 
 /// The library's way to the socket.
@@ -290,9 +300,36 @@ impl Secured {
 
     /// The version and cipher, for messages: `TLSv1.3 TLS_AES_128_GCM_SHA256`.
     pub fn describe(&self) -> String {
+        format!("{} {}", self.version(), self.cipher())
+    }
+
+    /// `TLSv1.3`.
+    pub fn version(&self) -> &'static str {
+        self.stream.ssl().version_str()
+    }
+
+    /// `TLS_AES_128_GCM_SHA256`; `no cipher` before one is agreed on.
+    pub fn cipher(&self) -> &'static str {
+        self.stream.ssl().current_cipher().map_or("no cipher", |cipher| cipher.name())
+    }
+
+    /// The name that the client has asked for. Where a session is resumed with TLS 1.2, that may be the one of then.
+    pub fn server_name(&self) -> Option<&str> {
+        self.stream.ssl().servername(NameType::HOST_NAME)
+    }
+
+    /// What is spoken inside, if that was agreed on (ALPN).
+    pub fn protocol(&self) -> Option<&[u8]> {
+        self.stream.ssl().selected_alpn_protocol()
+    }
+
+    /// The certificate that the peer has shown, on this connection or when the session began that it has resumed.
+    pub fn peer(&self) -> Option<Peer> {
         let ssl = self.stream.ssl();
-        let cipher = ssl.current_cipher().map_or("no cipher", |cipher| cipher.name());
-        format!("{} {cipher}", ssl.version_str())
+        let certificate = ssl.peer_certificate()?;
+        let name = certificate.subject_name().entries_by_nid(Nid::COMMONNAME).next();
+        let name = name.and_then(|name| name.data().to_string().ok()).filter(|name| !name.contains('\0'));
+        Some(Peer { name, result: u32::try_from(ssl.verify_result().as_raw()).unwrap_or(u32::MAX) })
     }
 
     /// The connection, for what only tests want to know.

@@ -113,7 +113,12 @@ impl Backend {
 
     /// Does what `handler` does, in a thread for each connection.
     pub fn serving(name: &str, handler: impl Fn(Visit) + Send + Sync + 'static) -> Self {
-        let mut backend = Self::absent_with(name, Ipv4Addr::LOCALHOST.into(), None, Arc::new(handler));
+        Self::serving_at(name, Ipv4Addr::LOCALHOST.into(), handler)
+    }
+
+    /// The same at any address.
+    pub fn serving_at(name: &str, address: IpAddr, handler: impl Fn(Visit) + Send + Sync + 'static) -> Self {
+        let mut backend = Self::absent_with(name, address, None, Arc::new(handler));
         backend.up();
         backend
     }

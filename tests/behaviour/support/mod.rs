@@ -4,10 +4,14 @@ pub mod backend;
 pub mod certificates;
 pub mod client;
 pub mod control;
+pub mod http;
 pub mod mmdb;
+pub mod network;
+pub mod nginx;
 pub mod page;
 pub mod pen;
 pub mod processes;
+pub mod programs;
 pub mod scratch;
 pub mod tls;
 

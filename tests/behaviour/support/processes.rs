@@ -3,10 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, BufRead};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
+};
 use nix::unistd::Pid;
 
 /// The parts of /proc/PID/stat that the stories use.
@@ -87,6 +92,11 @@ pub fn status(pid: i32, field: &str) -> String {
     line.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// One of the sets of capabilities that /proc/PID/status has, `CapEff` for one.
+pub fn capabilities(pid: i32, set: &str) -> u64 {
+    u64::from_str_radix(&status(pid, set), 16).unwrap()
+}
+
 /// Does the process catch, ignore or block this signal, so that it will not die of it?
 pub fn prepared_for(pid: i32, signal: Signal) -> bool {
     let bit = 1u64 << (signal as u32 - 1);
@@ -155,10 +165,11 @@ impl Socket {
     }
 }
 
-/// The kernel's tables for IPv4 and IPv6. Within each, sockets that listen come first.
+/// The kernel's tables for IPv4 and IPv6, of the network that the caller is in. Within each, sockets that listen come
+/// first.
 fn tables() -> impl Iterator<Item = impl Iterator<Item = Socket>> {
-    let files =
-        ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().filter_map(|table| fs::File::open(table).ok());
+    let tables = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
+    let files = tables.into_iter().filter_map(|table| fs::File::open(table).ok());
     files.map(|file| io::BufReader::new(file).lines().skip(1).filter_map(Socket::parse))
 }
 
@@ -177,6 +188,64 @@ pub fn connects_under_way(port: u16) -> usize {
 pub fn is_unread(port: u16) -> bool {
     let mut connected = tables().flatten().filter(|socket| socket.remote == port);
     connected.any(|socket| socket.unread() > 0)
+}
+
+/// Has the process at the other end of this connection (over IPv4, on this machine) read everything that was sent?
+pub fn has_read_all(stream: &TcpStream) -> bool {
+    let (SocketAddr::V4(ours), SocketAddr::V4(theirs)) =
+        (stream.local_addr().unwrap(), stream.peer_addr().unwrap())
+    else {
+        panic!("not over IPv4: {stream:?}");
+    };
+    // What is acknowledged has arrived; the other order would miss what is on its way. So has what is less than a segment,
+    // but its acknowledgement may be put off for 40 ms.
+    let (_, unacknowledged) = queues(ours, theirs);
+    let (unread, _) = queues(theirs, ours);
+    unacknowledged < 1000 && unread == 0
+}
+
+/// How many bytes are unread in a socket, and how many are not acknowledged to it: sock_diag(7). /proc/net/tcp would say
+/// the same, after thousands of lines.
+fn queues(local: SocketAddrV4, remote: SocketAddrV4) -> (u32, u32) {
+    const SOCK_DIAG_BY_FAMILY: u16 = 20;
+    const NLM_F_REQUEST: u16 = 1;
+    const IPPROTO_TCP: u8 = 6;
+    let address = |ip: &Ipv4Addr| [&ip.octets()[..], &[0; 12]].concat();
+    let request = [
+        &[AddressFamily::Inet as u8, IPPROTO_TCP, 0, 0, 0xff, 0xff, 0xff, 0xff][..],
+        &local.port().to_be_bytes(),
+        &remote.port().to_be_bytes(),
+        &address(local.ip()),
+        &address(remote.ip()),
+        // Any interface, any incarnation.
+        &[0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+    ]
+    .concat();
+    let length = 16 + request.len() as u32;
+    let message = [
+        &length.to_ne_bytes()[..],
+        &SOCK_DIAG_BY_FAMILY.to_ne_bytes(),
+        &NLM_F_REQUEST.to_ne_bytes(),
+        &[0; 8],
+        &request,
+    ]
+    .concat();
+    let kernel = socket(
+        AddressFamily::Netlink,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        Some(SockProtocol::NetlinkSockDiag),
+    )
+    .unwrap();
+    sendto(kernel.as_raw_fd(), &message, &NetlinkAddr::new(0, 0), MsgFlags::empty()).unwrap();
+    let mut answer = [0; 4096];
+    let count = recv(kernel.as_raw_fd(), &mut answer, MsgFlags::empty()).unwrap();
+    let word = |at: usize| u32::from_ne_bytes(answer[at..at + 4].try_into().unwrap());
+    assert!(
+        count >= 80 && answer[4..6] == SOCK_DIAG_BY_FAMILY.to_ne_bytes(),
+        "no such socket: {local} {remote}"
+    );
+    (word(72), word(76))
 }
 
 /// Which of these processes has the accepted side of each connection to the port `server`? By the clients' ports.
@@ -203,6 +272,11 @@ fn open(pid: i32) -> Vec<String> {
 /// Has the process a descriptor of this, as /proc names it?
 pub fn has_open(pid: i32, what: &str) -> bool {
     open(pid).iter().any(|open| open == what)
+}
+
+/// How many descriptors of things named like this it has open.
+pub fn descriptors_of(pid: i32, what: &str) -> usize {
+    open(pid).iter().filter(|open| open.starts_with(what)).count()
 }
 
 /// How many descriptors it has open.

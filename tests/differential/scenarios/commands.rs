@@ -178,7 +178,7 @@ pub fn scenarios() -> Vec<Scenario> {
             asked(t, &["block", "delayed_forward", "no block", "no delayed_forward"]);
         }),
         controlled("not_in_this_version_commands", |t| {
-            let commands = ["http", "peek", "transparent", "tarpit_acl 1", "idlers 0", "dsr_ip 127.0.0.1"];
+            let commands = ["tarpit_acl 1", "idlers 0", "dsr_ip 127.0.0.1"];
             asked(t, &commands);
         }),
         controlled("tls_by_command", |t| {

@@ -5,6 +5,7 @@ mod commands;
 mod control;
 mod deaths;
 mod files;
+mod http;
 mod limits;
 mod lists;
 mod logs;
@@ -110,12 +111,13 @@ pub fn keep_panic(panic: &PanicHookInfo<'_>) -> bool {
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
-    let files: [fn() -> Vec<Scenario>; 12] = [
+    let files: [fn() -> Vec<Scenario>; 13] = [
         start::scenarios,
         choosing::scenarios,
         lists::scenarios,
         limits::scenarios,
         relaying::scenarios,
+        http::scenarios,
         logs::scenarios,
         control::scenarios,
         commands::scenarios,

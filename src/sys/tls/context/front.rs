@@ -159,6 +159,7 @@ impl Recipe {
         // Sessions are in tickets: a worker knows nothing of those that others made.
         builder.set_session_cache_mode(SslSessionCacheMode::OFF);
         library::set_one_ticket(builder)?;
+        library::keep_server_name(builder);
         self.tickets.attach(builder, self.settings.ticket_rotation)?;
         if !self.protocols.is_empty() {
             let protocols = Arc::clone(&self.protocols);

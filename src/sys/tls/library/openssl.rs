@@ -91,6 +91,12 @@ pub(in super::super) fn ticket_algorithms() -> (&'static CipherRef, &'static MdR
     (CIPHER.as_deref().unwrap_or(Cipher::aes_256_cbc()), DIGEST.as_deref().unwrap_or(Md::sha256()))
 }
 
+/// Has the name that a client asks for kept with its session: of one that is resumed with TLS 1.2 the library knows no
+/// other. It only keeps what somebody has accepted.
+pub(in super::super) fn keep_server_name(builder: &mut SslContextBuilder) {
+    builder.set_servername_callback(|_, _| Ok(()));
+}
+
 /// Has `choose` turn each connection over to the context for the name that its client asks for, before anything else is
 /// done with what the client says: its session is looked for under that context. False is the end of the connection.
 ///

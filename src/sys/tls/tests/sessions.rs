@@ -6,6 +6,7 @@ use openssl::ssl::{SslSession, SslSessionCacheMode};
 use super::*;
 use crate::model::time::Seconds;
 use crate::model::tls::VerifyClient;
+use crate::sys::tls::Peer;
 use crate::sys::tls::testing::Validity;
 
 const VERSIONS: [TlsVersion; 2] = [TlsVersion::Tls12, TlsVersion::Tls13];
@@ -86,6 +87,58 @@ fn no_ticket_outlives_the_certificate_of_its_client() {
             let mut pair = Pair::from_stranger(ssl, &contexts);
             assert_eq!(pair.shake(), BOTH_ARE_HAPPY);
             assert_eq!(pair.server.resumed(), round > 0 && validity == Validity::Now, "{version:?}, {round}");
+            pair.client.finish().unwrap();
+        }
+    }
+}
+
+#[test]
+#[allow(unsafe_code)]
+fn a_client_is_known_as_well_when_it_resumes() {
+    for (version, asked) in
+        VERSIONS.into_iter().flat_map(|it| ["www.test", "api.test", "x"].map(|name| (it, name)))
+    {
+        let authority = Authority::new("authority");
+        let with_authorities = |identity: Identity| Identity {
+            authorities: vec![authority.certificate.to_der().unwrap()],
+            ..identity
+        };
+        let default = with_authorities(identity(&authority, &["www.test"]));
+        let named = with_authorities(Identity {
+            pattern: Some("api.test".parse().unwrap()),
+            ..identity(&authority, &["api.test"])
+        });
+        let alpn = vec!["h2".to_owned()];
+        let tls = TlsSettings { verify_client: VerifyClient::Request, alpn, ..only(version) };
+        let contexts = build(tls, &material(&authority, default, vec![named]));
+        let common_name = "Cl\u{ed}ent";
+        let (certificate, key) = authority.issue(IssueOptions { common_name, ..IssueOptions::default() });
+        let newest = Arc::new(Mutex::new(None));
+        let told = Arc::clone(&newest);
+        let mut builder = SslContext::builder(SslMethod::tls_client()).unwrap();
+        builder.set_certificate(&X509::from_pem(certificate.as_bytes()).unwrap()).unwrap();
+        builder.set_private_key(&PKey::private_key_from_pem(key.as_bytes()).unwrap()).unwrap();
+        builder.set_alpn_protos(b"\x02h2").unwrap();
+        builder.set_session_cache_mode(SslSessionCacheMode::CLIENT);
+        builder.set_new_session_callback(move |_, session| *told.lock().unwrap() = Some(session));
+        let client = builder.build();
+        for round in 0..2 {
+            let mut ssl = Ssl::new(&client).unwrap();
+            ssl.set_connect_state();
+            ssl.set_hostname(asked).unwrap();
+            if let Some(session) = newest.lock().unwrap().take() {
+                // SAFETY: all sessions are of the same context.
+                unsafe { ssl.set_session(&session) }.unwrap();
+            }
+            let mut pair = Pair::from_stranger(ssl, &contexts);
+            assert_eq!(pair.shake(), BOTH_ARE_HAPPY);
+            let known = &pair.server;
+            assert_eq!(known.resumed(), round > 0, "{version:?}");
+            assert_eq!(known.server_name(), Some(asked), "{version:?}, {round}");
+            assert_eq!(known.protocol(), Some(&b"h2"[..]));
+            assert_eq!(known.version(), if version == TlsVersion::Tls13 { "TLSv1.3" } else { "TLSv1.2" });
+            assert!(known.cipher().contains("AES"), "{}", known.cipher());
+            assert_eq!(known.peer(), Some(Peer { name: Some(common_name.to_owned()), result: 0 }));
             pair.client.finish().unwrap();
         }
     }

@@ -1,0 +1,195 @@
+//! `-H`: requests get their headers on the way, and those that are none are answered here.
+
+use std::io;
+
+use crate::model::address::ClientAddress;
+use crate::model::http::HttpSettings;
+use crate::policy::http::exchange::Turn;
+use crate::policy::http::head::HeadRules;
+use crate::policy::http::{Exchange, Outgoing, Refusal};
+use crate::shared::workers;
+
+use super::connection::{Ending, Key, Phase};
+use super::event_loop::Worker;
+use super::flow::Observer;
+use super::relay::Filter;
+
+/// From the client to the server.
+pub(super) struct Requests<'a, 'b> {
+    pub(super) exchange: &'a mut Exchange,
+    /// The next bytes of what is not HTTP begin a turn.
+    pub(super) turn: &'a mut bool,
+    pub(super) observer: &'a mut Observer<'b>,
+}
+
+impl Filter for Requests<'_, '_> {
+    fn is_open(&self) -> bool {
+        self.exchange.is_open()
+    }
+
+    fn unseen(&self) -> u64 {
+        let begins = *self.turn && self.exchange.is_foreign();
+        let wanted = self.observer.dumping || begins && self.observer.is_logging();
+        if wanted { 0 } else { self.exchange.requests_unseen() }
+    }
+
+    fn skip(&mut self, bytes: u64) {
+        self.exchange.skip_requests(bytes);
+    }
+
+    fn pass(&mut self, chunk: &[u8], out: &mut Outgoing) -> bool {
+        self.observer.show(chunk);
+        let begins = std::mem::take(self.turn);
+        if self.exchange.is_foreign() {
+            if begins {
+                self.observer.record(chunk);
+            }
+            return true;
+        }
+        self.exchange.request_bytes(chunk, out, &mut |begin| self.observer.record(begin));
+        false
+    }
+
+    fn resume(&mut self, out: &mut Outgoing) -> bool {
+        self.exchange.resume(out, &mut |begin| self.observer.record(begin))
+    }
+
+    fn end(&mut self, out: &mut Outgoing) {
+        self.exchange.end_of_requests(out, &mut |begin| self.observer.record(begin));
+    }
+}
+
+/// From the server to the client.
+pub(super) struct Responses<'a, 'b> {
+    pub(super) exchange: &'a mut Exchange,
+    pub(super) observer: &'a Observer<'b>,
+}
+
+impl Filter for Responses<'_, '_> {
+    fn is_open(&self) -> bool {
+        true
+    }
+
+    fn unseen(&self) -> u64 {
+        if self.observer.dumping { 0 } else { self.exchange.responses_unseen() }
+    }
+
+    fn skip(&mut self, bytes: u64) {
+        self.exchange.skip_responses(bytes);
+    }
+
+    fn pass(&mut self, chunk: &[u8], _: &mut Outgoing) -> bool {
+        self.observer.show(chunk);
+        self.exchange.response_bytes(chunk);
+        true
+    }
+
+    fn resume(&mut self, _: &mut Outgoing) -> bool {
+        false
+    }
+
+    fn end(&mut self, _: &mut Outgoing) {}
+}
+
+impl Refusal {
+    /// What the client gets.
+    fn response(self) -> &'static [u8] {
+        match self {
+            Refusal::Bad(_) => {
+                b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 16\r\nConnection: close\r\n\r\n\
+                  400 Bad Request\n"
+            }
+            Refusal::Slow => {
+                b"HTTP/1.1 408 Request Timeout\r\nContent-Type: text/plain\r\nContent-Length: 20\r\nConnection: close\
+                  \r\n\r\n408 Request Timeout\n"
+            }
+        }
+    }
+
+    fn reason(self) -> &'static str {
+        match self {
+            Refusal::Bad(reason) => reason,
+            Refusal::Slow => "the head took too long",
+        }
+    }
+}
+
+/// What a client's bytes are taken for under these settings; none: just bytes. `secured`: it has come by TLS.
+pub(super) fn exchange(
+    settings: &HttpSettings,
+    client: &ClientAddress,
+    secured: bool,
+) -> Option<Box<Exchange>> {
+    let rules = || HeadRules::new(settings, client, secured);
+    settings.headers.then(|| Box::new(Exchange::new(rules(), settings.head_max)))
+}
+
+impl Worker<'_> {
+    /// A head that has begun has its own time from here on; none that has ended.
+    pub(super) fn watch_head(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let pending = connection.http.as_ref().is_some_and(|http| http.has_head_pending());
+        if pending == std::mem::replace(&mut connection.heading, pending) {
+            return;
+        }
+        let (from, to) = match pending {
+            true => (&mut self.relaying, &mut self.heading),
+            false => (&mut self.heading, &mut self.relaying),
+        };
+        from.leave(&mut self.connections, key);
+        to.join(&mut self.connections, key, self.now);
+    }
+
+    /// The client's head has taken too long.
+    pub(super) fn head_overdue(&mut self, key: Key) {
+        if let Some(http) = self.connections.get_mut(key).and_then(|it| it.http.as_mut()) {
+            http.refuse(Refusal::Slow);
+        }
+        self.refused(key);
+        self.watch_head(key);
+        self.answer_refused(key);
+    }
+
+    /// A request has just been refused: it is counted, and told.
+    pub(super) fn refused(&self, key: Key) {
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        let Some(refusal) = connection.http.as_ref().and_then(|http| http.refusal()) else {
+            return;
+        };
+        let why = match refusal {
+            Refusal::Bad(_) => workers::Refusal::Bad,
+            Refusal::Slow => workers::Refusal::Slow,
+        };
+        self.region.workers().refused(self.id, why);
+        let (conn, client, reason) = (connection.conn, connection.client, refusal.reason());
+        self.messages.debug(1, format_args!("connection {conn}: client {client}: request refused: {reason}"));
+    }
+
+    /// Answers a request that was refused, as soon as its turn has come: true if the connection is over by that.
+    pub(super) fn answer_refused(&mut self, key: Key) -> bool {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return true;
+        };
+        let (Phase::Relaying { client, down, .. }, Some(http)) = (&mut connection.phase, &connection.http)
+        else {
+            return false;
+        };
+        if down.backlog() + client.held() > 0 {
+            return false;
+        }
+        let sent: io::Result<bool> = match http.turn() {
+            Turn::NotYet => return false,
+            Turn::Close => Ok(true),
+            Turn::Answer(refusal) => {
+                let response = refusal.response();
+                client.send(response).map(|sent| sent == response.len())
+            }
+        };
+        self.linger(key, if matches!(sent, Ok(true)) { Ending::Closed } else { Ending::Reset });
+        true
+    }
+}
