@@ -252,6 +252,12 @@ pub enum Remark {
          another; permit those in front of pen alone"
     )]
     EverybodyBelieved(AclId),
+    /// Whom no entry matches gets the opposite of the last: those of the other family, too.
+    #[error(
+        "proxy_accept {0} believes everybody whom no entry of access list {0} matches, because its last entry denies: \
+         permit those in front of pen alone"
+    )]
+    OthersBelieved(AclId),
     /// One list is asked about two kinds of addresses.
     #[error(
         "proxy_accept and client_acl are the same list, {0}: it is asked about whoever connects, and about the client \
@@ -363,6 +369,9 @@ impl Settings {
             Some(list) if self.acls[list.index()].is_empty() && !is_local => {
                 remarks.push(Remark::EverybodyBelieved(list));
             }
+            Some(list) if permits_the_unmatched(&self.acls[list.index()]) && !is_local => {
+                remarks.push(Remark::OthersBelieved(list));
+            }
             Some(list) if list == self.client_acl && !self.acls[list.index()].is_empty() => {
                 remarks.push(Remark::OneListForBoth(list));
             }
@@ -381,6 +390,17 @@ impl Settings {
         let emergency = self.emergency.iter().map(|spec| (Target::Emergency, spec));
         regular.chain(emergency).chain(self.abuse.iter().map(|spec| (Target::Abuse, spec)))
     }
+}
+
+/// Does a list let clients in that it does not name?
+fn permits_the_unmatched(list: &[AclEntry]) -> bool {
+    let all_of_both = |all: (bool, bool), entry: &AclEntry| match entry.network {
+        Network::V4(_, mask) => (all.0 || mask.is_unspecified(), all.1),
+        Network::V6(_, length) => (all.0, all.1 || length == 0),
+        Network::Country(_) => all,
+    };
+    list.last().is_some_and(|last| !last.permit)
+        && list.iter().fold((false, false), all_of_both) != (true, true)
 }
 
 /// Whose end of stream ends the whole connection. See pen(1), `tcp_fastclose`.
@@ -713,6 +733,12 @@ mod tests {
         assert_eq!(remarked(&["proxy_accept 3", "acl 3 permit 10.0.0.1"]), []);
         let both = ["proxy_accept 3", "acl 3 permit 10.0.0.1", "client_acl 3"];
         assert_eq!(remarked(&both), [Remark::OneListForBoth(list)]);
+        // Who denies all others often means those of one family alone.
+        let denies = ["proxy_accept 3", "acl 3 permit 10.0.0.1", "acl 3 deny 0.0.0.0/0", "acl 3 deny ::/0"];
+        assert_eq!(remarked(&denies[..3]), [Remark::OthersBelieved(list)]);
+        assert_eq!(remarked(&denies), []);
+        assert_eq!(remarked(&["proxy_accept 3", "acl 3 deny 10.0.0.1"]), [Remark::OthersBelieved(list)]);
+        assert_eq!(remarked(&["proxy_accept 3", "acl 3 deny 10.0.0.1", "acl 3 permit 10.0.0.0/8"]), []);
         assert_eq!(remarked(&["proxy_accept 0"]).len(), 1);
         assert_eq!(
             remarked(&["proxy_accept 0", "listen /run/pen.sock", "server 0 port 1", "server 1 port 1"]),

@@ -361,14 +361,15 @@ impl Worker<'_> {
             server.note(readiness);
         }
         let secured = server.is_secured();
-        // Where it is gone already, nothing is sent, as nothing would be without a header.
-        if reset.is_none()
-            && let Err(error) = self.announce(key)
-        {
-            return self.connect_failed(key, &error);
-        }
+        // Where it is gone already, nothing is sent, as nothing would be without a header. It may be so only now.
+        let announced = if reset.is_none() { self.announce(key) } else { Ok(()) };
+        let gone = match &announced {
+            Ok(()) => reset,
+            Err(error) if !secured && is_gone(error) => Some(error),
+            Err(error) => return self.connect_failed(key, error),
+        };
         if !secured {
-            self.begin_relaying(key, reset);
+            self.begin_relaying(key, gone);
             return self.hold_back_nothing(key);
         }
         let Some(connection) = self.connections.get_mut(key) else {
@@ -423,6 +424,11 @@ impl Worker<'_> {
             server.release();
         }
     }
+}
+
+/// Has the peer ended the connection?
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
 /// Where a connection to a server comes from, if that is not the system's to choose: `source`, `transparent`.

@@ -239,12 +239,16 @@ impl Worker<'_> {
         let (moved_up, moved_down) = flow.turn();
         let http = connection.http.as_ref();
         let held_up = http.is_some_and(|http| !http.is_open());
-        let refused = http.is_some_and(|http| http.refusal().is_some());
+        let refusal = http.and_then(|http| http.refusal());
         let (bytes_up, bytes_down) = (up.bytes() - before.0, down.bytes() - before.1);
         if bytes_up + bytes_down > 0 {
             visits::count(self.region, self.id, reservation, bytes_up, bytes_down);
         }
         connection.turn |= bytes_down > 0;
+        if let Some(refusal) = refusal.filter(|_| !was_refused) {
+            let who = (connection.conn, connection.client);
+            Self::tell_refused(self.region, self.id, &self.messages, who, refusal);
+        }
         let (up_progress, down_progress) = match (moved_up, moved_down) {
             (Err(Broken::Source(error)), _) | (_, Err(Broken::Sink(error))) => {
                 self.tell_broken(key, "client", &error);
@@ -268,8 +272,10 @@ impl Worker<'_> {
             return self.linger(key, Ending::Reset);
         }
         let fast = self.settings.tcp_fastclose;
-        let over = (ended(up) && ended(down))
-            || (refused && ended(down))
+        // Only a response would open it again.
+        let stuck = held_up && ended(down);
+        let over = stuck
+            || (ended(up) && ended(down))
             || (ended(up) && matches!(fast, FastClose::Down | FastClose::Both))
             || (ended(down) && matches!(fast, FastClose::Up | FastClose::Both));
         if over {
@@ -277,9 +283,10 @@ impl Worker<'_> {
             let server_told = !ended(up) || server.declare_end();
             let client_told = !ended(down) || client.declare_end();
             if server_told && client_told {
-                // A client with TLS answers when it is told, and an answer to a closed socket is a reset for it.
+                // A client with TLS answers when it is told, and an answer to a closed socket is a reset for it. So is
+                // closing on what was not read.
                 let answers = client.is_secured() && !ended(up);
-                let end = if answers { Self::linger } else { Self::close };
+                let end = if answers || stuck { Self::linger } else { Self::close };
                 return end(self, key, Ending::Closed);
             }
         }
@@ -305,10 +312,7 @@ impl Worker<'_> {
         }
         if connection.http.is_some() {
             self.watch_head(key);
-            if refused && !was_refused {
-                self.refused(key);
-            }
-            if refused && self.answer_refused(key) {
+            if refusal.is_some() && self.answer_refused(key) {
                 return;
             }
         }

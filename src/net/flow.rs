@@ -63,13 +63,9 @@ impl Flow<'_> {
     /// Moves what can be moved now: what came of it from the client to the server, and back.
     pub(super) fn turn(&mut self) -> (Moved, Moved) {
         let mut moved_up = self.pump_up();
-        if let Err(Broken::Sink(error)) = &moved_up {
-            // What the server has sent before it went may be a whole answer.
-            self.up.abandon(error, self.buffers);
-            self.server.suspect();
-        }
+        self.look_after(&moved_up);
         let was_held_up = self.http.as_ref().is_some_and(|http| !http.is_open());
-        let moved_down = self.pump_down();
+        let mut moved_down = self.pump_down();
         match (&moved_up, &moved_down) {
             (Ok(_), Err(Broken::Sink(_))) => {
                 // The same of the client: its last words.
@@ -79,10 +75,22 @@ impl Flow<'_> {
             (&Ok(first), Ok(_)) if was_held_up && self.http.as_ref().is_some_and(|http| http.may_go_on()) => {
                 // A response was what the client's bytes have waited for.
                 moved_up = self.pump_up().map(|second| first.and(second));
+                self.look_after(&moved_up);
+                if moved_up.is_err() {
+                    moved_down = self.pump_down();
+                }
             }
             _ => {}
         }
         (moved_up, moved_down)
+    }
+
+    /// What a server that is gone has sent before may be a whole answer.
+    fn look_after(&mut self, moved_up: &Moved) {
+        if let Err(Broken::Sink(error)) = moved_up {
+            self.up.abandon(error, self.buffers);
+            self.server.suspect();
+        }
     }
 
     fn pump_up(&mut self) -> Moved {

@@ -4,9 +4,12 @@ use std::io;
 
 use crate::model::address::ClientAddress;
 use crate::model::http::HttpSettings;
+use crate::model::ids::{ConnId, WorkerId};
 use crate::policy::http::exchange::Turn;
 use crate::policy::http::head::HeadRules;
 use crate::policy::http::{Exchange, Outgoing, Refusal};
+use crate::report::messages::Messages;
+use crate::shared::region::Region;
 use crate::shared::workers;
 
 use super::connection::{Ending, Key, Phase};
@@ -125,13 +128,23 @@ pub(super) fn exchange(
 }
 
 impl Worker<'_> {
-    /// A head that has begun has its own time from here on; none that has ended.
+    /// A head that has begun has its own time from here on; none that has ended, and none while it is not the client that
+    /// keeps it waiting: its rest may be there already, and is not read before the server has taken what came before.
     pub(super) fn watch_head(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        let pending = connection.http.as_ref().is_some_and(|http| http.has_head_pending());
-        if pending == std::mem::replace(&mut connection.heading, pending) {
+        let (Phase::Relaying { server, up, .. }, Some(http)) = (&connection.phase, &mut connection.http)
+        else {
+            return;
+        };
+        let another = http.head_has_gone();
+        let pending = http.has_head_pending() && http.is_open() && up.backlog() + server.held() == 0;
+        let was_pending = std::mem::replace(&mut connection.heading, pending);
+        if pending && was_pending && another {
+            return self.heading.touch(&mut self.connections, key, self.now);
+        }
+        if pending == was_pending {
             return;
         }
         let (from, to) = match pending {
@@ -144,29 +157,32 @@ impl Worker<'_> {
 
     /// The client's head has taken too long.
     pub(super) fn head_overdue(&mut self, key: Key) {
-        if let Some(http) = self.connections.get_mut(key).and_then(|it| it.http.as_mut()) {
+        if let Some(connection) = self.connections.get_mut(key)
+            && let Some(http) = &mut connection.http
+        {
             http.refuse(Refusal::Slow);
+            let who = (connection.conn, connection.client);
+            Self::tell_refused(self.region, self.id, &self.messages, who, Refusal::Slow);
         }
-        self.refused(key);
         self.watch_head(key);
-        self.answer_refused(key);
+        self.relay(key);
     }
 
     /// A request has just been refused: it is counted, and told.
-    pub(super) fn refused(&self, key: Key) {
-        let Some(connection) = self.connections.get(key) else {
-            return;
-        };
-        let Some(refusal) = connection.http.as_ref().and_then(|http| http.refusal()) else {
-            return;
-        };
+    pub(super) fn tell_refused(
+        region: &Region,
+        id: WorkerId,
+        messages: &Messages,
+        connection: (ConnId, ClientAddress),
+        refusal: Refusal,
+    ) {
         let why = match refusal {
             Refusal::Bad(_) => workers::Refusal::Bad,
             Refusal::Slow => workers::Refusal::Slow,
         };
-        self.region.workers().refused(self.id, why);
-        let (conn, client, reason) = (connection.conn, connection.client, refusal.reason());
-        self.messages.debug(1, format_args!("connection {conn}: client {client}: request refused: {reason}"));
+        region.workers().refused(id, why);
+        let ((conn, client), reason) = (connection, refusal.reason());
+        messages.debug(1, format_args!("connection {conn}: client {client}: request refused: {reason}"));
     }
 
     /// Answers a request that was refused, as soon as its turn has come: true if the connection is over by that.

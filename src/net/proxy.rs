@@ -83,16 +83,23 @@ impl Worker<'_> {
 
     /// More of a header has come, or its client is gone.
     pub(super) fn header_came(&mut self, key: Key, readiness: Readiness) {
-        let Some(connection) = self.connections.get_mut(key) else {
+        let Some(Connection { phase: Phase::Announcing { client }, client: sender, .. }) =
+            self.connections.get(key)
+        else {
             return;
         };
-        let Phase::Announcing { client } = &connection.phase else {
-            return;
+        // It was believed when it came, and a header can be a long time coming.
+        let taken = match self.settings.proxy_accept {
+            Some(list) if !self.verdicts_on(sender).permits(list) => Err(NoHeader::Stranger),
+            Some(_) | None => take_header(client.as_fd(), &mut self.buffers.scratch),
         };
-        match take_header(client.as_fd(), &mut self.buffers.scratch) {
+        match taken {
             Ok(Some(header)) => {
                 // What is in the socket behind the header has been reported. It is to be again.
                 self.poller.remove(client.as_fd());
+                let Some(connection) = self.connections.get_mut(key) else {
+                    return;
+                };
                 if let Phase::Announcing { client } = std::mem::replace(&mut connection.phase, Phase::Between)
                 {
                     self.peeking.leave(&mut self.connections, key);

@@ -89,6 +89,9 @@ pub enum Flaw {
     /// No transport.
     #[error("its header has the transport {0}, which is none")]
     Transport(u8),
+    /// It belongs in front of something that pen does not relay.
+    #[error("its header is about datagrams, and what follows is a stream")]
+    Datagrams,
     /// It ends within its addresses.
     #[error("its header is too short for its addresses")]
     Short,
@@ -241,6 +244,8 @@ impl Kind {
         let (family, transport) = (byte >> 4, byte & 0xf);
         if family > UNIX {
             Err(Flaw::Family(family))
+        } else if transport == DATAGRAM {
+            Err(Flaw::Datagrams)
         } else if transport > DATAGRAM {
             Err(Flaw::Transport(transport))
         } else {
@@ -258,7 +263,7 @@ impl Kind {
         }
     }
 
-    /// None: nothing is to be understood by these addresses. Datagrams that are relayed as a stream have a client, too.
+    /// None: nothing is to be understood by these addresses.
     fn route(&self, addresses: &[u8]) -> Option<Route> {
         if self.transport == UNSPECIFIED {
             return None;

@@ -134,8 +134,7 @@ impl User {
                 return Err(PrivilegeError::StillRoot { name: self.name.clone() });
             }
         }
-        // The kernel denies a process that changed its user core files; USR2 promises one.
-        nix::sys::prctl::set_dumpable(true).map_err(failed)
+        Ok(())
     }
 }
 
@@ -161,7 +160,11 @@ pub fn renounce(kept: Kept) -> Result<(), PrivilegeError> {
         capabilities::empty_bounding_set();
         keep_only(kept)?;
     }
-    nix::sys::prctl::set_no_new_privs().map_err(|errno| PrivilegeError::Renounce(errno.into()))
+    let failed = |errno: nix::Error| PrivilegeError::Renounce(errno.into());
+    nix::sys::prctl::set_no_new_privs().map_err(failed)?;
+    // The kernel denies core files to a process that changed its user, or has got capabilities with its program; USR2
+    // promises one. Who lacks a capability that is kept cannot trace this process all the same.
+    nix::sys::prctl::set_dumpable(true).map_err(failed)
 }
 
 fn keep_only(kept: Kept) -> Result<(), PrivilegeError> {

@@ -386,7 +386,7 @@ fn after_an_upgrade_that_is_denied_requests_have_the_headers() {
 #[test]
 fn a_tunnel_is_opaque_and_one_that_is_denied_is_not() {
     only_ours!("it does not know CONNECT");
-    let server = granting(b"HTTP/1.1 200 Connection established\r\nContent-Length: 7\r\n\r\n");
+    let server = granting(b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\n");
     let pen = http(&[]).servers([&server]).workers(1).start();
     let connect = |host| format!("CONNECT {host}:1 HTTP/1.1\r\nHost: {host}:1\r\n\r\n");
     let talk = Talk::with(&pen);
@@ -399,6 +399,63 @@ fn a_tunnel_is_opaque_and_one_that_is_denied_is_not() {
     talk.say("the last");
     talk.stream().shutdown(Shutdown::Write).unwrap();
     assert_eq!(talk.rest(), ("the last".to_owned(), Ending::EndOfStream));
+}
+
+/// There are servers to whom CONNECT is a method like any other. What follows is a request to them.
+#[test]
+fn a_response_with_a_body_makes_no_tunnel() {
+    only_ours!("it does not know CONNECT");
+    for answer in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 204 No Content\r\n\r\n",
+    ] {
+        let server = server("S", move |_, _| Some(answer.as_bytes().to_vec()));
+        let pen = http(&[]).servers([&server]).start();
+        let talk = Talk::with(&pen);
+        for request in
+            ["CONNECT / HTTP/1.1\r\n\r\n", "GET /hidden HTTP/1.1\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n"]
+        {
+            talk.say(request);
+            assert!(talk.response().status < 300);
+        }
+        let last = server.notes().pop().unwrap();
+        assert_eq!(values(&last, "x-forwarded-for"), ["192.0.2.7, 127.0.0.1"], "{answer:?}");
+    }
+}
+
+/// A server that ends its stream will not say any more what becomes of an upgrade: nothing waits for that.
+#[test]
+fn a_client_is_not_kept_for_an_answer_that_cannot_come() {
+    only_ours!("it does not wait for the answer to an upgrade");
+    let server = Backend::serving("S", |visit| {
+        visit.read_head();
+    });
+    let pen = http(&["debug 1"]).servers([&server]).workers(1).start();
+    let sockets =
+        || pen.workers().iter().map(|pid| processes::descriptors_of(*pid, "socket:")).sum::<usize>();
+    let idle = sockets();
+    for early in ["", "early"] {
+        let talk = Talk::with(&pen);
+        talk.say(format!("{UPGRADE}{early}"));
+        assert_eq!(talk.rest(), (String::new(), Ending::EndOfStream));
+        drop(talk);
+        wait_until("both sides are closed", || sockets() == idle);
+    }
+}
+
+/// A client that leaves while it waits for the answer to an upgrade: its server hears of it, as without -H.
+#[test]
+fn a_server_hears_of_a_client_that_leaves_before_the_answer_to_an_upgrade() {
+    let server = Backend::serving("S", |visit| {
+        visit.read_head();
+        let _ = (&visit.stream).read(&mut [0; 9]);
+        visit.note("left");
+    });
+    let pen = http(&[]).servers([&server]).start();
+    Talk::with(&pen).say(UPGRADE);
+    wait_until("the server knows", || server.notes().last().is_some_and(|note| note == "left"));
 }
 
 /// pen(1), -H: what is not HTTP passes as it is, and does not wait for more than it takes to see that.

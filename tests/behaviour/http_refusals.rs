@@ -330,6 +330,86 @@ fn a_slow_head_is_given_up() {
     assert!(server.notes().iter().all(|head| head.starts_with("GET / HTTP/1.1\r\nX-Forwarded-For")));
 }
 
+/// The same for a client whose heads follow each other so closely that one has always begun: each has its own time.
+#[test]
+fn every_head_has_its_own_time() {
+    only_ours!("it has no http_head_timeout");
+    let server = echo();
+    let pen = http(&["http_head_timeout 1"]).servers([&server]).workers(1).start();
+    let talk = Talk::with(&pen);
+    talk.say("GET / HT");
+    for _ in 0..40 {
+        let_pass(Duration::from_millis(50));
+        talk.say("TP/1.1\r\n\r\nGET / HT");
+        assert_eq!(talk.response().status, 200);
+    }
+    talk.is_refused(408);
+}
+
+/// The same for one whose next head is not read because the server does not take what came before it.
+#[test]
+fn a_head_that_the_server_keeps_waiting_is_not_slow() {
+    only_ours!("it has no http_head_timeout");
+    let (allow, allowed) = channel::<()>();
+    let allowed = Mutex::new(allowed);
+    let server = Backend::serving("S", move |visit| {
+        let _ = allowed.lock().unwrap().recv();
+        while visit.read_head() {
+            (&visit.stream).write_all(&response("200 OK", b"")).unwrap();
+        }
+    });
+    let pen = http(&["http_head_timeout 1"]).servers([&server]).workers(1).start();
+    let talk = Talk::with(&pen);
+    // Nothing but heads, so that wherever a read ends, it is within one.
+    let request = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(30_000));
+    let many = request.repeat(4);
+    talk.stream().set_nonblocking(true).unwrap();
+    let (mut sent, mut full) = (0, 0);
+    while full < 250 {
+        match talk.stream().write(&many.as_bytes()[sent % request.len()..]) {
+            Ok(count) => (sent, full) = (sent + count, 0),
+            Err(_) => {
+                full += 1;
+                let_pass(Duration::from_millis(10));
+            }
+        }
+    }
+    talk.stream().set_nonblocking(false).unwrap();
+    allow.send(()).unwrap();
+    let mut stream = talk.stream().try_clone().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| stream.write_all(&request.as_bytes()[sent % request.len()..]).unwrap());
+        for _ in 0..=sent / request.len() {
+            assert_eq!(talk.response().status, 200);
+        }
+    });
+}
+
+/// The last response before a refusal arrives whole, though the server ends its stream behind it and the client has sent
+/// more than anybody reads: closing on that would be a reset.
+#[test]
+fn a_response_that_is_the_servers_last_arrives_before_a_bad_request_ends_the_connection() {
+    only_ours!("it passes it on");
+    const SIZE: usize = 1_000_000;
+    let (allow, allowed) = channel::<()>();
+    let allowed = Mutex::new(allowed);
+    let server = Backend::serving("S", move |visit| {
+        visit.read_head();
+        let _ = allowed.lock().unwrap().recv();
+        (&visit.stream).write_all(&response("200 OK", &vec![b'x'; SIZE])).unwrap();
+    });
+    let pen = http(&["debug 1"]).servers([&server]).workers(1).controlled().start();
+    let talk = Talk::with(&pen);
+    talk.say("GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\nbad\r\n\r\n");
+    wait_until("it is refused", || pen.stderr().contains("request refused"));
+    talk.say("more");
+    allow.send(()).unwrap();
+    // Pen has everything before the client reads a byte of it.
+    wait_until("the server is gone", || server.open() == 0);
+    assert_eq!(talk.response().body.len(), SIZE);
+    assert_eq!(talk.rest().1, Ending::EndOfStream);
+}
+
 /// A slow head is answered in its turn, too.
 #[test]
 fn a_slow_head_is_answered_after_the_responses_before_it() {

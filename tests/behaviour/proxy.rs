@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -243,6 +243,7 @@ fn broken() -> Vec<(Vec<u8>, &'static str)> {
         (changed(binary(CLIENT, SITE, &[]), 12, 0x22), "the command 2"),
         (changed(binary(CLIENT, SITE, &[]), 13, 0x51), "the family 5"),
         (changed(binary(CLIENT, SITE, &[]), 13, 0x14), "the transport 4"),
+        (changed(binary(CLIENT, SITE, &[]), 13, 0x12), "is about datagrams"),
         (changed(binary(CLIENT, SITE, &[]), 13, 0x21), "too short for its addresses"),
         (binary(CLIENT, SITE, &[(4, &[0; 17_000])]), "longer than 16384 bytes"),
         (changed(binary(CLIENT, SITE, &[(4, &[0; 8])]), 30, 9), "the extensions of its header"),
@@ -367,6 +368,30 @@ fn headers_can_be_asked_for_at_any_time() {
         assert_eq!(pen.visit(), "S0");
     }
     assert_eq!(refused(&pen), 4);
+}
+
+/// proxy_accept: whoever is not believed any more when its header is whole is not believed.
+#[test]
+fn nobody_is_believed_whose_trust_has_ended_meanwhile() {
+    only_ours!("it does not know the PROXY protocol");
+    let s = webs(1);
+    let pen = Pen::with(&[TRUSTED, &["-d"]].concat()).servers(&s).workers(1).controlled().start();
+    let workers = pen.workers();
+    let header = line(CLIENT, SITE);
+    let (kept, lost) = (pen.connect(), pen.connect_from("127.0.0.2"));
+    pen.tell("acl 1 permit 127.0.0.3");
+    let waiting = pen.connect_from("127.0.0.3");
+    for client in [&kept, &waiting] {
+        send_and_wait(client, &header[..20], &workers);
+    }
+    assert_eq!(say(&lost, &header), "closed", "it has never been");
+    assert_eq!(pen.batch(&["no acl 1", "acl 1 permit 127.0.0.1"]), "");
+    let request = [&header[20..], b"GET / HTTP/1.0\r\n\r\n"].concat();
+    assert_eq!(say(&waiting, &request), "closed");
+    assert!(say(&kept, &request).ends_with("S0"));
+    assert_eq!((refused(&pen), s[0].accepted()), (2, 1));
+    assert_eq!(pen.stderr().matches("PROXY protocol: no header is accepted from it").count(), 2);
+    nothing_is_left(&pen);
 }
 
 /// The PROXY protocol: whoever comes over a Unix socket passes every list, and its header is asked for all the same.
@@ -597,6 +622,23 @@ fn a_server_that_speaks_first_is_told() {
         assert!(secured.read_line().unwrap().starts_with("PROXY TCP4 127.0.0.1 127.0.0.1 "));
         assert!(secured.echoes());
     }
+}
+
+/// proxy_send: a server that hangs up is no server that cannot be connected to, whether it waits for its header or not.
+#[test]
+fn a_server_that_hangs_up_at_once_has_not_failed() {
+    only_ours!("it does not know the PROXY protocol");
+    const OFTEN: usize = 100;
+    let files = Scratch::new();
+    let listener = UnixListener::bind(files.file("server")).unwrap();
+    // It can be connected to by whoever may write there, and has hung up before the header comes, or just after.
+    std::thread::spawn(move || listener.incoming().take(OFTEN).for_each(drop));
+    let pen = Pen::with(&["-d", "-O", "proxy_send 1"]).servers([files.file("server")]).controlled().start();
+    for _ in 0..OFTEN {
+        assert_ne!(read_all(&pen.connect()).1, Ending::Open);
+    }
+    assert!(!pen.stderr().contains("server 0"), "{}", pen.stderr());
+    nothing_is_left(&pen);
 }
 
 /// proxy_send: it holds for the emergency and the abuse server, and for the server that another's failure leads to.

@@ -41,7 +41,8 @@ fn term_and_int_end_everything_at_once() {
 fn quit_lets_connections_finish() {
     only_ours!("QUIT kills it");
     let g = greeters(2);
-    let mut pen = Pen::with(&["-r"]).servers(&g).workers(3).start();
+    // The control port answers when the start is over; before that, QUIT ends it.
+    let mut pen = Pen::with(&["-r"]).servers(&g).workers(3).controlled().start();
     let held = pen.hold_many(5);
     pen.signal(Signal::SIGQUIT);
     wait_until("nobody listens any more", || TcpStream::connect(pen.address).is_err());
@@ -67,7 +68,7 @@ fn a_second_quit_or_term_does_not_wait() {
     only_ours!("QUIT kills it");
     for second in [Signal::SIGQUIT, Signal::SIGTERM] {
         let g = greeters(1);
-        let mut pen = Pen::with(&[]).servers(&g).start();
+        let mut pen = Pen::with(&[]).servers(&g).controlled().start();
         let held = pen.hold_many(2);
         pen.signal(Signal::SIGQUIT);
         wait_until("nobody listens any more", || TcpStream::connect(pen.address).is_err());

@@ -1,14 +1,17 @@
 //! pen(1), `transparent` and `source`: where connections to the servers come from, and what right is kept for that.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, TcpStream};
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User};
 
 use crate::support::client::{connect, request};
 use crate::support::network::{Machines, Network, OWN, SERVERS, SOURCES};
-use crate::support::pen::Ended;
+use crate::support::pen::{Ended, program};
 use crate::support::processes::{self, capabilities};
+use crate::support::tls::has_program;
 use crate::support::{Backend, Pen, Scratch, needs_root, only_ours, wait_until};
 
 /// A client of either family.
@@ -260,6 +263,32 @@ fn a_normal_user_who_has_the_right_may() {
         assert_eq!(sets(pid)[..4], [0; 4], "without transparent");
     }
     assert_eq!(machines.seen(&pen, CLIENTS[0]), OWN[0]);
+}
+
+/// SIGNALS, USR2: a normal user's pen may leave core files although its right came with its file (by setcap).
+#[test]
+fn a_right_that_comes_with_the_file_takes_no_core_files_away() {
+    needs_root!();
+    only_ours!("it keeps what it has");
+    if !has_program("setcap") {
+        return;
+    }
+    let files = Scratch::new();
+    let copy = files.file("pen");
+    std::fs::copy(program(), &copy).unwrap();
+    assert!(Command::new("setcap").args(["cap_net_admin+p", &copy]).status().unwrap().success());
+    let server = Backend::web("S0");
+    let exchanged = format!("shift; exec {copy} \"$@\"");
+    let launcher: Vec<&str> = AS_NOBODY.into_iter().chain(["sh", "-c", &exchanged, "sh"]).collect();
+    for (options, kept) in [(&["-O", "transparent"][..], NET_ADMIN), (&[], 0)] {
+        let pen = Pen::with(options).servers([&server]).through(&launcher).start();
+        for pid in pen.family() {
+            assert_eq!(sets(pid)[..4], [kept, kept, 0, 0]);
+            // What is here belongs to root where there is to be no core file.
+            let owner = std::fs::metadata(format!("/proc/{pid}/environ")).unwrap().uid();
+            assert_eq!(owner.to_string(), processes::status(pid, "Uid").split_whitespace().next().unwrap());
+        }
+    }
 }
 
 /// transparent: it cannot be turned on where the right has been given up, and nothing else of such a change is made.

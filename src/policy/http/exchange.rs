@@ -81,6 +81,8 @@ pub struct Exchange {
     held: Vec<u8>,
     /// How much of that has been searched for the end of the head.
     searched: usize,
+    /// A head has gone since [`Exchange::head_has_gone`] was asked.
+    gone: bool,
     responses: Responses,
 }
 
@@ -95,6 +97,7 @@ impl Exchange {
             foreign: false,
             held: Vec::new(),
             searched: 0,
+            gone: false,
             responses: Responses::default(),
         }
     }
@@ -102,7 +105,9 @@ impl Exchange {
     /// More may be read from the client now.
     pub fn is_open(&self) -> bool {
         match self.stage {
-            Stage::Verdict | Stage::Refused { .. } => false,
+            // A client that waits as well may still go away.
+            Stage::Verdict => self.held.is_empty(),
+            Stage::Refused { .. } => false,
             Stage::Opaque => true,
             Stage::Opening | Stage::Head | Stage::Body(_) => !self.responses.is_full(),
         }
@@ -201,6 +206,11 @@ impl Exchange {
         matches!(self.stage, Stage::Opening | Stage::Head) && !self.held.is_empty()
     }
 
+    /// A head has gone since this was asked last: one that is pending is another than the one that was.
+    pub fn head_has_gone(&mut self) -> bool {
+        std::mem::take(&mut self.gone)
+    }
+
     /// The client is not read any more.
     pub fn refuse(&mut self, why: Refusal) {
         let within = matches!(self.stage, Stage::Body(_));
@@ -273,6 +283,8 @@ impl Exchange {
         let fresh = self.held.is_empty();
         if !fresh {
             self.held.extend_from_slice(rest);
+            // An empty line that was not whole when it was held begins no head.
+            self.held.drain(..head::empty_lines(&self.held));
         }
         let bytes = if fresh { rest } else { &self.held };
         match head::opening(bytes) {
@@ -360,6 +372,7 @@ impl Exchange {
         match out.stage(|staged| head::rewrite(head, &self.rules, staged)) {
             Ok(Request { kind, body }) => {
                 see(head);
+                self.gone = true;
                 self.responses.expect(kind);
                 self.verdict_due = matches!(kind, Kind::Upgrade | Kind::Connect);
                 let over = body.is_over();

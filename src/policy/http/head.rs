@@ -50,7 +50,7 @@ pub enum Kind {
     Head,
     /// It asks to go on in another protocol, which status 101 grants.
     Upgrade,
-    /// CONNECT: any status 2xx makes the connection a tunnel.
+    /// CONNECT: any status 2xx makes the connection a tunnel, unless its response has a body.
     Connect,
 }
 

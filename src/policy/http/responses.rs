@@ -3,7 +3,7 @@
 //! ```text
 //! Between ──▶ Head ──▶ Body ──▶ Between …
 //!              ├─ 1xx: Between, and the request still waits
-//!              ├─ 101 to an upgrade, 2xx to CONNECT: Opaque
+//!              ├─ 101 to an upgrade, 2xx without a length to CONNECT: Opaque
 //!              └─ anything that is no response, or that nobody asked for: Lost
 //! ```
 //!
@@ -430,6 +430,13 @@ impl Head {
         }
     }
 
+    /// Nothing belongs to it, and it does not say so: what makes a tunnel is like that (RFC 9110, 9.3.6). Whoever sends a
+    /// length, or 204, has answered as to any other method, and takes what comes next for a request.
+    fn is_bare(&self) -> bool {
+        let silent = self.length == Length::Unknown && self.coding == Coding::None;
+        silent && self.status.is_some_and(|status| status.code != 204)
+    }
+
     /// Of a whole head.
     fn outcome(&self, kind: Kind) -> Result<Outcome, Foreign> {
         let Status { code, old } = self.status.ok_or(Foreign)?;
@@ -437,7 +444,7 @@ impl Head {
             (Kind::Upgrade, 101) => Ok(Outcome::Granted),
             (_, 101) => Err(Foreign),
             (_, 100..=199) => Ok(Outcome::Interim),
-            (Kind::Connect, 200..=299) => Ok(Outcome::Granted),
+            (Kind::Connect, 200..=299) if self.is_bare() => Ok(Outcome::Granted),
             (Kind::Head, _) | (_, 204 | 304) => Ok(Outcome::Final(Body::None)),
             (Kind::Plain | Kind::Upgrade | Kind::Connect, _) => match (self.coding, self.length) {
                 // There were no codings in HTTP/1.0: RFC 9112, 6.1.

@@ -188,21 +188,29 @@ fn a_line_has_107_bytes_at_most() {
 fn addresses_of_every_family_are_read() {
     let route = inet("10.1.2.3:1000", "10.0.0.1:80");
     assert_eq!(whole(&binary(0x21, 0x11, &ADDRESSES)), Header { length: 28, route, secured: false });
-    // The same client, if its datagrams are relayed as a stream.
-    assert_eq!(whole(&binary(0x21, 0x12, &ADDRESSES)).route, route);
     let v6: Vec<u8> = (1..=36).collect();
     let expected =
         inet("[102:304:506:708:90a:b0c:d0e:f10]:8482", "[1112:1314:1516:1718:191a:1b1c:1d1e:1f20]:8996");
     assert_eq!(whole(&binary(0x21, 0x21, &v6)), Header { length: 52, route: expected, secured: false });
-    for kind in [0x31, 0x32] {
-        let header = binary(0x21, kind, &[b'/'; 216]);
-        assert_eq!(whole(&header), Header { length: 232, route: Route::Unix, secured: false });
+    let header = binary(0x21, 0x31, &[b'/'; 216]);
+    assert_eq!(whole(&header), Header { length: 232, route: Route::Unix, secured: false });
+}
+
+#[test]
+fn datagrams_are_not_what_follows() {
+    for kind in [0x02, 0x12, 0x22, 0x32] {
+        let header = binary(0x21, kind, &[0; 216]);
+        for length in [14, 16, header.len()] {
+            assert_eq!(flaw(&header[..length]), Flaw::Datagrams, "{kind:x}");
+        }
+        // With LOCAL it says nothing.
+        assert_eq!(whole(&binary(0x20, kind, &[0; 216])).route, Route::Own);
     }
 }
 
 #[test]
 fn where_nothing_is_specified_the_connections_own_addresses_count() {
-    for kind in [0x00, 0x01, 0x02, 0x10] {
+    for kind in [0x00, 0x01, 0x10] {
         for content in [&ADDRESSES[..], &[&ADDRESSES, &b"\x04\0\x01x"[..]].concat()] {
             let header = binary(0x21, kind, content);
             let expected = Header { length: header.len(), route: Route::Own, secured: false };
@@ -296,7 +304,7 @@ fn a_header_has_16_kib_at_most() {
 
 #[test]
 fn addresses_and_extensions_must_be_whole() {
-    for (kind, length) in [(0x11, 12), (0x21, 36), (0x31, 216), (0x32, 216), (0x10, 12)] {
+    for (kind, length) in [(0x11, 12), (0x21, 36), (0x31, 216), (0x10, 12)] {
         let header = binary(0x21, kind, &vec![1; length - 1]);
         assert_eq!(flaw(&header[..FIXED]), Flaw::Short, "{kind:x}");
         assert_eq!(flaw(&header), Flaw::Short, "{kind:x}");
@@ -552,7 +560,7 @@ proptest! {
         source in any_address(),
         destination in any_address(),
         command in prop_oneof![Just(Command::Local), Just(Command::Proxy)],
-        protocol in prop_oneof![Just(Protocol::Stream), Just(Protocol::Datagram), Just(Protocol::Unspecified)],
+        protocol in prop_oneof![Just(Protocol::Stream), Just(Protocol::Unspecified)],
         extensions in prop::collection::vec((6u8..32, prop::collection::vec(any::<u8>(), 0..50)), 0..5),
     ) {
         let mut builder = Builder::with_addresses(Version::Two | command, protocol, (source, destination));

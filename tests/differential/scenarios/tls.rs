@@ -1,6 +1,6 @@
 //! TLS towards clients.
 
-use std::io::Write;
+use std::io::{Read, Write};
 
 use openssl::ssl::SslVersion;
 
@@ -9,7 +9,7 @@ use crate::pen::{Builder, Pen};
 use crate::stage::Stage;
 use crate::support::client::read_all;
 use crate::support::tls::{Authority, Client, Identity, Kind, TlsEnding, curl, now, s_client, staple};
-use crate::support::{Scratch, wait_until};
+use crate::support::{Backend, Scratch, wait_until};
 
 /// A pen with this certificate.
 fn pen<'a>(t: &'a Stage, identity: &Identity, options: &[&str]) -> Builder<'a> {
@@ -67,6 +67,32 @@ pub fn scenarios() -> Vec<Scenario> {
             }
         })
         .with_two_workers_too(),
+        scenario("case_129_http_headers_of_a_tls_client", |t| {
+            let server = t.server(
+                "S0",
+                Backend::serving("S", |visit| {
+                    let (mut head, mut part) = (Vec::new(), [0; 4096]);
+                    while !head.ends_with(b"\r\n\r\n") {
+                        match (&visit.stream).read(&mut part) {
+                            Ok(count @ 1..) => head.extend_from_slice(&part[..count]),
+                            _ => return,
+                        }
+                    }
+                    let head = String::from_utf8_lossy(&head).into_owned();
+                    visit.note(
+                        head.lines().filter(|line| line.starts_with("X-")).collect::<Vec<_>>().join(" | "),
+                    );
+                    let _ = (&visit.stream).write_all(b"HTTP/1.0 200 OK\r\n\r\nS0");
+                }),
+            );
+            let root = Authority::new("Root");
+            let pen = pen(t, &root.issue(&["localhost"]), &["-H"]).servers([&server]).start();
+            let mut secured = Client::careless().connect(pen.connect()).unwrap();
+            t.note("body", secured.request("/").0);
+            let mut told: Vec<String> = server.notes().remove(0).split(" | ").map(str::to_owned).collect();
+            told.sort_unstable();
+            t.note("told", told.join(" | "));
+        }),
         scenario("case_130_the_end_of_a_tls_stream", |t| {
             let (s, root) = (t.webs(1), Authority::new("Root"));
             let pen = pen(t, &root.issue(&["localhost"]), &[]).servers(&s).start();

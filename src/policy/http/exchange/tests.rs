@@ -197,9 +197,15 @@ fn a_bad_request_after_something_that_is_no_response_is_not_answered() {
 fn a_head_that_has_begun_is_pending_until_it_ends() {
     let (mut exchange, mut outcome) = (exchange(), Outcome::default());
     assert!(!exchange.has_head_pending());
-    for (chunk, pending) in
-        [(&b"\r\n"[..], false), (b"G", true), (b"ET / HTTP/1.1\r\n\r", true), (b"\n", false), (b"P", true)]
-    {
+    for (chunk, pending) in [
+        (&b"\r\n"[..], false),
+        (b"\r", true),
+        (b"\n", false),
+        (b"G", true),
+        (b"ET / HTTP/1.1\r\n\r", true),
+        (b"\n", false),
+        (b"P", true),
+    ] {
         give(&mut exchange, chunk, &mut outcome);
         assert_eq!(exchange.has_head_pending(), pending, "{chunk:?}");
     }

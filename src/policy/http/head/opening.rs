@@ -20,7 +20,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// them holds for all that may follow, unless it was [`Opening::Incomplete`].
 ///
 /// A server that is less strict than RFC 9112 must not see a request in what is nobody's here: nginx skips carriage returns
-/// before a request, Python's servers skip and split at everything that is white space in Latin-1, and some take any method.
+/// before a request, Python's servers skip and split at everything that is white space in Latin-1, and some take any method:
+/// gunicorn, up to version 21, whatever begins with three of the characters from `$` to `_`.
 /// Other protocols must not wait for the end of a line that never comes: LDAP begins with `0` and a control character,
 /// AMQP and X11 with letters and NUL.
 pub fn opening(bytes: &[u8]) -> Opening {
@@ -56,7 +57,8 @@ fn first_word(line: &[u8]) -> Option<Opening> {
     if is_blank(*first) {
         return Some(Opening::Request);
     }
-    if !is_tchar(*first) {
+    let nearly = first.is_ascii_alphabetic() || line.iter().take(3).all(is_nearly_capital);
+    if !nearly && !is_tchar(*first) {
         return Some(Opening::Other);
     }
     for &byte in rest {
@@ -64,8 +66,8 @@ fn first_word(line: &[u8]) -> Option<Opening> {
             b' ' | b'\t' | b'\r' => return None,
             _ if is_tchar(byte) => {}
             // Nearly a method.
-            _ if first.is_ascii_alphabetic() && is_blank(byte) => return None,
-            _ if first.is_ascii_alphabetic() && byte.is_ascii_graphic() => {}
+            _ if nearly && is_blank(byte) => return None,
+            _ if nearly && byte.is_ascii_graphic() => {}
             _ => return Some(Opening::Other),
         }
     }
@@ -111,6 +113,11 @@ const TCHARS: [bool; 256] = {
     }
     table
 };
+
+/// A capital to whoever writes `[A-Z0-9$-_.]`.
+fn is_nearly_capital(byte: &u8) -> bool {
+    matches!(byte, b'$'..=b'_')
+}
 
 /// White space in Latin-1, but for the line feed.
 fn is_blank(byte: u8) -> bool {

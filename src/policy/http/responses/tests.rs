@@ -152,11 +152,19 @@ fn the_last_request_of_its_kind_has_the_verdict() {
 }
 
 #[test]
-fn a_tunnel_is_granted_by_any_2xx() {
-    for code in [200, 204, 299] {
-        let responses =
-            after(&[Kind::Connect], format!("HTTP/1.1 {code}\r\nContent-Length: 7\r\n\r\nSSH-2.0-x\r\n"));
+fn a_tunnel_is_granted_by_any_2xx_without_a_body() {
+    for code in [200, 201, 299] {
+        let responses = after(&[Kind::Connect], format!("HTTP/1.1 {code}\r\nVia: x\r\n\r\nSSH-2.0-x\r\n"));
         assert_eq!((responses.verdict(), responses.unseen()), (Some(Verdict::Granted), u64::MAX));
+    }
+    for answer in [
+        "200\r\nContent-Length: 2\r\n\r\nok",
+        "200\r\nContent-Length: 0\r\n\r\n",
+        "200\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "204\r\n\r\n",
+    ] {
+        let responses = after(&[Kind::Connect, Kind::Plain], format!("HTTP/1.1 {answer}"));
+        assert_eq!((responses.verdict(), responses.outstanding()), (Some(Verdict::Denied), 1), "{answer:?}");
     }
     let denied = "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 2\r\n\r\nno";
     let responses = after(&[Kind::Connect, Kind::Plain], format!("{CONTINUE}{denied}"));

@@ -67,6 +67,8 @@ fn any_other_line_is_not() {
         Opening::Other,
         &[
             "SSH-2.0-OpenSSH_9.2\r\n",
+            "@RSYNCD: 31.0 sha512\n",
+            "<34>1 2003-10-11T22:14:15.003Z host su\n",
             "EHLO example.com\r\n",
             "stats\r\n",
             "delete key\r\n",
@@ -92,8 +94,9 @@ fn what_begins_with_no_token_is_not_waited_for() {
             "\u{16}\u{3}\u{1}",
             "{\"a\"",
             "<stream:stream",
-            "@RSYNCD: 31",
-            "(",
+            "<?xml version='1.0'?>",
+            "(a)",
+            "[{",
             "\u{13}BitTorrent protocol",
             "é",
         ],
@@ -132,6 +135,8 @@ fn a_line_that_is_not_whole_is_waited_for() {
             "SSH-2.0",
             "get key",
             "\r\nx",
+            "(",
+            "@RSYNCD: 31",
         ],
     );
     for cut in 0..PREFACE.len() {
@@ -173,6 +178,7 @@ fn what_a_lenient_server_reads_as_a_request_is_one() {
         let old = [b"GET", &[blank][..], b"/\n"].concat();
         assert_eq!(said_of(&old), Opening::Request, "HTTP/0.9: {blank:#x}");
     }
+    all_are(Opening::Request, &["(GET / HTTP/1.1\r\n", "1:A / HTTP/1.1\r\n", "<?>x\t/ HTTP/1.0\n"]);
     all_are(Opening::Request, &["GE(T / HTTP/1.1\r\n", "GET/ HTTP/1.1\r\n", "G\"E\"T / HTTP/1.1\n"]);
 }
 
