@@ -81,6 +81,8 @@ pub struct Exchange {
     held: Vec<u8>,
     /// How much of that has been searched for the end of the head.
     searched: usize,
+    /// Empty lines before the first bytes: dropped if those are a request, passed on if they are not.
+    skipped: Vec<u8>,
     /// A head has gone since [`Exchange::head_has_gone`] was asked.
     gone: bool,
     responses: Responses,
@@ -97,6 +99,7 @@ impl Exchange {
             foreign: false,
             held: Vec::new(),
             searched: 0,
+            skipped: Vec::new(),
             gone: false,
             responses: Responses::default(),
         }
@@ -142,15 +145,18 @@ impl Exchange {
     /// The client's stream has ended: what is still held goes to the server only if nobody could take it for a request.
     pub fn end_of_requests(&mut self, out: &mut Outgoing, see: &mut impl FnMut(&[u8])) {
         let mut held = std::mem::take(&mut self.held);
-        if !matches!(self.stage, Stage::Opening) || held.is_empty() {
+        let skipped = std::mem::take(&mut self.skipped);
+        if !matches!(self.stage, Stage::Opening) {
             return;
         }
         held.push(b'\n');
-        if head::opening(&held) == Opening::Other {
-            held.pop();
+        let nobody = held.len() == 1 || head::opening(&held) == Opening::Other;
+        held.pop();
+        if nobody && held.len() + skipped.len() > 0 {
             self.foreign = true;
             self.stage = Stage::Opaque;
             see(&held);
+            Source::Held(&skipped).pass(0..skipped.len(), out);
             Source::Held(&held).pass(0..held.len(), out);
         }
     }
@@ -216,6 +222,7 @@ impl Exchange {
         let within = matches!(self.stage, Stage::Body(_));
         self.stage = Stage::Refused { why, within };
         self.held = Vec::new();
+        self.skipped = Vec::new();
     }
 
     /// Why the client is not read any more.
@@ -277,6 +284,7 @@ impl Exchange {
         if self.held.is_empty() {
             let empty = head::empty_lines(rest);
             if empty > 0 {
+                self.skip(&rest[..empty]);
                 return empty;
             }
         }
@@ -284,7 +292,8 @@ impl Exchange {
         if !fresh {
             self.held.extend_from_slice(rest);
             // An empty line that was not whole when it was held begins no head.
-            self.held.drain(..head::empty_lines(&self.held));
+            let empty = head::empty_lines(&self.held);
+            self.skipped.extend(self.held.drain(..empty));
         }
         let bytes = if fresh { rest } else { &self.held };
         match head::opening(bytes) {
@@ -296,8 +305,10 @@ impl Exchange {
             kind => {
                 self.foreign = kind == Opening::Other;
                 self.stage = if self.foreign { Stage::Opaque } else { Stage::Head };
+                let skipped = std::mem::take(&mut self.skipped);
                 if self.foreign {
                     see(bytes);
+                    Source::Held(&skipped).pass(0..skipped.len(), out);
                 }
                 if fresh {
                     return 0;
@@ -307,6 +318,14 @@ impl Exchange {
             }
         }
         rest.len()
+    }
+
+    /// Empty lines have come where a connection begins.
+    fn skip(&mut self, empty: &[u8]) {
+        self.skipped.extend_from_slice(empty);
+        if self.skipped.len() > self.head_max {
+            self.refuse(Refusal::Bad("nothing but empty lines"));
+        }
     }
 
     /// A head, or a part of one. Returns how many of the bytes are done with.

@@ -73,6 +73,8 @@ fn streams() -> Vec<(Vec<u8>, Vec<u8>, Option<&'static str>)> {
         "\u{16}\u{3}\u{1} anything",
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nwhatever follows",
         "no line at all",
+        "\r\n\nSSH-2.0-x\n\r\n",
+        "\r\n",
         "",
     ];
     let mut all: Vec<_> =
@@ -88,6 +90,7 @@ fn streams() -> Vec<(Vec<u8>, Vec<u8>, Option<&'static str>)> {
         let stream = [first.replace('@', "").as_bytes(), bad.as_bytes()].concat();
         all.push((stream, with_ours(first), Some("a head")));
     }
+    all.push((b"\r\n\r\nGET / HTTP/1.1\r\n\r\n".to_vec(), with_ours(first), None));
     let broken_chunk = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n@\r\n";
     let stream = [broken_chunk.replace('@', "").as_bytes(), b"zz\r\n"].concat();
     all.push((stream, with_ours(broken_chunk), Some("a chunk")));
@@ -224,6 +227,8 @@ fn a_head_that_is_too_long_is_refused_however_it_comes() {
         assert_eq!(outcome.refusal, Some(Refusal::Bad("the head is too long")));
         assert!(outcome.sent.is_empty());
     }
+    let empty = b"\r\n".repeat(1500);
+    assert_eq!(run(&empty, [10]).refusal, Some(Refusal::Bad("nothing but empty lines")));
     let endless = [b'G'; 3000];
     assert_eq!(run(&endless, []).refusal, Some(Refusal::Bad("the head is too long")));
 }
