@@ -1,7 +1,7 @@
 use std::sync::{Arc, Mutex};
 
 use foreign_types::ForeignType;
-use openssl::ssl::{SslSession, SslSessionCacheMode};
+use openssl::ssl::{SslContextBuilder, SslSession, SslSessionCacheMode};
 
 use super::*;
 use crate::model::time::Seconds;
@@ -57,6 +57,16 @@ fn tickets_outlive_two_rotations_and_no_third() {
     }
 }
 
+/// For clients that remember the session that they were given last.
+fn remembering() -> (SslContextBuilder, Arc<Mutex<Option<SslSession>>>) {
+    let newest = Arc::new(Mutex::new(None));
+    let told = Arc::clone(&newest);
+    let mut builder = SslContext::builder(SslMethod::tls_client()).unwrap();
+    builder.set_session_cache_mode(SslSessionCacheMode::CLIENT);
+    builder.set_new_session_callback(move |_, session| *told.lock().unwrap() = Some(session));
+    (builder, newest)
+}
+
 #[test]
 #[allow(unsafe_code)]
 fn no_ticket_outlives_the_certificate_of_its_client() {
@@ -69,13 +79,9 @@ fn no_ticket_outlives_the_certificate_of_its_client() {
         let tls = TlsSettings { verify_client: VerifyClient::Require, ..only(version) };
         let contexts = build(tls, &material(&authority, default, Vec::new()));
         let (certificate, key) = authority.issue(IssueOptions { validity, ..IssueOptions::default() });
-        let mut builder = SslContext::builder(SslMethod::tls_client()).unwrap();
+        let (mut builder, newest) = remembering();
         builder.set_certificate(&X509::from_pem(certificate.as_bytes()).unwrap()).unwrap();
         builder.set_private_key(&PKey::private_key_from_pem(key.as_bytes()).unwrap()).unwrap();
-        let newest = Arc::new(Mutex::new(None));
-        let told = Arc::clone(&newest);
-        builder.set_session_cache_mode(SslSessionCacheMode::CLIENT);
-        builder.set_new_session_callback(move |_, session| *told.lock().unwrap() = Some(session));
         let client = builder.build();
         for round in 0..2 {
             let mut ssl = Ssl::new(&client).unwrap();
@@ -113,14 +119,10 @@ fn a_client_is_known_as_well_when_it_resumes() {
         let contexts = build(tls, &material(&authority, default, vec![named]));
         let common_name = "Cl\u{ed}ent";
         let (certificate, key) = authority.issue(IssueOptions { common_name, ..IssueOptions::default() });
-        let newest = Arc::new(Mutex::new(None));
-        let told = Arc::clone(&newest);
-        let mut builder = SslContext::builder(SslMethod::tls_client()).unwrap();
+        let (mut builder, newest) = remembering();
         builder.set_certificate(&X509::from_pem(certificate.as_bytes()).unwrap()).unwrap();
         builder.set_private_key(&PKey::private_key_from_pem(key.as_bytes()).unwrap()).unwrap();
         builder.set_alpn_protos(b"\x02h2").unwrap();
-        builder.set_session_cache_mode(SslSessionCacheMode::CLIENT);
-        builder.set_new_session_callback(move |_, session| *told.lock().unwrap() = Some(session));
         let client = builder.build();
         for round in 0..2 {
             let mut ssl = Ssl::new(&client).unwrap();
@@ -151,11 +153,7 @@ fn who_resumes_with_an_old_ticket_gets_a_new_one() {
         let (_, material) = simple();
         let keys = keys();
         let contexts = made_with(&keys, only(version), &material);
-        let newest = Arc::new(Mutex::new(None));
-        let told = Arc::clone(&newest);
-        let mut builder = SslContext::builder(SslMethod::tls_client()).unwrap();
-        builder.set_session_cache_mode(SslSessionCacheMode::CLIENT);
-        builder.set_new_session_callback(move |_, session| *told.lock().unwrap() = Some(session));
+        let (builder, newest) = remembering();
         let client = builder.build();
         let mut session: Option<SslSession> = None;
         for round in 0..10 {
