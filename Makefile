@@ -13,7 +13,7 @@ compdir = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin
 
 DOCS     = README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE
-EXAMPLES = contrib/pen@.service contrib/pen.init
+EXAMPLES = contrib/pen@.service contrib/pen.init contrib/dns.cfg contrib/syslog.cfg contrib/sip.cfg
 
 .PHONY: all demo check bench install uninstall clean
 
@@ -31,13 +31,15 @@ check:
 	sh contrib/setup.sh check
 	bash contrib/check.sh
 
-# The cost of the parts, then of the whole beside Debian's pen, and of HTTP headers and TLS beside other balancers.
+# The cost of the parts, then of the whole beside Debian's pen, and of HTTP headers, TLS and UDP beside other balancers.
 bench:
 	sh contrib/setup.sh bench
 	$(CARGO) bench --locked
 	bash benches/compare.sh
 	bash benches/http.sh
 	bash benches/tls.sh
+	bash benches/udp.sh
+	bash benches/dns.sh
 
 # Does not build what is built already, so that it can run as a user who has no compiler.
 install:

@@ -10,9 +10,10 @@ _penctl() {
         ssl_certificate ssl_ciphers ssl_ciphersuites ssl_client_renegotiation_interval ssl_groups
         ssl_handshake_timeout ssl_key ssl_max_version ssl_min_version ssl_ocsp_response ssl_option
         ssl_passthrough ssl_sni_path ssl_ticket_rotation ssl_verify_client status stubborn tarpit_acl
-        tcp_fastclose tcp_nodelay timeout tracking transparent undrain web_stats weight workers write'
+        tcp_fastclose tcp_nodelay timeout tracking transparent udp_timeout undrain web_stats weight workers
+        write'
     local negatives='abort_on_error abuse acl ascii block delayed_forward dummy emergency epoll forgetful geoip
-        hash http keepalive kqueue log peek poll prio proxy_accept proxy_send roundrobin select source ssl_alpn
+        hash http keepalive kqueue listen log peek poll prio proxy_accept proxy_send roundrobin select source ssl_alpn
         ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_ciphersuites ssl_groups ssl_key
         ssl_ocsp_response ssl_option ssl_passthrough ssl_sni_path stubborn tcp_nodelay transparent web_stats
         weight'
@@ -91,7 +92,7 @@ _penctl() {
             choices="$keys $more"
         else
             case ${given[-1]} in
-            proxy) choices='1 2 off default' ;;
+            proxy) choices='1 2 every off default' ;;
             sni) choices='none' ;;
             verify) choices='none system' ;;
             esac
@@ -102,7 +103,9 @@ _penctl() {
         ;;
     'no http') choices='forwarded' ;;
     proxy_accept) choices='off' ;;
-    proxy_send) choices='1 2 off' ;;
+    proxy_send) choices='1 2 every off' ;;
+    listen | 'no listen') choices='tcp udp' ;;
+    'udp_timeout '*) ((${#given[@]} == 2)) && choices='replies' ;;
     'drain '*) ((${#given[@]} == 2)) && choices='all' ;;
     ssl_max_version | ssl_min_version) choices=$versions ;;
     ssl_option) choices='no_sslv2 no_sslv3 no_tlsv1 no_tlsv1.1 no_tlsv1.2 cipher_server_preference' ;;

@@ -6,6 +6,8 @@
 # "make check" can do without the classic pen, the scanners sslscan and testssl, and the servers, balancers and clients
 # that the tests bring together with pen: it then leaves out what needs them.
 #
+# Servers that it installs, name servers among them, are not started, neither now nor when the system starts.
+#
 # usage: setup.sh demo|check|bench
 set -eu
 
@@ -26,7 +28,9 @@ nginx:nginx-light
 /usr/lib/nginx/modules/ngx_stream_module.so:libnginx-mod-stream
 haproxy:haproxy
 wrk:wrk
-pen:pen"
+pen:pen
+nsd:nsd
+dnsperf:dnsperf"
 
 helpful="/usr/bin/pen:pen
 sslscan:sslscan
@@ -35,7 +39,14 @@ nginx:nginx-light
 /usr/lib/nginx/modules/ngx_stream_module.so:libnginx-mod-stream
 haproxy:haproxy
 h2load:nghttp2-client
-wrk:wrk"
+wrk:wrk
+nsd:nsd
+dig:bind9-dnsutils
+dnsperf:dnsperf
+dnsdist:dnsdist
+rsyslogd:rsyslog
+logger:bsdutils
+sipp:sip-tester"
 
 optional=
 case ${1-} in
@@ -87,13 +98,33 @@ if [ -n "$missing$useful" ]; then
         echo "setup: without the package ${useful}some tests are left out" >&2
     else
         echo "setup: installing $missing$useful"
-        # Nothing that is installed here is to be started: the tests bring their own servers up and down.
+        # Nothing that is installed here is to be started, neither now nor when the system starts: the tests bring their
+        # own servers up and down.
+        services() {
+            for unit in /lib/systemd/system/*[!@].service /etc/init.d/*; do
+                [ ! -e "$unit" ] || basename "$unit" .service
+            done | sort -u
+        }
+        # What was not there before.
+        disable() {
+            services | while read -r service; do
+                case " $known " in *" $service "*) continue ;; esac
+                [ ! -d /run/systemd/system ] || systemctl --quiet stop "$service.service" || true
+                [ ! -e "/etc/init.d/$service" ] || update-rc.d "$service" disable || true
+                ! has systemctl || systemctl --quiet disable "$service.service" || true
+            done
+        }
+        known=$(services | tr '\n' ' ')
         policy=/usr/sbin/policy-rc.d
-        if [ ! -e $policy ]; then
-            trap 'rm -f $policy' EXIT
+        if [ -e $policy ]; then
+            trap disable EXIT
+        else
+            trap 'disable; rm -f $policy' EXIT
             printf '#!/bin/sh\nexit 101\n' >$policy
             chmod 755 $policy
         fi
+        trap 'exit 130' INT
+        trap 'exit 143' TERM HUP
         export DEBIAN_FRONTEND=noninteractive
         install() {
             apt-get install -qq -y --no-install-recommends "$@" >/dev/null

@@ -10,6 +10,7 @@ use pen::model::apply::Action;
 use pen::model::command::Command;
 use pen::model::config::{self, Reading};
 use pen::model::ids::MAX_SERVERS;
+use pen::model::listen::{Listen, MAX_LISTENERS, Protocol};
 use pen::model::render;
 use pen::model::settings::{Launch, Settings};
 
@@ -27,8 +28,8 @@ const COMMANDS: &str = "abort_on_error abuse acl ascii blacklist block check cli
     reload roundrobin select server servers socket source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate \
     ssl_ciphers ssl_ciphersuites ssl_client_renegotiation_interval ssl_groups ssl_handshake_timeout ssl_key \
     ssl_max_version ssl_min_version ssl_ocsp_response ssl_option ssl_passthrough ssl_sni_path ssl_ticket_rotation \
-    ssl_verify_client status stubborn tarpit_acl tcp_fastclose tcp_nodelay timeout tracking transparent undrain \
-    web_stats weight workers write nonsense SERVER # \"server\"";
+    ssl_verify_client status stubborn tarpit_acl tcp_fastclose tcp_nodelay timeout tracking transparent \
+    udp_timeout undrain web_stats weight workers write nonsense SERVER # \"server\"";
 
 /// What can follow.
 const ARGUMENTS: &str = "0 1 2 3 9 10 25 4095 4096 65535 65536 2147483647 2147483648 4294967296 99999999999999999999 \
@@ -37,7 +38,8 @@ const ARGUMENTS: &str = "0 1 2 3 9 10 25 4095 4096 65535 65536 2147483647 214748
     :80 80 http unix /run/x.sock [/run/x:y]:1 /a\\b \"/a b\" \"/a\\\"b\" \"#x\" \"\" \"open /a:b a:b log:9900 permit \
     deny country SE se SEX all acl address blacklist hard max port prio weight sni tls verify none system \
     *.example.com request require TLSv1 TLSv1.2 TLSv1.3 HIGH:!aNULL h2 no_tlsv1 no_tlsv1.2 no_sslv3 append replace \
-    keep forwarded proxy default 1024 auto off up down both on # #comment file two circle";
+    keep forwarded proxy default 1024 auto off up down both on # #comment file two circle \
+    tcp udp replies every 53 [::]:53";
 
 /// Small, fast and the same everywhere (Steele, Lea and Flood, 2014).
 struct SplitMix(u64);
@@ -96,6 +98,9 @@ impl SplitMix {
     /// What has most ways to be right and wrong.
     fn entry(&mut self, arguments: &[&str]) -> String {
         let number = self.below(12);
+        if self.below(4) == 0 {
+            return self.listener(arguments);
+        }
         if self.below(2) == 0 {
             let action = self.one_of(&["permit", "deny", "permit country"]);
             return format!("acl {number} {action} {}", self.words(arguments, 3));
@@ -113,6 +118,23 @@ impl SplitMix {
     }
 }
 
+impl SplitMix {
+    /// Few enough that some are there already, and many enough that there are too many.
+    fn listener(&mut self, arguments: &[&str]) -> String {
+        let no = self.one_of(&["", "", "", "no "]);
+        let protocol = self.one_of(&["tcp ", "udp ", ""]);
+        match self.below(8) {
+            0 => format!("{no}listen {protocol}{}", self.one_of(arguments)),
+            1 => format!("udp_timeout {} replies {}", self.below(99), self.one_of(arguments)),
+            _ => format!(
+                "{no}listen {protocol}{}{}",
+                self.one_of(&["0.0.0.0:", "", "[::]:"]),
+                1 + self.below(12)
+            ),
+        }
+    }
+}
+
 fn files(path: &Path) -> io::Result<String> {
     match path.to_str() {
         Some("file") => Ok("hash\nserver 3 address a port 1\nnonsense\ninclude two".to_owned()),
@@ -122,18 +144,21 @@ fn files(path: &Path) -> io::Result<String> {
     }
 }
 
-fn start() -> Settings {
+/// With `-U` or without.
+fn start(udp: bool) -> Settings {
+    let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
     Settings {
-        listen: Some("127.0.0.1:8001".parse().unwrap()),
+        udp,
+        listen: vec![Listen { protocol, spec: "127.0.0.1:8001".parse().unwrap() }],
         servers: vec!["127.0.0.1:9001".parse().unwrap(), "www".parse().unwrap()],
         ..Settings::default()
     }
 }
 
-/// What a file can say of settings: all but the generation, and which server had no port of its own.
+/// What a file can say of settings: all but the generation, -U, and which server had no port of its own.
 fn sayable(settings: &Settings) -> Settings {
     let mut settings = Settings { generation: 0, ..settings.clone() };
-    let Some(listen) = &settings.listen else { return settings };
+    let Some(Listen { spec: listen, .. }) = settings.listen.first() else { return settings };
     if listen.path().is_none() {
         for server in &mut settings.servers {
             if matches!(server.host, Some(Host::Ip(_) | Host::Name(_))) && server.port == Port::Listeners {
@@ -171,7 +196,8 @@ fn send(base: &Settings, line: &str) -> Option<Settings> {
     let is_left_to_pen = |action: &Action| matches!(action, Action::Shun(..) | Action::Restaple);
     assert!(actions.iter().all(is_left_to_pen), "{actions:?}");
     assert!(settings.servers.len() <= MAX_SERVERS as usize);
-    assert_eq!(settings.problems(), []);
+    assert!((1..=MAX_LISTENERS).contains(&settings.listen.len()));
+    assert_eq!((settings.problems(), settings.udp), (vec![], base.udp));
     assert!(settings.clients_max >= base.clients_max && settings.conn_max >= base.conn_max);
     let same = Settings { generation: base.generation, ..settings.clone() } == *base;
     if parsed.is_none_or(|parsed| changes_nothing(&parsed.command)) {
@@ -179,7 +205,8 @@ fn send(base: &Settings, line: &str) -> Option<Settings> {
     }
     if !same {
         let text = render::file(&settings, &Launch::default(), "now");
-        let back = config::read(&Settings::default(), "written", &text, files)
+        let started = Settings { udp: settings.udp, ..Settings::default() };
+        let back = config::read(&started, "written", &text, files)
             .unwrap_or_else(|rejected| panic!("{rejected:?}\n{text}"));
         assert_eq!(sayable(&back.settings), sayable(&settings), "{text}");
     }
@@ -191,7 +218,7 @@ fn whatever_the_control_port_is_sent_the_settings_stay_whole() {
     let mut random = SplitMix(1);
     let commands: Vec<_> = COMMANDS.split_whitespace().collect();
     let arguments: Vec<_> = ARGUMENTS.split_whitespace().collect();
-    let (mut settings, mut accepted, mut changes) = (start(), 0, 0);
+    let (mut settings, mut accepted, mut changes, mut most_listeners) = (start(false), 0, 0, 0);
     for number in 0..LINES {
         let line = random.line(&commands, &arguments);
         let after = std::panic::catch_unwind(|| send(&settings, &line));
@@ -201,8 +228,9 @@ fn whatever_the_control_port_is_sent_the_settings_stay_whole() {
             changes += u32::from(sayable(&after) != sayable(&settings));
             settings = after;
         }
+        most_listeners = most_listeners.max(settings.listen.len());
         if number % CHAIN == 0 || settings.servers.len() > 30 {
-            settings = start();
+            settings = start(random.below(2) == 0);
         }
     }
     eprintln!("{LINES} lines: {accepted} accepted, {changes} changed something");
@@ -210,11 +238,12 @@ fn whatever_the_control_port_is_sent_the_settings_stay_whole() {
         accepted > LINES / 10 && changes > LINES / 20,
         "{accepted} accepted, {changes} changed something"
     );
+    assert!(most_listeners > 8, "{most_listeners}");
 }
 
 #[test]
 fn commands_cannot_make_more_servers_than_there_can_be() {
-    let mut settings = start();
+    let mut settings = start(false);
     for line in
         ["server 4095", "server 4095 address a port 1", "server 4096 address a", "drain 4095", "drain 4094"]
     {

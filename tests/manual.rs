@@ -26,7 +26,7 @@ const COMMANDS: &str = "abort_on_error abuse acl ascii blacklist block check cli
     ssl_client_renegotiation_interval ssl_groups ssl_handshake_timeout ssl_key ssl_max_version \
     ssl_min_version ssl_ocsp_response ssl_option ssl_passthrough ssl_sni_path ssl_ticket_rotation \
     ssl_verify_client status stubborn tarpit_acl tcp_fastclose tcp_nodelay timeout tracking \
-    transparent undrain web_stats weight workers write";
+    transparent udp_timeout undrain web_stats weight workers write";
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

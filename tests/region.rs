@@ -507,7 +507,8 @@ impl<'a> Worker<'a> {
                 place,
                 shun,
                 now(),
-            );
+            )
+            .next;
         }
         self.region.slots().release(&mut self.finder, conn);
     }

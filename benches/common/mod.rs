@@ -1,5 +1,5 @@
 //! What the programs that make load for `benches/*.sh` have in common: how they measure a balancer's processes.
-#![allow(unreachable_pub)] // it is a part of each of them
+#![allow(unreachable_pub, dead_code)] // it is a part of each of them, and not all of them use all of it
 
 use std::fmt::{Display, Write as _};
 use std::io::{Read, Write};

@@ -291,6 +291,11 @@ impl ListenSpec {
             Host::Ip(_) | Host::Name(_) => None,
         }
     }
+
+    /// Is it the same address, however it is written?
+    pub fn is(&self, other: &ListenSpec) -> bool {
+        (&self.host, &self.port) == (&other.host, &other.port)
+    }
 }
 
 /// As it was given.

@@ -6,10 +6,12 @@ use std::path::PathBuf;
 
 use super::address::ServerSpec;
 use super::command::{
-    Command, HttpChange, Number, Operation, ServerChange, Switch, TlsChange, TlsFile, TlsList, TlsQuestion,
+    Command, HttpChange, ListenChange, Number, Operation, ServerChange, Switch, TlsChange, TlsFile, TlsList,
+    TlsQuestion,
 };
 use super::http::HttpSettings;
 use super::ids::ServerId;
+use super::listen::Listen;
 use super::settings::{FastClose, Settings};
 use super::time::Seconds;
 use super::tls::TlsSettings;
@@ -67,9 +69,10 @@ impl Settings {
                 self.server(server);
                 return Outcome { actions, ..Outcome::default() };
             }
-            Command::Listen(spec) => {
-                self.listen = spec.or_else(|| self.listen.take());
-                return line(self.listen.as_ref()).into();
+            Command::ShowListen => return self.listeners().into(),
+            Command::Listen(change) => {
+                self.change_listeners(change);
+                return self.listeners().into();
             }
             Command::ShowLog => return line(self.log.as_ref()).into(),
             Command::Log(destination) => {
@@ -80,6 +83,11 @@ impl Settings {
             Command::WebStats(file) => {
                 self.web_stats = file;
                 return line(self.web_stats.as_ref().map(|path| path.display())).into();
+            }
+            Command::ShowUdpTimeout => return line(Some(self.udp_timeout)).into(),
+            Command::UdpTimeout(timeout) => {
+                self.udp_timeout = timeout;
+                return line(Some(self.udp_timeout)).into();
             }
             Command::ShowWorkers => return self.workers_line().into(),
             Command::Workers(workers) => {
@@ -185,6 +193,23 @@ impl Settings {
             Number::Tracking => set(&mut self.tracking.0),
         };
         format!("{now}\n")
+    }
+
+    fn change_listeners(&mut self, change: ListenChange) {
+        match change {
+            ListenChange::Only(spec) => self.listen = vec![Listen { protocol: self.protocol(), spec }],
+            ListenChange::Add(listen) if self.listens_at(&listen) => {}
+            ListenChange::Add(listen) => self.listen.push(listen),
+            ListenChange::Remove(listen) => self.listen.retain(|it| !it.is(&listen)),
+        }
+    }
+
+    /// The address alone where there is nothing more to say, as ever.
+    fn listeners(&self) -> String {
+        match self.listen.as_slice() {
+            [Listen { protocol, spec }] if *protocol == self.protocol() => line(Some(spec)),
+            listeners => listeners.iter().map(|listen| line(Some(listen))).collect(),
+        }
     }
 
     /// The slot of that number, made if there is none.
@@ -368,6 +393,7 @@ mod tests {
             ("tarpit_acl", "tarpit_acl = -1"),
             ("timeout", "5\n"),
             ("tracking", "0\n"),
+            ("udp_timeout", "30\n"),
             ("web_stats", ""),
             ("workers", "auto\n"),
         ] {
@@ -467,6 +493,37 @@ mod tests {
     }
 
     #[test]
+    fn listeners_are_shown_with_their_protocol_unless_it_goes_without_saying() {
+        let mut settings = Settings::default();
+        assert_eq!(reply(&mut settings, "listen 53"), "53\n");
+        assert_eq!(reply(&mut settings, "listen udp 53"), "tcp 53\nudp 53\n");
+        assert_eq!(reply(&mut settings, "listen udp 0.0.0.0:53"), "tcp 53\nudp 53\n", "it is the same");
+        assert_eq!(reply(&mut settings, "listen tcp 54"), "tcp 53\nudp 53\ntcp 54\n");
+        assert_eq!(reply(&mut settings, "no listen tcp 53"), "udp 53\ntcp 54\n");
+        assert_eq!(reply(&mut settings, "no listen tcp 54"), "udp 53\n");
+        assert_eq!(reply(&mut settings, "no listen udp 0.0.0.0:53"), "");
+        let mut settings = Settings { udp: true, ..Settings::default() };
+        assert_eq!(reply(&mut settings, "listen 53"), "53\n");
+        assert_eq!(settings.listen[0].to_string(), "udp 53");
+        run(&mut settings, "listen tcp 53");
+        assert_eq!(reply(&mut settings, "listen 54"), "54\n", "all others are gone");
+        run(&mut settings, "listen tcp 53");
+        assert_eq!(reply(&mut settings, "no listen udp 54"), "tcp 53\n");
+    }
+
+    #[test]
+    fn the_time_of_flows_is_said_as_a_whole() {
+        let mut settings = Settings::default();
+        for value in ["7 replies 2", "8", "9 replies 1000"] {
+            assert_eq!(reply(&mut settings, &format!("udp_timeout {value}")), format!("{value}\n"));
+            assert_eq!(reply(&mut settings, "udp_timeout"), format!("{value}\n"));
+        }
+        assert_eq!((settings.udp_timeout.idle, settings.udp_timeout.replies), (Seconds(9), Some(1000)));
+        run(&mut settings, "udp_timeout 30");
+        assert_eq!(settings, Settings::default());
+    }
+
+    #[test]
     fn lists_grow_in_order_and_are_emptied() {
         let mut settings = Settings::default();
         run(&mut settings, "acl 1 permit 10.0.0.0/8");
@@ -552,7 +609,14 @@ mod tests {
     fn the_proxy_protocol_is_answered_in_the_words_that_set_it() {
         let mut settings = Settings { servers: vec!["a:1".parse().unwrap()], ..Settings::default() };
         let before = settings.clone();
-        for line in ["proxy_accept off", "proxy_accept 3", "proxy_send 1", "proxy_send 2", "proxy_send off"] {
+        for line in [
+            "proxy_accept off",
+            "proxy_accept 3",
+            "proxy_send 1",
+            "proxy_send every",
+            "proxy_send 2",
+            "proxy_send off",
+        ] {
             let (word, value) = line.split_once(' ').unwrap();
             assert_eq!(reply(&mut settings, line), "");
             assert_eq!(reply(&mut settings, word), format!("{value}\n"));
@@ -562,6 +626,7 @@ mod tests {
         for (line, proxy) in [
             ("server 0 proxy 1", Some(ProxySend::V1)),
             ("server 0 max 3", Some(ProxySend::V1)),
+            ("server 0 proxy every", Some(ProxySend::V2Every)),
             ("server 0 proxy off", Some(ProxySend::Off)),
             ("server 0 proxy default max 0", None),
         ] {

@@ -15,11 +15,12 @@ use std::str::FromStr;
 use super::address::{AddressError, ClientAddress, Drain, Host, ListenSpec, Port, ServerSpec};
 use super::http::{Existing, HEAD_MAX};
 use super::ids::{AclId, ConnId, MAX_CLIENTS, MAX_CONNECTIONS, MAX_SERVERS, MAX_WORKERS, ServerId};
+use super::listen::{Listen, Protocol};
 use super::number::{self, LARGEST, NumberError};
 use super::proxy::ProxySend;
 use super::server_name::NamePattern;
 use super::settings::{
-    AclEntry, FastClose, FileNameError, LogDestination, LogDestinationError, Network, file_name,
+    AclEntry, FastClose, FileNameError, FlowTimeout, LogDestination, LogDestinationError, Network, file_name,
 };
 use super::time::Seconds;
 use super::tls::{self, NoSuchWord, ServerTls, TlsOption, TlsVersion, Trust, VerifyClient};
@@ -41,8 +42,10 @@ pub enum Command {
     ControlAcl(Option<AclId>),
     /// `server N [key value]…`, in the order given.
     Server(ServerId, Vec<ServerChange>),
-    /// `listen [SPEC]`.
-    Listen(Option<ListenSpec>),
+    /// `listen`: where?
+    ShowListen,
+    /// `listen SPEC`, `listen tcp|udp SPEC`, `no listen tcp|udp SPEC`.
+    Listen(ListenChange),
     /// `log`: where to?
     ShowLog,
     /// `log X`, `no log`.
@@ -51,6 +54,10 @@ pub enum Command {
     ShowWebStats,
     /// `web_stats FILE`, `no web_stats`.
     WebStats(Option<PathBuf>),
+    /// `udp_timeout`: how long?
+    ShowUdpTimeout,
+    /// `udp_timeout N [replies M]`.
+    UdpTimeout(FlowTimeout),
     /// `workers`: how many?
     ShowWorkers,
     /// `workers N`, `workers auto`.
@@ -253,6 +260,18 @@ const NUMBERS: [(&str, Number, u32, u32, bool); 14] = [
     ("tracking", Number::Tracking, 0, LARGEST, false),
 ];
 
+/// What a command changes of where to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenChange {
+    /// `listen SPEC`: there, with the protocol of `-U` or without it, and nowhere else.
+    Only(ListenSpec),
+    /// `listen tcp|udp SPEC`: there, too.
+    Add(Listen),
+    /// `no listen tcp|udp SPEC`: there no longer. Nothing happens if nobody listens there: whoever reads commands makes
+    /// sure that somebody does.
+    Remove(Listen),
+}
+
 /// What a command changes of the headers of HTTP requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HttpChange {
@@ -354,6 +373,9 @@ const TLS_LISTS: [(&str, TlsList); 3] = [
     ("ssl_groups", TlsList::Groups),
 ];
 
+/// How many replies `udp_timeout` can wait for.
+const MOST_REPLIES: u32 = 1000;
+
 /// How many bytes the name of a protocol can have in ALPN.
 const LONGEST_PROTOCOL: usize = 255;
 
@@ -374,7 +396,7 @@ pub enum ServerChange {
     Port(Port),
     /// `prio P`.
     Prio(i32),
-    /// `proxy 1|2|off`; none for `proxy default`: as `proxy_send` says.
+    /// `proxy 1|2|every|off`; none for `proxy default`: as `proxy_send` says.
     Proxy(Option<ProxySend>),
     /// `sni NAME`, added to those that it has.
     Sni(NamePattern),
@@ -547,7 +569,8 @@ impl Command {
             Command::Number(_, None)
             | Command::ClientAcl(None)
             | Command::ControlAcl(None)
-            | Command::Listen(None)
+            | Command::ShowListen
+            | Command::ShowUdpTimeout
             | Command::ShowLog
             | Command::ShowWebStats
             | Command::ShowWorkers
@@ -566,7 +589,8 @@ impl Command {
             | Command::ClientAcl(Some(_))
             | Command::ControlAcl(Some(_))
             | Command::Server(..)
-            | Command::Listen(Some(_))
+            | Command::Listen(_)
+            | Command::UdpTimeout(_)
             | Command::Log(_)
             | Command::WebStats(_)
             | Command::Workers(_)
@@ -699,7 +723,15 @@ fn positive(word: String, words: &mut Words) -> Result<Command, CommandError> {
         "http" => Ok(Command::Http(http(words)?)),
         "idlers" => nothing_but("idlers", "0", "Idlers: 0/0\n", words),
         "include" => Ok(Command::Include(words.need("include", "the name of a file")?)),
-        "listen" => Ok(Command::Listen(words.next().map(|given| address("listen", &given)).transpose()?)),
+        "listen" => {
+            if let Some(listen) = listener("listen", words)? {
+                return Ok(Command::Listen(ListenChange::Add(listen)));
+            }
+            match words.next() {
+                Some(given) => Ok(Command::Listen(ListenChange::Only(address("listen", &given)?))),
+                None => Ok(Command::ShowListen),
+            }
+        }
         "log" => match words.next() {
             Some(given) => Ok(Command::Log(Some(given.parse()?))),
             None => Ok(Command::ShowLog),
@@ -751,6 +783,10 @@ fn positive(word: String, words: &mut Words) -> Result<Command, CommandError> {
         "tarpit_acl" => nothing_but("tarpit_acl", "-1", "tarpit_acl = -1", words),
         "tcp_fastclose" => fast_close(words),
         "tcp_nodelay" => Ok(Command::Nothing),
+        "udp_timeout" => match words.next() {
+            Some(given) => Ok(Command::UdpTimeout(flow_timeout(&given, words)?)),
+            None => Ok(Command::ShowUdpTimeout),
+        },
         "undrain" => Ok(Command::Drain(words.server("undrain")?, Drain::No)),
         "web_stats" => match words.file("web_stats")? {
             Some(file) => Ok(Command::WebStats(Some(file))),
@@ -786,6 +822,11 @@ fn negative(word: String, words: &mut Words) -> Result<Command, CommandError> {
             None => Ok(Command::Http(HttpChange::Off)),
             Some("forwarded") => Ok(Command::Http(HttpChange::NoForwarded)),
             Some(given) => Err(choice("what follows no http", "forwarded, or nothing", given)),
+        },
+        "listen" => match listener("no listen", words)? {
+            Some(listen) => Ok(Command::Listen(ListenChange::Remove(listen))),
+            // There is no listening nowhere.
+            None => Err(CommandError::Unknown("no listen".to_owned())),
         },
         "log" => Ok(Command::Log(None)),
         "proxy_accept" => Ok(Command::ProxyAccept(None)),
@@ -858,6 +899,35 @@ fn client(given: String) -> Result<ClientAddress, CommandError> {
         (_, Ok(ip)) => Ok(SocketAddr::new(ip, 0).into()),
         _ => Err(CommandError::Client(given)),
     }
+}
+
+/// A protocol, and where; none if no protocol follows.
+fn listener(command: &'static str, words: &mut Words) -> Result<Option<Listen>, CommandError> {
+    let Some(protocol) = words.next_of(&["tcp", "udp"]) else { return Ok(None) };
+    let (protocol, what) = match protocol {
+        "udp" => (Protocol::Udp, "[host:]port"),
+        _ => (Protocol::Tcp, "[host:]port or a path"),
+    };
+    let command = format!("{command} {protocol}");
+    let spec: ListenSpec = address("listen", &words.need(&command, what)?)?;
+    match (protocol, spec.path()) {
+        (Protocol::Udp, Some(_)) => Err(CommandError::Missing { command, what: "[host:]port, not a path" }),
+        _ => Ok(Some(Listen { protocol, spec })),
+    }
+}
+
+/// What follows `udp_timeout`.
+fn flow_timeout(given: &str, words: &mut Words) -> Result<FlowTimeout, CommandError> {
+    let idle = Seconds(number::unsigned("udp_timeout", given, 1..=LARGEST)?);
+    let replies = match words.next().as_deref() {
+        None => None,
+        Some("replies") => {
+            let given = words.need(&format!("udp_timeout {idle} replies"), "a number")?;
+            Some(number::unsigned("replies", &given, 1..=MOST_REPLIES)?)
+        }
+        Some(given) => return Err(choice("what follows udp_timeout N", "replies, or nothing", given)),
+    };
+    Ok(FlowTimeout { idle, replies })
 }
 
 fn drain(words: &mut Words) -> Result<Command, CommandError> {
@@ -1005,7 +1075,7 @@ fn server_proxy(given: &str) -> Result<Option<ProxySend>, CommandError> {
     if given == "default" {
         return Ok(None);
     }
-    given.parse().map(Some).map_err(|NoSuchWord(_)| choice("proxy", "1, 2, off or default", given))
+    given.parse().map(Some).map_err(|NoSuchWord(_)| choice("proxy", "1, 2, every, off or default", given))
 }
 
 fn server(words: &mut Words) -> Result<Command, CommandError> {
@@ -1522,6 +1592,58 @@ mod tests {
     }
 
     #[test]
+    fn listeners_take_the_place_of_all_or_have_a_protocol_and_come_and_go() {
+        let spec = |text: &str| text.parse::<ListenSpec>().unwrap();
+        let with = |protocol, text| Listen { protocol, spec: spec(text) };
+        for (line, expected) in [
+            ("listen 53", ListenChange::Only(spec("53"))),
+            ("listen /run/pen.sock", ListenChange::Only(spec("/run/pen.sock"))),
+            ("listen tcp [::1]:53", ListenChange::Add(with(Protocol::Tcp, "[::1]:53"))),
+            ("listen tcp /run/pen.sock", ListenChange::Add(with(Protocol::Tcp, "/run/pen.sock"))),
+            ("listen udp dns:domain", ListenChange::Add(with(Protocol::Udp, "dns:domain"))),
+            ("listen udp udp", ListenChange::Add(with(Protocol::Udp, "udp"))),
+            ("no listen udp 53", ListenChange::Remove(with(Protocol::Udp, "53"))),
+            ("no listen tcp /run/pen.sock", ListenChange::Remove(with(Protocol::Tcp, "/run/pen.sock"))),
+        ] {
+            assert_eq!(command(line), Command::Listen(expected.clone()), "{line}");
+            assert!(!Command::Listen(expected).is_question());
+        }
+        assert_eq!(command("listen"), Command::ShowListen);
+        assert!(Command::ShowListen.is_question());
+        assert_eq!(notices("listen udp 53 54"), [r#""54" and what follows it is ignored"#]);
+        for (line, reason) in [
+            ("listen udp", "listen udp needs [host:]port"),
+            ("listen tcp", "listen tcp needs [host:]port or a path"),
+            ("no listen udp", "no listen udp needs [host:]port"),
+            ("listen udp /run/pen.sock", "listen udp needs [host:]port, not a path"),
+            ("no listen", "do_cmd: ignoring command starting with 'no listen'"),
+            ("no listen 53", "do_cmd: ignoring command starting with 'no listen'"),
+        ] {
+            assert_eq!(refused(line), reason);
+        }
+        assert!(refused("listen udp 0").starts_with("listen: port must be"));
+    }
+
+    #[test]
+    fn flows_end_after_a_time_or_with_so_many_replies() {
+        let timeout = |idle, replies| Command::UdpTimeout(FlowTimeout { idle: Seconds(idle), replies });
+        assert_eq!(command("udp_timeout"), Command::ShowUdpTimeout);
+        assert!(Command::ShowUdpTimeout.is_question() && !timeout(1, None).is_question());
+        assert_eq!(command("udp_timeout 1"), timeout(1, None));
+        assert_eq!(command("udp_timeout 2147483647 replies 1000"), timeout(LARGEST, Some(1000)));
+        for (line, reason) in [
+            ("udp_timeout 0", r#"udp_timeout must be a number from 1 to 2147483647, not "0""#),
+            ("udp_timeout 5 replies", "udp_timeout 5 replies needs a number"),
+            ("udp_timeout 5 replies 0", r#"replies must be a number from 1 to 1000, not "0""#),
+            ("udp_timeout 5 replies 1001", r#"replies must be a number from 1 to 1000, not "1001""#),
+            ("udp_timeout 5 1", r#"what follows udp_timeout N must be replies, or nothing, not "1""#),
+            ("no udp_timeout", "do_cmd: ignoring command starting with 'no udp_timeout'"),
+        ] {
+            assert_eq!(refused(line), reason);
+        }
+    }
+
+    #[test]
     fn the_proxy_protocol_is_accepted_from_a_list_and_sent_in_a_version() {
         use ProxySend::*;
         for (line, expected) in [
@@ -1532,19 +1654,26 @@ mod tests {
             ("proxy_send", Command::ShowProxySend),
             ("proxy_send 1", Command::ProxySend(V1)),
             ("proxy_send 2", Command::ProxySend(V2)),
+            ("proxy_send every", Command::ProxySend(V2Every)),
             ("proxy_send off", Command::ProxySend(Off)),
             ("no proxy_send", Command::ProxySend(Off)),
         ] {
             assert_eq!(command(line), expected);
             assert_eq!(expected.is_question(), !line.contains(' '));
         }
-        for (value, change) in [("1", Some(V1)), ("2", Some(V2)), ("off", Some(Off)), ("default", None)] {
+        for (value, change) in [
+            ("1", Some(V1)),
+            ("2", Some(V2)),
+            ("every", Some(V2Every)),
+            ("off", Some(Off)),
+            ("default", None),
+        ] {
             let expected = Command::Server(ServerId(1), vec![ServerChange::Proxy(change)]);
             assert_eq!(command(&format!("server 1 proxy {value}")), expected);
         }
         assert_eq!(refused("proxy_accept 10"), r#"proxy_accept must be a number from 0 to 9, not "10""#);
-        assert_eq!(refused("proxy_send 3"), r#"proxy_send must be 1, 2 or off, not "3""#);
-        assert_eq!(refused("server 1 proxy v2"), r#"proxy must be 1, 2, off or default, not "v2""#);
+        assert_eq!(refused("proxy_send 3"), r#"proxy_send must be 1, 2, every or off, not "3""#);
+        assert_eq!(refused("server 1 proxy v2"), r#"proxy must be 1, 2, every, off or default, not "v2""#);
         assert_eq!(refused("server 1 proxy"), "server 1 proxy needs a value");
     }
 
@@ -1617,8 +1746,6 @@ mod tests {
 
     #[test]
     fn the_other_settings_are_read() {
-        assert_eq!(command("listen 8001"), Command::Listen(Some("8001".parse().unwrap())));
-        assert_eq!(command("listen"), Command::Listen(None));
         assert_eq!(command("log"), Command::ShowLog);
         assert_eq!(command("log /a"), Command::Log(Some(LogDestination::File("/a".into()))));
         assert_eq!(command("no log"), Command::Log(None));

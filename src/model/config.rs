@@ -13,8 +13,9 @@ use std::path::Path;
 
 use super::address::Drain;
 use super::apply::Action;
-use super::command::{Command, CommandError, Notice, Number, Parsed};
+use super::command::{Command, CommandError, ListenChange, Notice, Number, Parsed};
 use super::ids::ServerId;
+use super::listen::{Listen, MAX_LISTENERS};
 use super::settings::{AclEntry, MAX_ENTRIES, Remark, Settings, SettingsProblem};
 
 /// How deep files can include each other; deeper is taken for a circle under changing names.
@@ -79,6 +80,12 @@ pub enum Fault {
     /// `drain` and `undrain` are for what is there: a slip of the pen must not make a server.
     #[error("there is no server {0}")]
     NoServer(ServerId),
+    /// Nobody listens there who could stop. In a file it is skipped.
+    #[error("there is no listener {0}")]
+    NoListener(Listen),
+    /// Each has a socket for every worker.
+    #[error("too many listeners; there can be {MAX_LISTENERS}")]
+    TooManyListeners,
     /// The settings as a whole do not work.
     #[error(transparent)]
     Settings(#[from] SettingsProblem),
@@ -149,6 +156,17 @@ impl Places {
         Some(format!("{}:{}", line.file, line.line?))
     }
 
+    /// The last line that says to listen there, as `FILE:LINE`. None if there is no such line.
+    pub fn of_listener(&self, listen: &Listen) -> Option<String> {
+        let says_it = |line: &&At<String>| match command_of(&line.what) {
+            Some(Command::Listen(ListenChange::Only(spec))) => spec.is(&listen.spec),
+            Some(Command::Listen(ListenChange::Add(it))) => it.is(listen),
+            _ => false,
+        };
+        let line = self.lines.iter().rev().filter(|line| line.what.contains("listen")).find(says_it)?;
+        Some(format!("{}:{}", line.file, line.line?))
+    }
+
     fn words(&self) -> HashMap<String, usize> {
         let words = |(number, line)| {
             let At { what, .. }: &At<String> = line;
@@ -156,6 +174,10 @@ impl Places {
         };
         self.lines.iter().enumerate().flat_map(words).collect()
     }
+}
+
+fn command_of(line: &str) -> Option<Command> {
+    Some(Command::parse(line).ok()??.command)
 }
 
 impl Reading {
@@ -216,12 +238,29 @@ pub fn read(
     Ok(reading)
 }
 
+/// Reads commands as [`read`] does, that belong together but are no file: a listener is one more. `origin` says whose.
+///
+/// # Errors
+/// As there.
+pub fn read_batch(
+    base: &Settings,
+    origin: &str,
+    text: &str,
+    loader: impl Fn(&Path) -> io::Result<String>,
+) -> Result<Reading, Rejected> {
+    let mut reader = Reader::running(base.clone(), &loader);
+    reader.growing_lists(|reader| reader.lines(origin, text));
+    let mut reading = reader.conclude(origin)?;
+    reading.remark(origin, &[]);
+    Ok(reading)
+}
+
 /// Reads one command on top of `base`, for somebody who waits for the answer; `origin` says who. The new settings have
 /// the next generation, also after a question. Lists and tables grow as in [`read`]: an entry that its list ends with
 /// already is not appended again.
 ///
 /// What a file would skip is a fault here, to be answered as it deserves: [`CommandError::Unknown`],
-/// [`CommandError::FastCloseAlone`]. (Files that the command includes are read as ever.)
+/// [`CommandError::FastCloseAlone`], [`Fault::NoListener`]. (Files that the command includes are read as ever.)
 /// A command for a running pen is the caller's to carry out; it is skipped with a warning here.
 ///
 /// # Errors
@@ -235,7 +274,10 @@ pub fn read_command(
 ) -> Result<Reading, Rejected> {
     let mut reader = Reader::running(base.clone(), &loader);
     reader.growing_lists(|reader| match Command::parse(line) {
-        Ok(Some(parsed)) => reader.carry_out(origin, None, parsed),
+        Ok(Some(parsed)) => match reader.absent(&parsed.command) {
+            Some(fault) => reader.fault(origin, None, fault),
+            None => reader.carry_out(origin, None, parsed),
+        },
         Ok(None) => {}
         Err(error) => reader.fault(origin, None, error),
     });
@@ -262,6 +304,8 @@ pub struct Reader<'a> {
     /// How many bytes have been answered, those beyond [`LONGEST_REPLIES`] counted too.
     answered: usize,
     told: HashSet<Warning>,
+    /// The next listener is the first of a file.
+    replaces_listeners: bool,
     /// Put off until all servers are there: those of the command line come after the file that drains them.
     drains: Vec<At<(ServerId, Drain)>>,
 }
@@ -285,6 +329,7 @@ impl<'a> Reader<'a> {
             included: 0,
             answered: 0,
             told: HashSet::new(),
+            replaces_listeners: false,
             drains: vec![],
         }
     }
@@ -294,9 +339,12 @@ impl<'a> Reader<'a> {
         Reader { tables_only_grow: true, ..Reader::new(base, loader) }
     }
 
-    /// Reads all lines of a file.
+    /// Reads all lines of a file. The first that says where to listen takes the place of all listeners that were there
+    /// before: where a file that is read again has another port, the old one is given up.
     pub fn file(&mut self, name: &str, text: &str) {
+        self.replaces_listeners = true;
         self.growing_lists(|reader| reader.lines(name, text));
+        self.replaces_listeners = false;
     }
 
     /// Reads one command that has no place in a file; `origin` says where it is from.
@@ -352,7 +400,11 @@ impl<'a> Reader<'a> {
         match Command::parse(text) {
             Ok(Some(parsed)) => {
                 self.reading.places.lines.push(At { file: file.to_owned(), line, what: text.to_owned() });
-                self.carry_out(file, line, parsed);
+                match self.absent(&parsed.command) {
+                    // The file that took it away is read again by every reload.
+                    Some(fault) => self.warn(file, line, Warning::Skipped(fault.to_string())),
+                    None => self.carry_out(file, line, parsed),
+                }
             }
             Ok(None) => {}
             Err(error) if error.is_ignorable() => self.warn(file, line, Warning::Skipped(error.to_string())),
@@ -373,6 +425,18 @@ impl<'a> Reader<'a> {
         {
             return;
         }
+        if let Command::Listen(ListenChange::Add(_) | ListenChange::Only(_)) = &parsed.command
+            && std::mem::take(&mut self.replaces_listeners)
+        {
+            self.reading.settings.listen.clear();
+        }
+        let settings = &self.reading.settings;
+        if let Command::Listen(ListenChange::Add(listen)) = &parsed.command
+            && settings.listen.len() >= MAX_LISTENERS
+            && !settings.listens_at(listen)
+        {
+            return self.fault(file, line, Fault::TooManyListeners);
+        }
         let outcome = self.reading.settings.apply(self.possible(parsed.command));
         self.reply(file, line, &outcome.reply);
         for action in outcome.actions {
@@ -386,6 +450,16 @@ impl<'a> Reader<'a> {
                 }
                 action @ (Action::Shun(..) | Action::Restaple) => self.reading.actions.push(action),
             }
+        }
+    }
+
+    /// What is to be taken away, and is not there.
+    fn absent(&self, command: &Command) -> Option<Fault> {
+        match command {
+            Command::Listen(ListenChange::Remove(listen)) if !self.reading.settings.listens_at(listen) => {
+                Some(Fault::NoListener(listen.clone()))
+            }
+            _ => None,
         }
     }
 
@@ -466,7 +540,7 @@ mod tests {
     fn base() -> Settings {
         Settings {
             generation: 7,
-            listen: Some("8001".parse().unwrap()),
+            listen: crate::model::listen::Listen::tcp("8001"),
             servers: vec!["a:1".parse().unwrap()],
             ..Settings::default()
         }
@@ -598,6 +672,69 @@ mod tests {
         let reading = read_text("timeout\nmode\nidle_timeout 9\nlog\nlisten").unwrap();
         let mode = "no hash no roundrobin no stubborn no weight no prio\n";
         assert_eq!(reading.replies, format!("5\n{mode}Idle timeout: 9 seconds\n8001\n"));
+    }
+
+    #[test]
+    fn the_place_of_a_listener_is_the_last_line_that_says_to_listen_there() {
+        let text = "listen 54\nlisten 53\nlisten udp 0.0.0.0:53\nlisten tcp 55\nserver 0 port 53 # listen udp 53\n\
+                    listen udp 56\nno listen udp 56\n";
+        let reading = read_text(text).unwrap();
+        let place = |listen: &str| {
+            let Some(Command::Listen(ListenChange::Add(listen))) = command_of(listen) else {
+                panic!("{listen}")
+            };
+            reading.places.of_listener(&listen)
+        };
+        assert_eq!(place("listen udp 53").as_deref(), Some("pen.cfg:3"));
+        assert_eq!(place("listen tcp 53").as_deref(), Some("pen.cfg:2"));
+        assert_eq!(place("listen tcp 55").as_deref(), Some("pen.cfg:4"));
+        assert_eq!(place("listen udp 56").as_deref(), Some("pen.cfg:6"));
+        assert_eq!(place("listen udp 57"), None);
+    }
+
+    #[test]
+    fn a_listener_that_is_not_there_is_a_fault_of_a_command_and_skipped_in_a_file() {
+        let faults = command(&base(), "no listen udp 53").unwrap_err();
+        assert_eq!(
+            faults.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["there is no listener udp 53"]
+        );
+        let reading =
+            read_text("listen 8001\nlisten udp 53\nno listen udp 53\nno listen udp 53\nhash").unwrap();
+        assert_eq!(warnings(&reading), ["pen.cfg:4: there is no listener udp 53"]);
+        assert!(matches!(reading.warnings[0].what, Warning::Skipped(_)));
+        assert!(reading.settings.hash && reading.settings.listen == base().listen);
+        let last = command(&base(), "no listen tcp 8001").unwrap_err();
+        assert_eq!(last, [Fault::Settings(SettingsProblem::NowhereToListen)]);
+    }
+
+    #[test]
+    fn there_are_so_many_listeners_and_no_more() {
+        let lines: String = (1..MAX_LISTENERS).map(|port| format!("listen udp {port}\n")).collect();
+        let all = read_text(&format!("{lines}listen udp 3\nlisten tcp 98")).unwrap().settings;
+        assert_eq!(all.listen.len(), MAX_LISTENERS);
+        assert_eq!(command(&all, "listen udp 99").unwrap_err(), [Fault::TooManyListeners]);
+        let faults =
+            read_text(&format!("{lines}listen tcp 98\nlisten udp 98\nhash\nlisten udp 99\n")).unwrap_err();
+        let reason = "too many listeners; there can be 16";
+        assert_eq!(faults, [format!("pen.cfg:17: {reason}"), format!("pen.cfg:19: {reason}")]);
+        assert!(command(&all, "listen udp 3").is_ok());
+        let one = command(&all, "listen 53").unwrap().settings;
+        assert_eq!(one.listen, crate::model::listen::Listen::tcp("53"));
+        assert!(read_batch(&all, "f", "no listen udp 3\nlisten udp 99", no_files).is_ok());
+    }
+
+    #[test]
+    fn the_first_listener_of_a_file_takes_the_place_of_those_before_and_of_a_batch_does_not() {
+        let text = "hash\nlisten udp 53\nlisten tcp 53\n";
+        let of_file = read_text(text).unwrap().settings;
+        assert_eq!(of_file.listen.iter().map(ToString::to_string).collect::<Vec<_>>(), ["udp 53", "tcp 53"]);
+        let moved = read(&of_file, "f", "listen udp 5353\nlisten tcp 53\n", no_files).unwrap().settings;
+        assert_eq!(moved.listen.iter().map(ToString::to_string).collect::<Vec<_>>(), ["udp 5353", "tcp 53"]);
+        assert_eq!(read(&moved, "f", "hash\n", no_files).unwrap().settings.listen, moved.listen);
+        let batch = read_batch(&base(), "batch", text, no_files).unwrap().settings;
+        assert_eq!(batch.listen.len(), 3);
+        assert_eq!(batch.listen[0], base().listen[0]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod command;
 pub mod config;
 pub mod http;
 pub mod ids;
+pub mod listen;
 pub mod logline;
 pub mod number;
 pub mod proxy;

@@ -15,8 +15,20 @@ pub enum ProxySend {
     Off,
     /// Version 1, a line of text.
     V1,
-    /// Version 2, binary.
+    /// Version 2, binary; of datagrams, before the first of a flow.
     V2,
+    /// Version 2, before every datagram. Of connections, no other than [`ProxySend::V2`].
+    V2Every,
+}
+
+impl ProxySend {
+    /// Is it version 2, with which more can be told than addresses?
+    pub fn is_binary(self) -> bool {
+        match self {
+            ProxySend::V2 | ProxySend::V2Every => true,
+            ProxySend::Off | ProxySend::V1 => false,
+        }
+    }
 }
 
 /// As the commands `proxy_send` and `server` take it.
@@ -26,6 +38,7 @@ impl fmt::Display for ProxySend {
             ProxySend::Off => "off",
             ProxySend::V1 => "1",
             ProxySend::V2 => "2",
+            ProxySend::V2Every => "every",
         })
     }
 }
@@ -34,6 +47,7 @@ impl FromStr for ProxySend {
     type Err = NoSuchWord;
 
     fn from_str(text: &str) -> Result<Self, NoSuchWord> {
-        shown_as(text, &[ProxySend::V1, ProxySend::V2, ProxySend::Off], "1, 2 or off")
+        let all = [ProxySend::V1, ProxySend::V2, ProxySend::V2Every, ProxySend::Off];
+        shown_as(text, &all, "1, 2, every or off")
     }
 }

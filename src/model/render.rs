@@ -18,6 +18,7 @@ use super::apply::passthrough_word;
 use super::command::quoted;
 use super::http::{Existing, HttpSettings};
 use super::ids::{AclId, ServerId, Target};
+use super::listen::Listen;
 use super::proxy::ProxySend;
 use super::settings::{AclEntry, Launch, Settings};
 use super::tls::{ServerTls, TlsSettings};
@@ -33,8 +34,10 @@ pub fn file(settings: &Settings, launch: &Launch, written: &str) -> String {
         text += &shell_word(argument);
     }
     text += "\n";
+    let operand = launch.operand.clone().map(|spec| Listen { protocol: settings.protocol(), spec });
+    let is_operand = settings.listen.iter().eq(&operand);
     for Line { subject, command } in lines(settings, Protocols::of(settings)) {
-        if subject == Subject::Listener && settings.listen == launch.operand {
+        if subject == Subject::Listener && is_operand {
             continue;
         }
         text += &command;
@@ -50,7 +53,7 @@ pub enum Subject {
     Server(Target),
     /// An access list.
     List(AclId),
-    /// Where to listen.
+    /// Where to listen: a line for each listener.
     Listener,
     /// `idle_timeout`.
     IdleTimeout,
@@ -72,10 +75,13 @@ pub struct Difference {
 }
 
 /// In what the two values differ; nothing if only the generation does. Most subjects have one line. A server has
-/// another one while it is drained, a list one for each entry; of those, what is the same at either end is left out.
+/// another one while it is drained, a list one for each entry; of those, what is the same at either end is left out. Of
+/// listeners, those are told that came or went.
 pub fn differences(before: &Settings, after: &Settings) -> Vec<Difference> {
     // Where only one of them has to do with a protocol, not all lines of servers are to differ.
-    let protocols = Protocols::of(before) | Protocols::of(after);
+    let mut protocols = Protocols::of(before) | Protocols::of(after);
+    // What takes the place of all others would be no command for one of several.
+    protocols.listeners |= before.listen.len() > 1 || after.listen.len() > 1;
     let (before, after) = (lines(before, protocols), lines(after, protocols));
     let old: HashMap<Subject, &[Line]> = by_subject(&before).collect();
     let mut differences = Vec::new();
@@ -94,7 +100,21 @@ fn by_subject(lines: &[Line]) -> impl Iterator<Item = (Subject, &[Line])> {
     lines.chunk_by(|line, next| line.subject == next.subject).map(|lines| (lines[0].subject, lines))
 }
 
-fn compare(what: Subject, mut before: &[Line], mut after: &[Line], differences: &mut Vec<Difference>) {
+fn compare(what: Subject, before: &[Line], after: &[Line], differences: &mut Vec<Difference>) {
+    let (before, after) = match what {
+        Subject::Listener => gone_and_new(before, after),
+        _ => without_common_ends(before, after),
+    };
+    let text = |lines: &[&Line], place| lines.get(place).map(|line: &&Line| line.command.clone());
+    let pairs = (0..before.len().max(after.len())).map(|place| (text(&before, place), text(&after, place)));
+    differences.extend(pairs.filter(|(before, after)| before != after).map(|(before, after)| Difference {
+        what,
+        before,
+        after,
+    }));
+}
+
+fn without_common_ends<'a>(mut before: &'a [Line], mut after: &'a [Line]) -> (Vec<&'a Line>, Vec<&'a Line>) {
     while let ([old, olds @ ..], [new, news @ ..]) = (before, after)
         && old == new
     {
@@ -105,12 +125,19 @@ fn compare(what: Subject, mut before: &[Line], mut after: &[Line], differences: 
     {
         (before, after) = (olds, news);
     }
-    let text = |lines: &[Line], place| lines.get(place).map(|line: &Line| line.command.clone());
-    differences.extend((0..before.len().max(after.len())).map(|place| Difference {
-        what,
-        before: text(before, place),
-        after: text(after, place),
-    }));
+    (before.iter().collect(), after.iter().collect())
+}
+
+/// Without what is in both, wherever it stands; unless its order differs, which is all the difference there may be.
+fn gone_and_new<'a>(before: &'a [Line], after: &'a [Line]) -> (Vec<&'a Line>, Vec<&'a Line>) {
+    let stays = |line: &&Line| before.contains(line) && after.contains(line);
+    match before.iter().filter(stays).eq(after.iter().filter(stays)) {
+        true => (
+            before.iter().filter(|line| !after.contains(line)).collect(),
+            after.iter().filter(|line| !before.contains(line)).collect(),
+        ),
+        false => without_common_ends(before, after),
+    }
 }
 
 /// One command.
@@ -120,18 +147,24 @@ struct Line {
     command: String,
 }
 
-/// What servers have lines about only if there is something to say.
+/// What lines say only if there is something to say.
 #[derive(Debug, Clone, Copy)]
 struct Protocols {
     /// TLS is spoken or passed through anywhere, or there are names for it.
     tls: bool,
-    /// A header of the PROXY protocol is sent or accepted anywhere.
+    /// A header of the PROXY protocol is sent or accepted anywhere. As of TLS, lines of servers are about it then.
     proxy: bool,
+    /// Not even the first listener is one that `listen` makes without a protocol.
+    listeners: bool,
 }
 
 impl Protocols {
     fn of(settings: &Settings) -> Self {
-        let Settings { tls, proxy_accept, proxy_send, servers, .. } = settings;
+        let Settings { tls, proxy_accept, proxy_send, servers, listen, .. } = settings;
+        let needs_no_protocol = |first: &Listen| {
+            // Services of these names would be taken for protocols.
+            first.protocol == settings.protocol() && !matches!(&*first.spec.text, "tcp" | "udp")
+        };
         Protocols {
             tls: tls.certificate.is_some()
                 || tls.passthrough
@@ -139,6 +172,7 @@ impl Protocols {
             proxy: proxy_accept.is_some()
                 || *proxy_send != ProxySend::Off
                 || servers.iter().any(|spec| spec.proxy.is_some()),
+            listeners: !listen.first().is_none_or(needs_no_protocol),
         }
     }
 }
@@ -147,7 +181,11 @@ impl std::ops::BitOr for Protocols {
     type Output = Self;
 
     fn bitor(self, other: Self) -> Self {
-        Protocols { tls: self.tls || other.tls, proxy: self.proxy || other.proxy }
+        Protocols {
+            tls: self.tls || other.tls,
+            proxy: self.proxy || other.proxy,
+            listeners: self.listeners || other.listeners,
+        }
     }
 }
 
@@ -156,6 +194,8 @@ fn lines(settings: &Settings, protocols: Protocols) -> Vec<Line> {
     // All fields by name: a new one does not compile until it has its line.
     let Settings {
         generation: _,
+        // Options alone can say it.
+        udp: _,
         roundrobin,
         hash,
         weight,
@@ -174,6 +214,7 @@ fn lines(settings: &Settings, protocols: Protocols) -> Vec<Line> {
         emergency,
         abuse,
         listen,
+        udp_timeout,
         clients_max,
         conn_max,
         pending_max,
@@ -217,7 +258,7 @@ fn lines(settings: &Settings, protocols: Protocols) -> Vec<Line> {
     for (server, spec) in (0..).map(ServerId).zip(servers) {
         let is_last = server.0 as usize + 1 == servers.len();
         if is_last || *spec != ServerSpec::unset() {
-            lines.server(server, spec, listen.as_ref(), protocols);
+            lines.server(server, spec, listen.first().map(|listen| &listen.spec), protocols);
         }
     }
     lines.switch("stubborn", *stubborn);
@@ -244,9 +285,7 @@ fn lines(settings: &Settings, protocols: Protocols) -> Vec<Line> {
     lines.value("http_head_timeout", http.head_timeout);
     lines.add(Subject::IdleTimeout, format!("idle_timeout {idle_timeout}"));
     lines.switch("keepalive", *keepalive);
-    if let Some(spec) = listen {
-        lines.add(Subject::Listener, format!("listen {}", word(spec)));
-    }
+    lines.listeners(listen, protocols.listeners);
     lines.value("listen_queue", listen_queue);
     lines.value("multi_accept", multi_accept);
     lines.switch("peek", *peek);
@@ -256,6 +295,7 @@ fn lines(settings: &Settings, protocols: Protocols) -> Vec<Line> {
     lines.value_or_no("source", source.as_ref());
     lines.tls(tls);
     lines.switch("transparent", *transparent);
+    lines.value("udp_timeout", udp_timeout);
     let number = workers.map_or_else(|| "auto".to_owned(), |workers| workers.to_string());
     lines.add(Subject::Workers, format!("workers {number}"));
     lines.0
@@ -281,6 +321,17 @@ impl Lines {
         match value {
             Some(value) => self.value(command, value),
             None => self.switch(command, false),
+        }
+    }
+
+    /// The first takes the place of all there were, unless each has its protocol.
+    fn listeners(&mut self, listen: &[Listen], with_protocols: bool) {
+        for (place, Listen { protocol, spec }) in listen.iter().enumerate() {
+            let protocol = match place == 0 && !with_protocols {
+                true => String::new(),
+                false => format!("{protocol} "),
+            };
+            self.add(Subject::Listener, format!("listen {protocol}{}", word(spec)));
         }
     }
 
@@ -441,9 +492,10 @@ mod tests {
     use super::super::command::Notice;
     use super::super::config::{self, Reader, Warning};
     use super::super::http::HEAD_MAX;
+    use super::super::listen::Protocol;
     use super::super::number::LARGEST;
     use super::super::server_name::NamePattern;
-    use super::super::settings::{FastClose, Network};
+    use super::super::settings::{FastClose, FlowTimeout, Network};
     use super::super::time::Seconds;
     use super::super::tls::{TlsOption, TlsVersion, Trust, VerifyClient};
     use super::*;
@@ -453,8 +505,9 @@ mod tests {
     }
 
     /// Starts with a file without mistakes, on top of the defaults and the operand.
-    fn read_back(text: &str, operand: Option<&ListenSpec>) -> Settings {
-        let base = Settings { listen: operand.cloned(), ..Settings::default() };
+    fn read_back(text: &str, udp: bool, operand: Option<&ListenSpec>) -> Settings {
+        let mut base = Settings { udp, ..Settings::default() };
+        base.listen.extend(operand.map(|spec| Listen { protocol: base.protocol(), spec: spec.clone() }));
         let mut reader = Reader::new(base, &no_files);
         reader.file("pen.cfg", text);
         reader.settle();
@@ -466,10 +519,12 @@ mod tests {
         reader.reading.settings
     }
 
-    /// What a file can say of settings: all but the generation, and which server had no port of its own.
+    /// What a file can say of settings: all but the generation, `-U`, and which server had no port of its own.
     fn sayable(mut settings: Settings) -> Settings {
-        settings.generation = 0;
-        if let Some(ListenSpec { host: Host::Ip(_) | Host::Name(_), port, .. }) = &settings.listen {
+        (settings.generation, settings.udp) = (0, false);
+        if let Some(ListenSpec { host: Host::Ip(_) | Host::Name(_), port, .. }) =
+            settings.listen.first().map(|it| &it.spec)
+        {
             let portless = settings.servers.iter_mut().filter(|server| {
                 matches!(server.host, Some(Host::Ip(_) | Host::Name(_))) && server.port == Port::Listeners
             });
@@ -479,7 +534,8 @@ mod tests {
     }
 
     fn settings(commands: &str) -> Settings {
-        let base = Settings { listen: Some("127.0.0.1:8001".parse().unwrap()), ..Settings::default() };
+        let spec = "127.0.0.1:8001".parse().unwrap();
+        let base = Settings { listen: vec![Listen { protocol: Protocol::Tcp, spec }], ..Settings::default() };
         let base = Settings { servers: vec!["127.0.0.1:9001".parse().unwrap()], ..base };
         config::read(&base, "test", commands, no_files).unwrap().settings
     }
@@ -503,7 +559,7 @@ mod tests {
              stubborn\nweb_stats /path/status\nweight\nprio\nemergency 127.0.0.1:9010\ndrain 2 all\n",
         );
         let launch = Launch {
-            operand: settings.listen.clone(),
+            operand: settings.listen.first().map(|it| it.spec.clone()),
             arguments: ["-f", "-p", "/the pid", "127.0.0.1:8001"].map(str::to_owned).into(),
             ..Launch::default()
         };
@@ -580,10 +636,11 @@ no ssl_sni_path
 ssl_ticket_rotation 28800
 ssl_verify_client off
 no transparent
+udp_timeout 30
 workers auto
 ";
         assert_eq!(file(&settings, &launch, "2026-11-22 07:34:02"), expected);
-        assert_eq!(sayable(read_back(expected, launch.operand.as_ref())), sayable(settings));
+        assert_eq!(sayable(read_back(expected, false, launch.operand.as_ref())), sayable(settings));
     }
 
     #[test]
@@ -597,6 +654,54 @@ workers auto
         };
         assert!(with_operand("127.0.0.1:8002"));
         assert!(!with_operand("127.0.0.1:8001"));
+    }
+
+    #[test]
+    fn listeners_are_written_so_that_a_start_has_the_same_in_the_same_order() {
+        let listeners = |udp: bool, operand: Option<&str>, given: &str| {
+            let operand: Option<ListenSpec> = operand.map(|text| text.parse().unwrap());
+            let base = Settings { udp, servers: vec!["a:1".parse().unwrap()], ..Settings::default() };
+            let settings = config::read(&base, "f", given, no_files).unwrap().settings;
+            let text = file(&settings, &Launch { operand: operand.clone(), ..Launch::default() }, "now");
+            let lines = text.lines().filter(|line| line.starts_with("listen ")).map(str::to_owned);
+            let lines: Vec<_> = lines.collect();
+            // A start skips the operand where there is the command.
+            let operand = operand.filter(|_| lines.is_empty());
+            assert_eq!(read_back(&text, udp, operand.as_ref()).listen, settings.listen, "{text}");
+            lines
+        };
+        let both = "listen tcp 53\nlisten udp 53";
+        assert_eq!(listeners(false, None, both), ["listen 53", "listen udp 53"]);
+        assert_eq!(listeners(false, Some("53"), both), ["listen 53", "listen udp 53"]);
+        assert_eq!(listeners(true, None, both), ["listen tcp 53", "listen udp 53"]);
+        assert_eq!(listeners(true, Some("53"), "listen 53"), [""; 0]);
+        assert_eq!(listeners(true, None, "listen 53"), ["listen 53"]);
+        assert_eq!(listeners(false, Some("53"), "listen udp 53"), ["listen udp 53"]);
+        let more = "listen udp [::]:53\nlisten tcp /run/dns\nlisten udp 53\nlisten tcp 53";
+        let written = ["listen udp [::]:53", "listen tcp /run/dns", "listen udp 53", "listen tcp 53"];
+        assert_eq!(listeners(false, None, more), written);
+        let first = ["listen [::]:53"];
+        assert_eq!(listeners(true, None, more), [&first[..], &written[1..]].concat());
+        assert_eq!(listeners(false, None, "listen tcp udp"), ["listen tcp udp"]);
+    }
+
+    #[test]
+    fn of_listeners_those_are_told_that_came_or_went() {
+        let told = |before: &str, after: &str| {
+            let all = changes(before, after);
+            assert!(all.iter().all(|(what, ..)| *what == Subject::Listener));
+            let text =
+                |line: Option<String>| line.unwrap_or_default().trim_start_matches("listen ").to_owned();
+            all.into_iter().map(|(_, before, after)| (text(before), text(after))).collect::<Vec<_>>()
+        };
+        let pair = |before: &str, after: &str| (before.to_owned(), after.to_owned());
+        assert_eq!(told("listen 1", "listen 2"), [pair("1", "2")]);
+        assert_eq!(told("listen 1", "listen 1\nlisten udp 1"), [pair("", "udp 1")]);
+        let three = "listen 1\nlisten udp 1\nlisten tcp 3";
+        assert_eq!(told(three, "listen 1\nlisten tcp 3\nlisten udp 4"), [pair("udp 1", "udp 4")]);
+        assert_eq!(told(three, "listen 3\nlisten udp 1\nlisten tcp 1").len(), 2, "another is the first");
+        assert_eq!(told(three, "listen 3"), [pair("tcp 1", ""), pair("udp 1", "")]);
+        assert_eq!(told(three, three), []);
     }
 
     #[test]
@@ -619,7 +724,7 @@ workers auto
         ] {
             let settings = Settings { web_stats: Some(path.into()), ..settings("") };
             assert!(commands(&settings).contains(&written.to_owned()), "{written}");
-            assert_eq!(read_back(&commands(&settings).join("\n"), None).web_stats, settings.web_stats);
+            assert_eq!(read_back(&commands(&settings).join("\n"), false, None).web_stats, settings.web_stats);
         }
     }
 
@@ -647,7 +752,7 @@ workers auto
             "server 4 acl 0 max 0 hard 0 weight 0 prio 0",
         ];
         assert_eq!(servers, expected);
-        assert_eq!(sayable(read_back(&commands(&settings).join("\n"), None)), sayable(settings));
+        assert_eq!(sayable(read_back(&commands(&settings).join("\n"), false, None)), sayable(settings));
     }
 
     #[test]
@@ -753,7 +858,7 @@ ssl_verify_client require
     fn a_server_on_a_unix_socket_is_given_no_port() {
         let unix = |listen: &str| {
             let settings = Settings {
-                listen: Some(listen.parse().unwrap()),
+                listen: crate::model::listen::Listen::tcp(listen),
                 servers: vec!["/run/x.sock".parse().unwrap()],
                 ..Settings::default()
             };
@@ -794,7 +899,8 @@ web_stats /path/status
 weight
 prio
 ";
-        let base = Settings { listen: Some("127.0.0.1:8001".parse().unwrap()), ..Settings::default() };
+        let spec = "127.0.0.1:8001".parse().unwrap();
+        let base = Settings { listen: vec![Listen { protocol: Protocol::Tcp, spec }], ..Settings::default() };
         let reading = config::read(&base, "f", text, no_files).unwrap();
         let told: Vec<_> = reading.warnings.iter().map(ToString::to_string).collect();
         assert_eq!(told, ["f:21: tcp_nodelay is always on"]);
@@ -903,7 +1009,7 @@ prio
     }
 
     fn proxy_send() -> impl Strategy<Value = ProxySend> {
-        prop::sample::select(&[ProxySend::Off, ProxySend::V1, ProxySend::V2][..])
+        prop::sample::select(&[ProxySend::Off, ProxySend::V1, ProxySend::V2, ProxySend::V2Every][..])
     }
 
     fn http() -> BoxedStrategy<HttpSettings> {
@@ -1000,10 +1106,54 @@ prio
         (any::<bool>(), network).prop_map(|(permit, network)| AclEntry { permit, network })
     }
 
+    /// Up to three, each once; in the first place, and behind it.
+    fn listeners() -> BoxedStrategy<Vec<Listen>> {
+        let spec = text(r"[1-9][0-9]{0,3}|([a-z]{2,9}:)?[a-z]{2,9}|tcp|\[::1\]:80|:::80|127\.0\.0\.1:80");
+        let listener = (any::<bool>(), spec).prop_map(|(udp, text)| {
+            let spec: ListenSpec = text.parse().unwrap();
+            let protocol = if udp && spec.path().is_none() { Protocol::Udp } else { Protocol::Tcp };
+            Listen { protocol, spec }
+        });
+        let once = |all: Vec<Listen>| {
+            all.into_iter().fold(Vec::new(), |mut once: Vec<Listen>, listen| {
+                if !once.iter().any(|it| it.is(&listen)) {
+                    once.push(listen);
+                }
+                once
+            })
+        };
+        prop::collection::vec(listener, 1..4).prop_map(once).boxed()
+    }
+
+    fn flow_timeout() -> impl Strategy<Value = FlowTimeout> {
+        (1..=LARGEST, prop::option::of(1..=1000_u32))
+            .prop_map(|(idle, replies)| FlowTimeout { idle: Seconds(idle), replies })
+    }
+
+    fn only_what_datagrams_can_have(settings: &mut Settings) {
+        let Settings { servers, emergency, abuse, .. } = settings;
+        for server in servers.iter_mut().chain(emergency).chain(abuse) {
+            server.tls = None;
+            if matches!(server.host, Some(Host::Path(_))) {
+                server.host = Some(Host::Ip(Ipv4Addr::LOCALHOST.into()));
+            }
+            if server.proxy == Some(ProxySend::V1) {
+                server.proxy = Some(ProxySend::V2Every);
+            }
+        }
+        if settings.proxy_send == ProxySend::V1 {
+            settings.proxy_send = ProxySend::V2Every;
+        }
+        settings.dummy = false;
+        if settings.servers.iter().all(|server| server.host.is_none()) {
+            settings.servers.push("a:1".parse().unwrap());
+        }
+    }
+
     prop_compose! {
         /// Settings that pen can run with.
         fn any_settings()(
-            switches in any::<[bool; 13]>(),
+            switches in any::<[bool; 14]>(),
             seconds in (0..=LARGEST, 0..=LARGEST, 1..=LARGEST, 0..=LARGEST),
             numbers in (1..9999_u32, 1..9999_u32, 1..=LARGEST, 1..=LARGEST, 50..=LARGEST),
             workers in prop::option::of(1..=256_u32),
@@ -1013,7 +1163,7 @@ prio
             servers in prop::collection::vec(prop_oneof![server(), Just(ServerSpec::unset())], 0..6),
             emergency in spare(),
             abuse in spare(),
-            listen in text(r"[1-9][0-9]{0,3}|([a-z]{2,9}:)?[a-z]{2,9}|\[::1\]:80|:::80|127\.0\.0\.1:80"),
+            listen in listeners(),
             source in prop::option::of(any::<u128>().prop_map(|bits| IpAddr::from(bits.to_be_bytes()))),
             tcp_fastclose in prop::sample::select(
                 &[FastClose::Off, FastClose::Up, FastClose::Down, FastClose::Both][..]
@@ -1023,12 +1173,14 @@ prio
             web_stats in prop::option::of(text("[a-z]{1,9}")),
             proxy_send in proxy_send(),
             // There can be twelve arguments.
-            (http, tls) in (http(), tls().boxed()),
+            (http, tls, udp_timeout) in (http(), tls().boxed(), flow_timeout()),
         ) -> Settings {
             let [roundrobin, hash, weight, prio, stubborn, forgetful, keepalive, dummy, ascii, abort_on_error,
-                lookup, transparent, peek] = switches;
+                lookup, transparent, peek, udp] = switches;
             let has_countries = acls.iter().flatten().any(|entry| matches!(entry.network, Network::Country(_)));
             let mut settings = Settings {
+                udp,
+                udp_timeout,
                 generation: 1,
                 roundrobin,
                 hash,
@@ -1048,7 +1200,7 @@ prio
                 servers,
                 emergency,
                 abuse,
-                listen: Some(listen.parse().unwrap()),
+                listen,
                 clients_max: numbers.0,
                 conn_max: numbers.1,
                 pending_max: numbers.2,
@@ -1073,7 +1225,10 @@ prio
             if settings.tls.passthrough {
                 settings.servers.iter_mut().for_each(|server| server.tls = None);
             }
-            if settings.listen.as_ref().unwrap().path().is_some() {
+            if settings.listens_with(Protocol::Udp) {
+                only_what_datagrams_can_have(&mut settings);
+            }
+            if settings.listen[0].spec.path().is_some() {
                 let Settings { servers, emergency, abuse, .. } = &mut settings;
                 let portless = servers.iter_mut().chain(emergency).chain(abuse);
                 let portless = portless.filter(|server| server.port == Port::Listeners);
@@ -1089,10 +1244,11 @@ prio
             settings in any_settings(), is_operand in any::<bool>(), arguments in prop::collection::vec(any::<String>(), 0..3),
         ) {
             prop_assert_eq!(settings.problems(), []);
-            let operand = settings.listen.clone().filter(|_| is_operand);
+            let first = settings.listen.first().filter(|first| is_operand && first.protocol == settings.protocol());
+            let operand = first.map(|first| first.spec.clone());
             let launch = Launch { operand, arguments, ..Launch::default() };
             let text = file(&settings, &launch, "now");
-            let once = read_back(&text, launch.operand.as_ref());
+            let once = read_back(&text, settings.udp, launch.operand.as_ref());
             prop_assert_eq!(sayable(once.clone()), sayable(settings.clone()), "{}", text);
             prop_assert_eq!(differences(&once, &settings), []);
 

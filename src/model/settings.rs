@@ -15,6 +15,7 @@ use super::address::{AddressError, Host, ListenSpec, Port, ServerSpec};
 use super::config::Places;
 use super::http::HttpSettings;
 use super::ids::{AclId, ServerId, Target};
+use super::listen::{Listen, Protocol};
 use super::number::{self, NumberError};
 use super::proxy::ProxySend;
 use super::time::Seconds;
@@ -68,8 +69,12 @@ pub struct Settings {
     /// `-B`.
     pub abuse: Option<ServerSpec>,
 
-    /// Where to listen.
-    pub listen: Option<ListenSpec>,
+    /// Where to listen. The port of the first is that of servers without one.
+    pub listen: Vec<Listen>,
+    /// `-U`: what is to listen without saying by which protocol does so with UDP.
+    pub udp: bool,
+    /// `udp_timeout`: when a flow of datagrams is over.
+    pub udp_timeout: FlowTimeout,
     /// `-c`: slots of the client table.
     pub clients_max: u32,
     /// `-x`: slots of the connection table.
@@ -140,7 +145,9 @@ impl Default for Settings {
             servers: Vec::new(),
             emergency: None,
             abuse: None,
-            listen: None,
+            listen: Vec::new(),
+            udp: false,
+            udp_timeout: FlowTimeout::default(),
             clients_max: 2048,
             conn_max: 500,
             pending_max: 100,
@@ -162,6 +169,31 @@ impl Default for Settings {
             log: None,
             web_stats: None,
             abort_on_error: false,
+        }
+    }
+}
+
+/// When a flow of datagrams is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowTimeout {
+    /// This long after its last datagram, either way; at least 1.
+    pub idle: Seconds,
+    /// Before that: when every datagram of the client has had so many replies; at least 1.
+    pub replies: Option<u32>,
+}
+
+impl Default for FlowTimeout {
+    fn default() -> Self {
+        FlowTimeout { idle: Seconds(30), replies: None }
+    }
+}
+
+/// As the command `udp_timeout` takes it: `30`, `30 replies 1`.
+impl fmt::Display for FlowTimeout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.replies {
+            Some(replies) => write!(f, "{} replies {replies}", self.idle),
+            None => self.idle.fmt(f),
         }
     }
 }
@@ -223,6 +255,26 @@ pub enum SettingsProblem {
         "server {0} has tls, but with ssl_passthrough sni clients speak TLS with it themselves; turn one of them off"
     )]
     PassedThroughInTls(ServerId),
+    /// A Unix socket is no place for UDP.
+    #[error("UDP needs [host:]port to listen on, not the path {0}")]
+    UdpAtPath(PathBuf),
+    /// It takes connections alone.
+    #[error(
+        "server {0} is the Unix socket {1}, which takes no datagrams; with UDP give an address and a port"
+    )]
+    UdpToPath(Target, PathBuf),
+    /// TLS needs a connection.
+    #[error("server {0} has tls, which there is not for datagrams; turn it off, or listen with TCP alone")]
+    UdpInTls(Target),
+    /// Version 1 has words for TCP alone. None: `proxy_send` says it.
+    #[error(
+        "{} 1 cannot be used with UDP: only version 2 tells of datagrams; say 2 or every",
+        .0.map_or_else(|| "proxy_send".to_owned(), |server| format!("server {server} proxy"))
+    )]
+    UdpInVersion1(Option<Target>),
+    /// The page is an answer to a connection.
+    #[error("dummy cannot answer datagrams; turn it off, or listen with TCP alone")]
+    UdpDummy,
 }
 
 /// What somebody should know of settings that pen runs with all the same: [`Settings::remarks`].
@@ -267,22 +319,40 @@ pub enum Remark {
     /// Both say which address servers see.
     #[error("transparent has no effect: servers see the address of source")]
     SourceDecides,
+    /// Something that connections alone have, by its command, where there are none.
+    #[error("{0} has no effect without a TCP listener")]
+    Connectionless(&'static str),
     /// Clients without addresses.
     #[error("transparent has no effect: clients of a Unix socket have no address")]
     NothingToShow,
 }
 
 impl Settings {
+    /// The protocol of listeners that name none.
+    pub fn protocol(&self) -> Protocol {
+        if self.udp { Protocol::Udp } else { Protocol::Tcp }
+    }
+
+    /// Do clients come by this protocol?
+    pub fn listens_with(&self, protocol: Protocol) -> bool {
+        self.listen.iter().any(|listen| listen.protocol == protocol)
+    }
+
+    /// Is this one of the listeners, however its address is written?
+    pub fn listens_at(&self, listen: &Listen) -> bool {
+        self.listen.iter().any(|it| it.is(listen))
+    }
+
     /// What makes it impossible to run with these settings; all of it.
     pub fn problems(&self) -> Vec<SettingsProblem> {
         let mut problems = Vec::new();
-        if self.listen.is_none() {
+        if self.listen.is_empty() {
             problems.push(SettingsProblem::NowhereToListen);
         }
         if !self.dummy && self.servers.iter().all(|server| server.host.is_none()) {
             problems.push(SettingsProblem::NoServers);
         }
-        if let Some(socket) = self.listen.as_ref().and_then(ListenSpec::path) {
+        if let Some(socket) = self.listen.first().and_then(|listen| listen.spec.path()) {
             let portless = self.targets().filter_map(|(target, spec)| match &spec.host {
                 Some(host @ (Host::Ip(_) | Host::Name(_))) if spec.port == Port::Listeners => {
                     Some((target, host))
@@ -304,7 +374,41 @@ impl Settings {
         let long = lists.filter(|(_, entries)| entries.len() > MAX_ENTRIES);
         problems.extend(long.map(|(list, _)| SettingsProblem::LongList(list)));
         self.problems_of_tls(&mut problems);
+        if self.listens_with(Protocol::Udp) {
+            self.problems_of_udp(&mut problems);
+        }
         problems
+    }
+
+    /// What datagrams cannot have. Servers are there for all listeners.
+    fn problems_of_udp(&self, problems: &mut Vec<SettingsProblem>) {
+        for Listen { protocol, spec } in &self.listen {
+            match (protocol, spec.path()) {
+                (Protocol::Udp, Some(path)) => problems.push(SettingsProblem::UdpAtPath(path.to_owned())),
+                (Protocol::Udp, None) | (Protocol::Tcp, _) => {}
+            }
+        }
+        let mut inherits = false;
+        for (target, spec) in self.targets() {
+            match &spec.host {
+                None => continue,
+                Some(Host::Path(path)) => problems.push(SettingsProblem::UdpToPath(target, path.clone())),
+                Some(Host::Ip(_) | Host::Name(_)) => {}
+            }
+            if spec.tls.is_some() {
+                problems.push(SettingsProblem::UdpInTls(target));
+            }
+            if spec.proxy == Some(ProxySend::V1) {
+                problems.push(SettingsProblem::UdpInVersion1(Some(target)));
+            }
+            inherits |= spec.proxy.is_none();
+        }
+        if self.proxy_send == ProxySend::V1 && inherits {
+            problems.push(SettingsProblem::UdpInVersion1(None));
+        }
+        if self.dummy {
+            problems.push(SettingsProblem::UdpDummy);
+        }
     }
 
     fn problems_of_tls(&self, problems: &mut Vec<SettingsProblem>) {
@@ -352,13 +456,25 @@ impl Settings {
             remarks.extend(named.map(|server| Remark::UnusedNames(ServerId(server as u32))));
         }
         self.remarks_on_addresses(&mut remarks);
+        if !self.listen.is_empty() && !self.listens_with(Protocol::Tcp) {
+            let of_connections = [
+                ("ssl_certificate (-E)", self.tls.certificate.is_some()),
+                ("ssl_passthrough", self.tls.passthrough),
+                ("http (-H)", self.http.headers),
+                ("peek", self.peek),
+                ("tcp_fastclose", self.tcp_fastclose != FastClose::Off),
+                ("keepalive", self.keepalive),
+            ];
+            let idle = of_connections.into_iter().filter(|(_, given)| *given);
+            remarks.extend(idle.map(|(command, _)| Remark::Connectionless(command)));
+        }
         remarks
     }
 
     /// On what servers are told of clients.
     fn remarks_on_addresses(&self, remarks: &mut Vec<Remark>) {
         let offers_http2 = || self.tls.certificate.is_some() && self.tls.alpn.iter().any(|name| name == "h2");
-        let is_local = self.listen.as_ref().is_some_and(|listen| listen.path().is_some());
+        let is_local = self.listen.iter().all(|listen| listen.spec.path().is_some());
         if self.http.headers && self.tls.passthrough {
             remarks.push(Remark::HttpPassedThrough);
         } else if self.http.headers && offers_http2() {
@@ -577,7 +693,7 @@ mod tests {
 
     fn settings(listen: &str, servers: &[&str]) -> Settings {
         Settings {
-            listen: Some(listen.parse().unwrap()),
+            listen: Listen::tcp(listen),
             servers: servers.iter().map(|server| server.parse().unwrap()).collect(),
             ..Settings::default()
         }
@@ -706,6 +822,71 @@ mod tests {
             ["the names of server 1 (sni) have no effect without ssl_passthrough sni"]
         );
         assert_eq!(remarks(&["server 1 sni www.example.com", "ssl_passthrough sni"]), [""; 0]);
+    }
+
+    #[test]
+    fn what_there_is_not_for_datagrams_is_refused_where_there_are_any() {
+        let udp = |commands: &[&str]| wrong(&[&["listen udp 53"], commands].concat());
+        assert_eq!(
+            udp(&["proxy_send 2", "server 0 proxy every", "server 1 proxy off", "transparent"]),
+            [""; 0]
+        );
+        let connections_alone = [
+            (
+                "server 1 address /run/dns",
+                "server 1 is the Unix socket /run/dns, which takes no datagrams; with UDP give an address and a port",
+            ),
+            (
+                "emergency /run/dns",
+                "server -1 is the Unix socket /run/dns, which takes no datagrams; with UDP give an address and a port",
+            ),
+            (
+                "abuse /run/dns",
+                "server -2 is the Unix socket /run/dns, which takes no datagrams; with UDP give an address and a port",
+            ),
+            (
+                "server 0 tls",
+                "server 0 has tls, which there is not for datagrams; turn it off, or listen with TCP alone",
+            ),
+            (
+                "server 1 proxy 1",
+                "server 1 proxy 1 cannot be used with UDP: only version 2 tells of datagrams; say 2 or every",
+            ),
+            (
+                "proxy_send 1",
+                "proxy_send 1 cannot be used with UDP: only version 2 tells of datagrams; say 2 or every",
+            ),
+            ("dummy", "dummy cannot answer datagrams; turn it off, or listen with TCP alone"),
+        ];
+        for (command, reason) in connections_alone {
+            assert_eq!(udp(&[command]), [reason]);
+            assert_eq!(wrong(&[command]), [""; 0]);
+        }
+        let own = ["proxy_send 1", "server 0 proxy 2", "server 1 proxy off"];
+        assert_eq!(udp(&own), [""; 0], "nobody gets it");
+        assert_eq!(udp(&[&own[..], &["abuse a:1"]].concat()).len(), 1, "the abuse server does");
+        assert_eq!(udp(&["server 3 tls proxy 1"]), [""; 0], "there is no such server");
+        let mut at_path = Settings { udp: true, ..settings("80", &["a:1"]) };
+        at_path.apply(Command::parse("listen /run/pen").unwrap().unwrap().command);
+        assert_eq!(at_path.problems(), [SettingsProblem::UdpAtPath("/run/pen".into())]);
+    }
+
+    #[test]
+    fn what_has_no_effect_on_datagrams_is_remarked_on_where_there_is_nothing_else() {
+        for (command, name) in [
+            ("ssl_certificate c", "ssl_certificate (-E)"),
+            ("ssl_passthrough sni", "ssl_passthrough"),
+            ("http", "http (-H)"),
+            ("peek", "peek"),
+            ("tcp_fastclose up", "tcp_fastclose"),
+            ("keepalive", "keepalive"),
+        ] {
+            let none = ["listen udp 53", "no listen tcp 443", command];
+            assert_eq!(remarked(&none), [Remark::Connectionless(name)]);
+            assert_eq!(remarked(&["listen udp 53", command]), []);
+        }
+        let text = Remark::Connectionless("peek").to_string();
+        assert_eq!(text, "peek has no effect without a TCP listener");
     }
 
     /// What is remarked on after these commands.

@@ -1,18 +1,21 @@
 //! The private line between the master and one worker: a SOCK_SEQPACKET pair.
 //!
 //! Settings travel as sealed memory, so no message is ever large and the master never blocks. Descriptors (a
-//! reopened log, a new listener) travel with them, so a worker never opens a path. A worker says which orders it has
-//! carried out: so the master knows from when on a change is in effect everywhere.
+//! reopened log, a new listener) travel with them, so a worker never opens a path. What does not fit into one message goes
+//! ahead of it in others. A worker says which orders it has carried out: so the master knows from when on a change is in
+//! effect everywhere.
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::ids::ConnId;
+use crate::model::listen::Protocol;
 use crate::model::settings::Settings;
 use crate::report::log::Sink;
-use crate::sys::message;
+use crate::sys::message::{self, MOST_DESCRIPTORS};
 
 /// The largest message; an order is far smaller, and a worker's reason is cut to fit.
 const LARGEST: usize = 4096;
@@ -27,6 +30,8 @@ pub struct MasterEnd {
 #[derive(Debug)]
 pub struct WorkerEnd {
     fd: OwnedFd,
+    /// Descriptors that came ahead of the order with this number.
+    ahead: RefCell<(u64, Vec<OwnedFd>)>,
 }
 
 /// What happens with new settings to something that goes with them.
@@ -71,8 +76,8 @@ pub struct Attachments<'a> {
     pub countries: Change<BorrowedFd<'a>>,
     /// What was read for TLS ([`crate::sys::tls::Material`], packed). Replaced whenever the settings of TLS are.
     pub tls: Change<BorrowedFd<'a>>,
-    /// A new listening socket that replaces the present one.
-    pub listener: Option<BorrowedFd<'a>>,
+    /// What this worker listens on, if that has changed.
+    pub listeners: Option<Vec<(Protocol, BorrowedFd<'a>)>>,
 }
 
 /// From the master. Orders are numbered, and carried out in their order.
@@ -95,6 +100,15 @@ pub enum Errand {
     Retire,
 }
 
+/// A socket that clients come to.
+#[derive(Debug)]
+pub struct Listening {
+    /// By which protocol.
+    pub protocol: Protocol,
+    /// With TCP shared by all workers; with UDP one of a group, which this worker alone reads.
+    pub socket: OwnedFd,
+}
+
 /// New settings, with what belongs to them.
 #[derive(Debug)]
 pub struct NewSettings {
@@ -108,8 +122,9 @@ pub struct NewSettings {
     pub countries: Change<OwnedFd>,
     /// What was read for TLS.
     pub tls: Change<OwnedFd>,
-    /// A new listening socket that replaces the present one.
-    pub listener: Option<OwnedFd>,
+    /// What to listen on from now on, those for connections first: present ones that are not among them are given up.
+    /// None: as before.
+    pub listeners: Option<Vec<Listening>>,
 }
 
 /// From a worker.
@@ -132,19 +147,28 @@ struct Envelope {
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Contents {
-    /// The descriptors are, in this order: settings, log, database, TLS, listener.
+    /// Some of the descriptors of the order with this number, which comes next.
+    Ahead,
+    /// The descriptors are, in this order: settings, log, database, TLS, listeners for connections, for datagrams.
     Use {
         lists: bool,
         log: Option<LogKind>,
         countries: Option<bool>,
         tls: Option<bool>,
-        listener: bool,
+        /// How many of them; a list would be longer than a message when one worker has the sockets of hundreds.
+        listeners: Option<Listeners>,
     },
     Close {
         conn: ConnId,
         uses: u32,
     },
     Retire,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Listeners {
+    streams: usize,
+    datagrams: usize,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -160,7 +184,7 @@ enum LogKind {
 /// No descriptors.
 pub fn pair() -> io::Result<(MasterEnd, WorkerEnd)> {
     let (master, worker) = message::pair()?;
-    Ok((MasterEnd { fd: master }, WorkerEnd { fd: worker }))
+    Ok((MasterEnd { fd: master }, WorkerEnd { fd: worker, ahead: RefCell::default() }))
 }
 
 impl MasterEnd {
@@ -196,9 +220,15 @@ impl MasterEnd {
             }
         };
         let (countries, tls) = (attach(&attached.countries), attach(&attached.tls));
-        descriptors.extend(attached.listener);
-        let (lists, listener) = (attached.lists, attached.listener.is_some());
-        let what = Contents::Use { lists, log, countries, tls, listener };
+        let listeners = attached.listeners.as_ref().map(|all| {
+            let mut attach = |wanted| {
+                let before = descriptors.len();
+                descriptors.extend(all.iter().filter(|(protocol, _)| *protocol == wanted).map(|(_, fd)| *fd));
+                descriptors.len() - before
+            };
+            Listeners { streams: attach(Protocol::Tcp), datagrams: attach(Protocol::Udp) }
+        });
+        let what = Contents::Use { lists: attached.lists, log, countries, tls, listeners };
         self.send(&Envelope { number, what }, &descriptors)
     }
 
@@ -218,7 +248,15 @@ impl MasterEnd {
         self.send(&Envelope { number, what: Contents::Retire }, &[])
     }
 
-    fn send(&self, envelope: &Envelope, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    /// If a message ahead gets through and the order itself does not, the next order has another number.
+    fn send(&self, envelope: &Envelope, mut descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        while let Some((ahead, rest)) = descriptors.split_at_checked(MOST_DESCRIPTORS)
+            && !rest.is_empty()
+        {
+            let bytes = serde_json::to_vec(&Envelope { number: envelope.number, what: Contents::Ahead })?;
+            message::send(self.fd.as_fd(), &bytes, ahead)?;
+            descriptors = rest;
+        }
         message::send(self.fd.as_fd(), &serde_json::to_vec(envelope)?, descriptors)
     }
 
@@ -240,14 +278,25 @@ impl WorkerEnd {
     /// # Errors
     /// `UnexpectedEof`: the master is gone.
     pub fn receive(&self) -> io::Result<Option<Order>> {
-        let Some((bytes, descriptors)) = receive(self.fd.as_fd())? else {
-            return Ok(None);
+        let (number, what, descriptors) = loop {
+            let Some((bytes, mut descriptors)) = receive(self.fd.as_fd())? else {
+                return Ok(None);
+            };
+            let Envelope { number, what } = serde_json::from_slice(&bytes)?;
+            let (order, mut all) = self.ahead.take();
+            if order != number {
+                all.clear();
+            }
+            all.append(&mut descriptors);
+            match what {
+                Contents::Ahead => drop(self.ahead.replace((number, all))),
+                what => break (number, what, all),
+            }
         };
-        let Envelope { number, what } = serde_json::from_slice(&bytes)?;
         let mut descriptors = descriptors.into_iter();
         let mut next = || descriptors.next().ok_or(io::ErrorKind::InvalidData);
         let what = match what {
-            Contents::Use { lists, log, countries, tls, listener } => {
+            Contents::Use { lists, log, countries, tls, listeners } => {
                 let settings = serde_json::from_slice(&message::unseal(next()?)?)?;
                 let log = match log {
                     None => Change::Keep,
@@ -263,11 +312,21 @@ impl WorkerEnd {
                     })
                 };
                 let (countries, tls) = (attached(countries)?, attached(tls)?);
-                let listener = if listener { Some(next()?) } else { None };
-                Errand::Use(Box::new(NewSettings { settings, lists, log, countries, tls, listener }))
+                let listeners = match listeners {
+                    Some(Listeners { streams, datagrams }) => {
+                        let of = |protocol, count| std::iter::repeat_n(protocol, count);
+                        let all = of(Protocol::Tcp, streams).chain(of(Protocol::Udp, datagrams));
+                        let listening = |protocol| Ok(Listening { protocol, socket: next()? });
+                        Some(all.map(listening).collect::<io::Result<_>>()?)
+                    }
+                    None => None,
+                };
+                Errand::Use(Box::new(NewSettings { settings, lists, log, countries, tls, listeners }))
             }
             Contents::Close { conn, uses } => Errand::Close(conn, uses),
             Contents::Retire => Errand::Retire,
+            // The loop above ends with none of these.
+            Contents::Ahead => return Err(io::ErrorKind::InvalidData.into()),
         };
         Ok(Some(Order { number, what }))
     }
@@ -317,6 +376,7 @@ impl AsFd for WorkerEnd {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::socket::is_same;
 
     fn new_settings(worker: &WorkerEnd) -> (u64, NewSettings) {
         match worker.receive().unwrap().unwrap() {
@@ -339,7 +399,7 @@ mod tests {
             log: Change::Replace(Some(&sink)),
             countries: Change::Replace(Some(listener.as_fd())),
             tls: Change::Replace(Some(listener.as_fd())),
-            listener: Some(listener.as_fd()),
+            listeners: Some(vec![(Protocol::Tcp, listener.as_fd()), (Protocol::Udp, listener.as_fd())]),
         };
         master.send_settings(3, &packed, &all).unwrap();
         let (number, new) = new_settings(&worker);
@@ -347,21 +407,71 @@ mod tests {
         assert!(matches!(new.log, Change::Replace(Some(Sink::File(_)))));
         assert!(matches!(new.countries, Change::Replace(Some(_))));
         assert!(matches!(new.tls, Change::Replace(Some(_))));
-        assert!(new.listener.is_some());
+        let protocols =
+            |new: &NewSettings| new.listeners.as_ref().map(|all| all.iter().map(|it| it.protocol).collect());
+        assert_eq!(protocols(&new), Some(vec![Protocol::Tcp, Protocol::Udp]));
         let none = Attachments {
             lists: false,
             log: Change::Keep,
             countries: Change::Replace(None),
             tls: Change::Keep,
-            listener: None,
+            listeners: None,
         };
         master.send_settings(4, &packed, &none).unwrap();
         let (number, new) = new_settings(&worker);
         assert!(!new.lists);
         assert_eq!((number, &new.settings), (4, &settings), "the same memory can be read by many");
         assert!(matches!((new.log, new.countries), (Change::Keep, Change::Replace(None))));
-        assert!(new.listener.is_none());
+        assert!(new.listeners.is_none());
         assert!(worker.receive().unwrap().is_none());
+    }
+
+    #[test]
+    fn as_many_listeners_as_there_are_arrive() {
+        let (master, worker) = pair().unwrap();
+        let packed = PackedSettings::new(&Settings::default()).unwrap();
+        let (log, _other) = message::pair().unwrap();
+        let sockets: Vec<_> = (0..3 * MOST_DESCRIPTORS).map(|_| message::pair().unwrap().0).collect();
+        let sink = Sink::File(log);
+        let with = |listeners: &'_ [OwnedFd]| -> Vec<bool> {
+            let attached = Attachments {
+                lists: true,
+                log: Change::Replace(Some(&sink)),
+                countries: Change::Keep,
+                tls: Change::Keep,
+                listeners: Some(listeners.iter().map(|fd| (Protocol::Udp, fd.as_fd())).collect()),
+            };
+            master.send_settings(listeners.len() as u64, &packed, &attached).unwrap();
+            let (_, new) = new_settings(&worker);
+            assert!(matches!(new.log, Change::Replace(Some(Sink::File(_)))));
+            let came = new.listeners.unwrap();
+            assert_eq!(came.len(), listeners.len());
+            let pairs = came.iter().zip(listeners);
+            pairs.map(|(came, sent)| is_same(came.socket.as_fd(), sent.as_fd())).collect()
+        };
+        for most in MOST_DESCRIPTORS - 3..3 * MOST_DESCRIPTORS {
+            assert!(with(&sockets[..most]).into_iter().all(|same| same), "{most}");
+        }
+        // One worker may come to have those of all the others.
+        crate::sys::privileges::raise_descriptor_limit(None, 4096).unwrap();
+        let all: Vec<_> = (0..900).map(|number| &sockets[number % sockets.len()]).collect();
+        let attached = Attachments {
+            lists: true,
+            log: Change::Keep,
+            countries: Change::Keep,
+            tls: Change::Keep,
+            listeners: Some(all.iter().map(|fd| (Protocol::Udp, fd.as_fd())).collect()),
+        };
+        master.send_settings(6000, &packed, &attached).unwrap();
+        let came = new_settings(&worker).1.listeners.unwrap();
+        assert_eq!(came.len(), all.len());
+        assert!(came.iter().zip(all).all(|(came, sent)| is_same(came.socket.as_fd(), sent.as_fd())));
+        // What came ahead of an order that did not come itself belongs to no other.
+        let lost = Envelope { number: 7000, what: Contents::Ahead };
+        let ahead = serde_json::to_vec(&lost).unwrap();
+        message::send(master.fd.as_fd(), &ahead, &[sockets[0].as_fd()]).unwrap();
+        assert!(worker.receive().unwrap().is_none());
+        assert_eq!(with(&sockets[1..3]), [true, true]);
     }
 
     #[test]

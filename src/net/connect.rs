@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use crate::model::address::{ClientAddress, SocketAddress};
-use crate::model::ids::ConnId;
+use crate::model::ids::{ConnId, Target};
 use crate::model::settings::Settings;
 use crate::policy::acl::Verdicts;
 use crate::policy::routes::ServerSet;
@@ -22,11 +22,12 @@ use super::http::exchange;
 use super::relay::{Direction, Endpoint};
 
 /// Somebody who waits for a server.
-struct Arrival {
-    address: ClientAddress,
-    visitor: ClientRef,
-    verdicts: Verdicts,
-    among: Option<Rc<ServerSet>>,
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub(super) address: ClientAddress,
+    pub(super) visitor: ClientRef,
+    pub(super) verdicts: Verdicts,
+    pub(super) among: Option<Rc<ServerSet>>,
 }
 
 impl Arrival {
@@ -206,7 +207,7 @@ impl Worker<'_> {
             match socket::connect(&reservation.address, options) {
                 Ok(attempt) => {
                     if let Some(error) = attempt.unbound {
-                        self.tell_unbound(arrival, options, &error);
+                        self.tell_unbound(arrival, source, &error);
                     }
                     let unix = matches!(reservation.address, SocketAddress::Unix(_));
                     let server = match identity {
@@ -234,9 +235,9 @@ impl Worker<'_> {
         None
     }
 
-    fn tell_unbound(&self, arrival: &Arrival, options: ConnectOptions, error: &io::Error) {
+    pub(super) fn tell_unbound(&self, arrival: &Arrival, source: Option<Source>, error: &io::Error) {
         let error = words(error);
-        match options.source {
+        match source {
             Some(Source::Foreign(_)) => {
                 let client = arrival.address;
                 self.messages
@@ -249,37 +250,57 @@ impl Worker<'_> {
     }
 
     /// A server failed a client: a place on the next one, if there is one.
-    fn server_failed(
+    pub(super) fn server_failed(
         &mut self,
         arrival: &Arrival,
         failed: Reservation,
         error: &io::Error,
     ) -> Option<Reservation> {
         let shun = !socket::is_our_lack(error);
-        let error = words(error);
-        let (target, address, blacklist) = (failed.target, &failed.address, self.terms.blacklist);
-        if shun && blacklist.0 > 0 {
+        let (target, address) = (failed.target, failed.address.clone());
+        let visits::Failed { is_news, next } = self.next_place(arrival, failed, shun);
+        if !shun && self.region.slots().tell_now(Shortage::Ports, self.now) {
+            self.messages.note(format_args!(
+                "cannot connect to server {target} ({address}): {}: all local ports are in use; \
+                 widen net.ipv4.ip_local_port_range or add servers",
+                words(error)
+            ));
+        } else {
+            self.tell_failure(target, &address, error, is_news);
+        }
+        next
+    }
+
+    /// A server has failed. `is_news`: it is left alone from now on.
+    pub(super) fn tell_failure(
+        &self,
+        target: Target,
+        address: &SocketAddress,
+        error: &io::Error,
+        is_news: bool,
+    ) {
+        let (error, blacklist) = (words(error), self.terms.blacklist);
+        if is_news && blacklist.0 > 0 {
             self.messages
                 .note(format_args!("server {target} ({address}): {error}; left alone for {blacklist} s"));
-        } else if !shun && self.region.slots().tell_now(Shortage::Ports, self.now) {
-            self.messages.note(format_args!(
-                "cannot connect to server {target} ({address}): {error}: all local ports are in use; \
-                 widen net.ipv4.ip_local_port_range or add servers"
-            ));
         } else {
             self.messages.debug(1, format_args!("server {target} ({address}): {error}"));
         }
-        self.next_place(arrival, failed, shun)
     }
 
     /// A server cannot be used by this worker now, without its fault: a place on the next one, if there is one.
-    fn pass_over(&mut self, arrival: &Arrival, passed: Reservation, reason: &str) -> Option<Reservation> {
+    pub(super) fn pass_over(
+        &mut self,
+        arrival: &Arrival,
+        passed: Reservation,
+        reason: &str,
+    ) -> Option<Reservation> {
         let (target, address) = (passed.target, &passed.address);
         self.messages.debug(1, format_args!("server {target} ({address}): {reason}"));
-        self.next_place(arrival, passed, false)
+        self.next_place(arrival, passed, false).next
     }
 
-    fn next_place(&mut self, arrival: &Arrival, last: Reservation, shun: bool) -> Option<Reservation> {
+    fn next_place(&mut self, arrival: &Arrival, last: Reservation, shun: bool) -> visits::Failed {
         let client = (arrival.address, arrival.visitor);
         visits::fail(
             self.region,
@@ -432,7 +453,7 @@ fn is_gone(error: &io::Error) -> bool {
 }
 
 /// Where a connection to a server comes from, if that is not the system's to choose: `source`, `transparent`.
-fn source(settings: &Settings, client: ClientAddress, server: &SocketAddress) -> Option<Source> {
+pub(super) fn source(settings: &Settings, client: ClientAddress, server: &SocketAddress) -> Option<Source> {
     match (settings.source, client, server) {
         (Some(own), _, _) => Some(Source::Own(own)),
         // Nothing gets from a loopback address to another machine. The server is not to be blamed for that.

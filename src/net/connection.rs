@@ -35,9 +35,9 @@ use crate::sys::socket;
 
 use super::deadlines::Link;
 use super::event_loop::Worker;
-use super::flow::{Flow, Observer};
 use super::proxy::Announced;
 use super::relay::{Broken, Direction, DirectionState, Endpoint, Progress, ROUNDS};
+use super::turn::{Observer, Turn};
 
 slotmap::new_key_type! {
     /// Names a connection for as long as it exists; never another one after that.
@@ -219,7 +219,7 @@ impl Worker<'_> {
 
         let before = (up.bytes(), down.bytes());
         let was_refused = connection.http.as_ref().is_some_and(|http| http.refusal().is_some());
-        let mut flow = Flow {
+        let mut turn = Turn {
             client,
             server,
             up,
@@ -236,7 +236,7 @@ impl Worker<'_> {
                 server: &reservation.address,
             },
         };
-        let (moved_up, moved_down) = flow.turn();
+        let (moved_up, moved_down) = turn.run();
         let http = connection.http.as_ref();
         let held_up = http.is_some_and(|http| !http.is_open());
         let refusal = http.and_then(|http| http.refusal());

@@ -10,78 +10,127 @@ use crate::model::time::{Moment, Seconds};
 
 use super::connection::{Connection, Key};
 
-/// A connection's place in the one queue that it is in.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Link {
-    before: Option<Key>,
-    after: Option<Key>,
+/// Something that waits in queues, in one at a time.
+pub trait Waiting {
+    /// What names it in its table.
+    type Key: slotmap::Key;
+
+    /// Its place in the queue that it is in.
+    fn link(&self) -> &Link<Self::Key>;
+
+    /// The same, for the queue alone to change.
+    fn link_mut(&mut self) -> &mut Link<Self::Key>;
+}
+
+impl Waiting for Connection {
+    type Key = Key;
+
+    fn link(&self) -> &Link {
+        &self.link
+    }
+
+    fn link_mut(&mut self) -> &mut Link {
+        &mut self.link
+    }
+}
+
+/// A place in a queue.
+#[derive(Debug, Clone, Copy)]
+pub struct Link<K = Key> {
+    before: Option<K>,
+    after: Option<K>,
     /// When it joined, or was last touched.
     since: Moment,
 }
 
-/// Connections in the order of their deadlines.
-#[derive(Debug, Default)]
-pub struct Queue {
-    first: Option<Key>,
-    last: Option<Key>,
+impl<K> Default for Link<K> {
+    fn default() -> Self {
+        Link { before: None, after: None, since: Moment::default() }
+    }
+}
+
+/// Entries of a table in the order of their deadlines.
+#[derive(Debug)]
+pub struct Queue<K = Key> {
+    first: Option<K>,
+    last: Option<K>,
     /// Microseconds that members get beyond their time: a touch that comes sooner after the last is not noted.
     slack: u64,
 }
 
-type Table = SlotMap<Key, Connection>;
+impl<K> Default for Queue<K> {
+    fn default() -> Self {
+        Queue { first: None, last: None, slack: 0 }
+    }
+}
 
-impl Queue {
+impl<K: slotmap::Key> Queue<K> {
     /// For members that are touched often: no more than four times a second is it noted, and nobody's time is up
     /// before it is.
     pub fn with_slack() -> Self {
         Queue { slack: 250_000, ..Queue::default() }
     }
 
-    /// Joins at the end. The connection is in no other queue.
-    pub fn join(&mut self, table: &mut Table, key: Key, now: Moment) {
-        if let Some(connection) = table.get_mut(key) {
-            connection.link = Link { before: self.last, after: None, since: now };
+    /// Joins at the end. The entry is in no other queue.
+    pub fn join<E: Waiting<Key = K>>(&mut self, table: &mut SlotMap<K, E>, key: K, now: Moment) {
+        if let Some(entry) = table.get_mut(key) {
+            *entry.link_mut() = Link { before: self.last, after: None, since: now };
         }
         match self.last.and_then(|last| table.get_mut(last)) {
-            Some(last) => last.link.after = Some(key),
+            Some(last) => last.link_mut().after = Some(key),
             None => self.first = Some(key),
         }
         self.last = Some(key);
     }
 
-    /// Leaves. The connection is in this queue.
-    pub fn leave(&mut self, table: &mut Table, key: Key) {
-        let Some(connection) = table.get_mut(key) else {
+    /// Leaves. The entry is in this queue.
+    pub fn leave<E: Waiting<Key = K>>(&mut self, table: &mut SlotMap<K, E>, key: K) {
+        let Some(entry) = table.get_mut(key) else {
             return;
         };
-        let Link { before, after, .. } = std::mem::take(&mut connection.link);
+        let Link { before, after, .. } = std::mem::take(entry.link_mut());
         match before.and_then(|before| table.get_mut(before)) {
-            Some(neighbour) => neighbour.link.after = after,
+            Some(neighbour) => neighbour.link_mut().after = after,
             None => self.first = after,
         }
         match after.and_then(|after| table.get_mut(after)) {
-            Some(neighbour) => neighbour.link.before = before,
+            Some(neighbour) => neighbour.link_mut().before = before,
             None => self.last = before,
         }
     }
 
     /// Starts the member's time anew.
-    pub fn touch(&mut self, table: &mut Table, key: Key, now: Moment) {
-        let fresh = |connection: &Connection| now.micros_since(connection.link.since) < self.slack;
+    pub fn touch<E: Waiting<Key = K>>(&mut self, table: &mut SlotMap<K, E>, key: K, now: Moment) {
+        let fresh = |entry: &E| now.micros_since(entry.link().since) < self.slack;
         if !table.get(key).is_none_or(fresh) {
             self.leave(table, key);
             self.join(table, key, now);
         }
     }
 
+    /// The first member, and when it joined or was last touched, as far as that was noted.
+    pub fn first<E: Waiting<Key = K>>(&self, table: &SlotMap<K, E>) -> Option<(K, Moment)> {
+        let first = self.first?;
+        Some((first, table.get(first)?.link().since))
+    }
+
     /// The first member, if its time of `length` is up; None: members have for ever.
-    pub fn overdue(&self, table: &Table, length: Option<Seconds>, now: Moment) -> Option<Key> {
+    pub fn overdue<E: Waiting<Key = K>>(
+        &self,
+        table: &SlotMap<K, E>,
+        length: Option<Seconds>,
+        now: Moment,
+    ) -> Option<K> {
         self.first.filter(|_| self.next_deadline(table, length).is_some_and(|deadline| deadline <= now))
     }
 
     /// When the first member's time of `length` is up; None: members have for ever.
-    pub fn next_deadline(&self, table: &Table, length: Option<Seconds>) -> Option<Moment> {
-        let Moment(nominal) = table.get(self.first?)?.link.since.plus(length?);
+    pub fn next_deadline<E: Waiting<Key = K>>(
+        &self,
+        table: &SlotMap<K, E>,
+        length: Option<Seconds>,
+    ) -> Option<Moment> {
+        let Moment(nominal) = self.first(table)?.1.plus(length?);
         Some(Moment(nominal.saturating_add(self.slack)))
     }
 }
@@ -91,6 +140,8 @@ mod tests {
     use super::*;
     use crate::net::connection::Phase;
     use proptest::prelude::*;
+
+    type Table = SlotMap<Key, Connection>;
 
     fn insert(table: &mut Table) -> Key {
         table.insert(Connection::for_tests(Phase::Between))

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use slotmap::{Key as _, KeyData, SlotMap};
 
-use crate::model::address::SocketAddress;
 use crate::model::ids::{ConnId, WorkerId};
+use crate::model::listen::Protocol;
 use crate::model::settings::Settings;
 use crate::model::time::{Moment, Seconds};
 use crate::model::tls::ServerIdentity;
@@ -30,20 +30,36 @@ use crate::sys::socket;
 use crate::sys::tls::{Contexts, Material, Outbox, Scope, TicketKeys};
 
 use super::buffers::RelayBuffers;
-use super::channel::{Change, Errand, NewSettings, Order, Report, WorkerEnd};
+use super::channel::{Change, Errand, Listening, NewSettings, Order, Report, WorkerEnd};
 use super::connection::{Connection, Ending, Key, Side};
 use super::deadlines::Queue;
 use super::listener::Acceptor;
+use super::udp::{EarKey, FlowKey, Udp};
 
 /// What the poller's tokens mean. A connection's is its key, which is never this small.
 pub(super) mod token {
-    pub(in crate::net) const LISTENER: u64 = 1;
+    use crate::model::listen::MAX_LISTENERS;
+
+    /// The first of the listeners for connections; the others follow in their order.
+    pub(in crate::net) const LISTENER: u64 = 0x100;
+    /// The last that there can be.
+    pub(in crate::net) const LAST_LISTENER: u64 = LISTENER + MAX_LISTENERS as u64 - 1;
     pub(in crate::net) const CHANNEL: u64 = 2;
     pub(in crate::net) const SIGNALS: u64 = 3;
     pub(in crate::net) const BELL: u64 = 4;
 
-    /// In a connection's token: the event is the server's. Keys have an index below 2^31 in their low half.
+    /// In a connection's token: the event is the server's. Keys have an index below 2^29 in their low half.
     pub(in crate::net) const SERVER: u64 = 1 << 31;
+    /// With the key of a flow.
+    pub(in crate::net) const FLOW: u64 = 1 << 30;
+    /// With the key of a socket that datagrams come to.
+    pub(in crate::net) const EAR: u64 = 1 << 29;
+    const _: () = assert!((crate::model::ids::MAX_CONNECTIONS as u64) < EAR);
+
+    /// The listener at this position.
+    pub(in crate::net) fn listener(number: usize) -> u64 {
+        LISTENER + number as u64
+    }
 }
 
 /// Events taken from the kernel at a time.
@@ -58,9 +74,10 @@ pub(super) const TOLD_AGAIN: u64 = 60;
 /// How long a client whose server is gone may take what was sent to it.
 const LINGER: Seconds = Seconds(2);
 
-/// Descriptors that stay free for what is opened now and then: a message from the master with settings, log, listener,
-/// database of countries and what was read for TLS, and such a database that was not there before.
-pub const SPARE: u64 = 6;
+/// Descriptors that stay free for what is opened now and then: a message from the master with settings, log, database of
+/// countries and what was read for TLS, and such a database that was not there before. Beside them there is one for each
+/// socket that clients come to, which the message may bring again.
+pub const SPARE: u64 = 5;
 
 /// All that a worker is born with.
 #[derive(Debug)]
@@ -71,10 +88,8 @@ pub struct Inheritance<'a> {
     pub region: &'a Region,
     /// The settings at its birth.
     pub settings: Settings,
-    /// The shared listening socket.
-    pub listener: OwnedFd,
-    /// Where that listens.
-    pub listen_address: SocketAddress,
+    /// The sockets that clients come to.
+    pub listeners: Vec<Listening>,
     /// The line to the master.
     pub channel: WorkerEnd,
     /// The bell that all workers share: rung when a slot or a place becomes free and somebody waits.
@@ -121,6 +136,8 @@ pub struct Worker<'a> {
     pub(super) log: RequestLog,
     pub(super) poller: Poller,
     pub(super) acceptor: Acceptor,
+    /// Datagrams.
+    pub(super) udp: Udp,
     pub(super) room: OwnedFd,
     pub(super) finder: SlotFinder,
     pub(super) connections: SlotMap<Key, Connection>,
@@ -147,16 +164,29 @@ pub struct Worker<'a> {
     tickets: Rc<TicketKeys>,
     channel: WorkerEnd,
     signals: Signals,
-    draining: bool,
+    /// Nobody new is served.
+    pub(super) draining: bool,
     /// When it was told last that the log takes no more.
     log_told: Option<Moment>,
 }
 
-/// How many descriptors this worker may have, and how many it has without connections and pipes.
+/// How many descriptors this worker may have, and how many it has, or may need, without connections and pipes.
 #[derive(Debug)]
 struct Descriptors {
     limit: u64,
     own: u64,
+    /// How many of them are for sockets that clients come to.
+    listeners: u64,
+}
+
+impl Descriptors {
+    /// Clients come to so many sockets from now on.
+    fn listen(&mut self, sockets: usize) {
+        // The next message from the master may bring them once more.
+        let listeners = 2 * sockets as u64;
+        self.own = self.own - self.listeners + listeners;
+        self.listeners = listeners;
+    }
 }
 
 impl<'a> Worker<'a> {
@@ -175,7 +205,18 @@ impl<'a> Worker<'a> {
             Err(error) => return Err((inheritance.channel, error)),
         };
         let Inheritance { id, region, settings, .. } = inheritance;
+        let sockets = inheritance.listeners.len();
+        let (streams, ears) = by_protocol(inheritance.listeners);
+        let udp = match Udp::new(ears, &poller) {
+            Ok(udp) => udp,
+            Err(error) => return Err((inheritance.channel, error)),
+        };
         let own = socket::count_descriptors() + SPARE;
+        let mut descriptors = Descriptors { limit, own, listeners: sockets as u64 };
+        descriptors.listen(sockets);
+        let own = descriptors.own;
+        let acceptor = Acceptor::new(streams);
+        let page = page(&acceptor);
         let spare = limit.saturating_sub(own + 2 * u64::from(settings.conn_max));
         Ok(Worker {
             id,
@@ -191,7 +232,8 @@ impl<'a> Worker<'a> {
             messages: inheritance.messages,
             log: RequestLog::new(inheritance.log),
             poller,
-            acceptor: Acceptor::new(inheritance.listener),
+            acceptor,
+            udp,
             room: inheritance.room,
             finder: SlotFinder::default(),
             connections: SlotMap::with_key(),
@@ -205,11 +247,11 @@ impl<'a> Worker<'a> {
             unfinished: VecDeque::new(),
             // Connections come first: a pipe may only have what -x connections leave.
             buffers: RelayBuffers::new(usize::try_from(spare / 2).unwrap_or(usize::MAX)),
-            page: page(&inheritance.listen_address),
+            page,
             now: clock::now(),
             turn: 0,
             freed: false,
-            descriptors: Descriptors { limit, own },
+            descriptors,
             tickets: inheritance.tickets,
             channel: inheritance.channel,
             signals,
@@ -245,10 +287,18 @@ impl<'a> Worker<'a> {
             for index in 0..events.len() {
                 let (token, readiness) = events.get(index);
                 match token {
-                    token::LISTENER => self.listener_ready(),
-                    token::BELL => self.retry_accept(),
+                    token::LISTENER..=token::LAST_LISTENER => {
+                        self.listener_ready((token - token::LISTENER) as usize);
+                    }
+                    token::BELL => self.bell_rang(),
                     token::SIGNALS => drop(self.signals.take()),
                     token::CHANNEL => news = true,
+                    ear if ear & token::EAR != 0 => {
+                        self.ear_ready(EarKey::from(KeyData::from_ffi(ear & !token::EAR)));
+                    }
+                    flow if flow & token::FLOW != 0 => {
+                        self.flow_ready(FlowKey::from(KeyData::from_ffi(flow & !token::FLOW)), readiness);
+                    }
                     connection => {
                         let which = if connection & token::SERVER == 0 { Side::Client } else { Side::Server };
                         let key = Key::from(KeyData::from_ffi(connection & !token::SERVER));
@@ -256,11 +306,13 @@ impl<'a> Worker<'a> {
                     }
                 }
             }
+            self.send_replies();
             self.go_on_with_unfinished();
             self.end_overdue();
             if self.freed || self.acceptor.patience().is_some() {
                 self.retry_accept();
             }
+            self.ask_again();
             self.write_log();
             if news && !self.take_orders() {
                 break End::Orphaned;
@@ -288,11 +340,12 @@ impl<'a> Worker<'a> {
             self.lingering.next_deadline(&self.connections, Some(LINGER)),
         ];
         let waits = deadlines.into_iter().flatten().map(|deadline| deadline.micros_since(self.now));
-        waits.map(Duration::from_micros).chain(self.acceptor.patience()).fold(TICK, Duration::min)
+        let others = self.acceptor.patience().into_iter().chain(self.flows_patience());
+        waits.map(Duration::from_micros).chain(others).fold(TICK, Duration::min)
     }
 
     /// How long connections may be idle; None: for ever.
-    fn idle_timeout(&self) -> Option<Seconds> {
+    pub(super) fn idle_timeout(&self) -> Option<Seconds> {
         Some(self.settings.idle_timeout).filter(|idle| idle.0 > 0)
     }
 
@@ -326,6 +379,7 @@ impl<'a> Worker<'a> {
         while let Some(key) = self.lingering.overdue(&self.connections, Some(LINGER), self.now) {
             self.stop_lingering(key);
         }
+        self.end_overdue_flows();
     }
 
     /// Gives those their next turn that had more to do; once each, so that the others get theirs.
@@ -393,23 +447,28 @@ impl<'a> Worker<'a> {
             Orders::Stopping => Some(End::Stopped),
             Orders::Serving | Orders::Draining => {
                 self.drain();
-                self.connections.is_empty().then_some(End::Drained)
+                self.close_left_ears();
+                (self.connections.is_empty() && self.udp.len() == 0).then_some(End::Drained)
             }
         }
     }
 
-    /// Accepts who waits already, then nobody any more.
+    /// Accepts who waits already, then nobody any more. Flows that exist go on.
     fn drain(&mut self) {
         if !std::mem::replace(&mut self.draining, true) {
+            self.region.workers().set_draining(self.id);
             self.stop_accepting();
+            self.lose_waiting_datagrams();
         }
     }
 
-    /// There are to be fewer workers: this one ends with its last connection. The others have the listener.
+    /// There are to be fewer workers: this one ends with its last connection. The others have the listeners.
     fn retire(&mut self) {
         self.region.workers().set_draining(self.id);
         if !std::mem::replace(&mut self.draining, true) {
-            self.leave_listener();
+            self.leave_listeners();
+            self.leave_ears();
+            self.lose_waiting_datagrams();
         }
     }
 
@@ -421,6 +480,8 @@ impl<'a> Worker<'a> {
         let found = self.connections.iter().find(|(_, connection)| connection.conn == conn);
         if let Some((key, _)) = found {
             self.close(key, Ending::Closed);
+        } else if let Some(key) = self.flow_in(conn) {
+            self.end_flow(key);
         }
     }
 
@@ -455,11 +516,12 @@ impl<'a> Worker<'a> {
         if let Change::Replace(sink) = new.log {
             self.log.replace(sink);
         }
-        if let Some(listener) = new.listener.filter(|_| !self.draining) {
-            if let Ok(address) = socket::local_address(listener.as_fd()) {
-                self.page = page(&address);
-            }
-            self.replace_listener(listener);
+        if let Some(listeners) = new.listeners.filter(|_| !self.draining) {
+            self.descriptors.listen(listeners.len());
+            let (streams, ears) = by_protocol(listeners);
+            self.replace_ears(ears);
+            self.replace_listeners(streams);
+            self.page = page(&self.acceptor);
         }
         self.region.workers().set_settings(self.id, self.settings.generation);
         self.call_the_waiting();
@@ -507,9 +569,26 @@ impl<'a> Worker<'a> {
 
     /// Is there room for one more connection's two descriptors?
     pub(super) fn descriptors_left(&self) -> bool {
-        let used = self.descriptors.own + 2 * (self.connections.len() + self.buffers.pipes.open()) as u64;
-        used + 2 <= self.descriptors.limit
+        self.descriptors_used() + 2 <= self.descriptors.limit
     }
+
+    /// Is there room for one more flow's?
+    pub(super) fn flow_descriptor_left(&self) -> bool {
+        self.descriptors_used() < self.descriptors.limit
+    }
+
+    fn descriptors_used(&self) -> u64 {
+        let in_pairs = self.connections.len() + self.buffers.pipes.open();
+        self.descriptors.own + (2 * in_pairs + self.udp.len()) as u64
+    }
+}
+
+/// The sockets for connections, and those for datagrams.
+fn by_protocol(listeners: Vec<Listening>) -> (Vec<OwnedFd>, Vec<OwnedFd>) {
+    let (streams, ears): (Vec<_>, Vec<_>) =
+        listeners.into_iter().partition(|listening| listening.protocol == Protocol::Tcp);
+    let sockets = |of: Vec<Listening>| of.into_iter().map(|listening| listening.socket).collect();
+    (sockets(streams), sockets(ears))
 }
 
 /// The servers that are spoken to with TLS.
@@ -524,12 +603,17 @@ fn poller(inheritance: &Inheritance<'_>, signals: &Signals) -> io::Result<Poller
     poller.add_source(inheritance.channel.as_fd(), token::CHANNEL)?;
     poller.add_source(signals.as_fd(), token::SIGNALS)?;
     poller.add_bell(inheritance.room.as_fd(), token::BELL)?;
-    poller.add_listener(inheritance.listener.as_fd(), token::LISTENER)?;
+    let streams = inheritance.listeners.iter().filter(|it| it.protocol == Protocol::Tcp);
+    for (number, listening) in streams.enumerate() {
+        poller.add_listener(listening.socket.as_fd(), token::listener(number))?;
+    }
     Ok(poller)
 }
 
-/// The page of `dummy`: says who answers.
-fn page(address: &SocketAddress) -> Vec<u8> {
+/// The page of `dummy`: says who answers, by the address of the first listener.
+fn page(acceptor: &Acceptor) -> Vec<u8> {
+    let address = acceptor.first().and_then(|listener| socket::local_address(listener).ok());
+    let address = address.map_or_else(String::new, |address| address.to_string());
     let body = format!("pen dummy on {address}\n");
     let length = body.len();
     format!(

@@ -14,8 +14,8 @@ use crate::shared::workers;
 
 use super::connection::{Ending, Key, Phase};
 use super::event_loop::Worker;
-use super::flow::Observer;
 use super::relay::Filter;
+use super::turn::Observer;
 
 /// From the client to the server.
 pub(super) struct Requests<'a, 'b> {

@@ -1,16 +1,17 @@
-//! The shared listener: when to accept, and when to leave it to others or let clients wait.
+//! The shared listeners: when to accept, and when to leave it to others or let clients wait.
 //!
-//! All workers wait for the same listening socket, and the kernel wakes as few as it can (EPOLLEXCLUSIVE). Left
-//! alone it would wake the same one again and again: a worker therefore leaves the queue and joins it anew after
+//! All workers wait for the same listening sockets, and the kernel wakes as few as it can (EPOLLEXCLUSIVE). Left
+//! alone it would wake the same one again and again: a worker therefore leaves a socket's queue and joins it anew after
 //! every [`TURNS`] clients, which shares them out evenly, and one with clearly more connections than the others
-//! steps back for a while. A pause never drops anybody: clients wait in the backlog.
+//! steps back for a while. A pause is one of all listeners, and never drops anybody: clients wait in the backlogs.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use crate::model::ids::{ConnId, WorkerId};
+use crate::model::listen::Protocol;
 use crate::model::time::Moment;
-use crate::shared::slots::Shortage;
+use crate::shared::slots::{Need, Shortage};
 use crate::sys::reason::words;
 use crate::sys::{socket, wait};
 
@@ -41,20 +42,30 @@ enum Pause {
     SteppedBack,
 }
 
-/// A worker's view of the listener.
+/// A listening socket, as a worker sees it. Its token is that of its position.
 #[derive(Debug)]
-pub(super) struct Acceptor {
-    listener: Option<OwnedFd>,
-    /// Not registered with the poller, and why.
-    pause: Option<(Pause, Moment)>,
+struct Door {
+    socket: OwnedFd,
+    /// How many were accepted since the others were last let to the front of its queue.
     accepted: u32,
-    /// Everybody who waits is accepted, because the listener is about to be closed.
-    emptying: bool,
-    /// The others have been told of the lack that this worker pauses for.
-    told_others: bool,
     /// How many to accept at most when next woken, and the loop turn of the last time.
     batch: u32,
     last_turn: u64,
+}
+
+/// A worker's view of the listeners for connections. There may be none.
+#[derive(Debug)]
+pub(super) struct Acceptor {
+    doors: Vec<Door>,
+    /// None is registered with the poller, and why.
+    pause: Option<(Pause, Moment)>,
+    /// Everybody who waits is accepted, because the listeners are about to be closed.
+    emptying: bool,
+    /// The lack that the others have been told of, while it is looked whether it is over: it is not told twice.
+    told_others: Option<Pause>,
+    /// The one that is looked at first after the next pause, the one behind that of the last client: when room is scarce,
+    /// each has its turn.
+    first: usize,
     /// When a lack of descriptors was told last.
     told: Option<Moment>,
     /// The loop turn in which a client was accepted last.
@@ -62,19 +73,22 @@ pub(super) struct Acceptor {
 }
 
 impl Acceptor {
-    /// Not yet open: see [`Worker::watch_listener`].
-    pub(super) fn new(listener: OwnedFd) -> Self {
+    /// With these, which are registered already, by their positions.
+    pub(super) fn new(sockets: Vec<OwnedFd>) -> Self {
         Acceptor {
-            listener: Some(listener),
+            doors: doors(sockets),
             pause: None,
-            accepted: 0,
             emptying: false,
-            told_others: false,
-            batch: 1,
-            last_turn: 0,
+            told_others: None,
+            first: 0,
             told: None,
             admitted: 0,
         }
+    }
+
+    /// The first of them, unless there is none.
+    pub(super) fn first(&self) -> Option<BorrowedFd<'_>> {
+        self.doors.first().map(|door| door.socket.as_fd())
     }
 
     /// How long the loop may sleep because of a pause that nobody rings the bell for.
@@ -86,21 +100,47 @@ impl Acceptor {
     }
 }
 
+fn doors(sockets: Vec<OwnedFd>) -> Vec<Door> {
+    sockets.into_iter().map(|socket| Door { socket, accepted: 0, batch: 1, last_turn: 0 }).collect()
+}
+
 impl Worker<'_> {
-    /// Registers the listener. Clients that wait already are reported at once.
-    pub(super) fn watch_listener(&mut self) -> std::io::Result<()> {
-        match &self.acceptor.listener {
-            Some(listener) => self.poller.add_listener(listener.as_fd(), token::LISTENER),
+    /// Registers one of them. Clients that wait already are reported at once.
+    fn watch_listener(&self, number: usize) -> std::io::Result<()> {
+        match self.acceptor.doors.get(number) {
+            Some(door) => self.poller.add_listener(door.socket.as_fd(), token::listener(number)),
             None => Ok(()),
         }
     }
 
-    /// Goes over to another listening socket.
-    pub(super) fn replace_listener(&mut self, listener: OwnedFd) {
-        self.accept_queued();
-        self.acceptor.listener = Some(listener);
-        if self.acceptor.pause.is_none() && self.watch_listener().is_err() {
-            self.pause(Pause::Descriptors);
+    /// Registers all of them, or accepting pauses.
+    fn watch_listeners(&mut self) {
+        for number in 0..self.acceptor.doors.len() {
+            if self.watch_listener(number).is_err() {
+                return self.pause(Pause::Descriptors);
+            }
+        }
+    }
+
+    fn ignore_listeners(&self) {
+        for door in &self.acceptor.doors {
+            self.poller.remove(door.socket.as_fd());
+        }
+    }
+
+    /// Goes over to these. Who waits at one that is not among them is accepted before it is closed.
+    pub(super) fn replace_listeners(&mut self, sockets: Vec<OwnedFd>) {
+        self.ignore_listeners();
+        let stays =
+            |door: &Door| sockets.iter().any(|socket| socket::is_same(socket.as_fd(), door.socket.as_fd()));
+        self.acceptor.doors.retain(|door| !stays(door));
+        if !self.acceptor.doors.is_empty() {
+            self.accept_queued();
+        }
+        self.acceptor.doors = doors(sockets);
+        self.acceptor.first = 0;
+        if self.acceptor.pause.is_none() {
+            self.watch_listeners();
         }
     }
 
@@ -111,41 +151,40 @@ impl Worker<'_> {
     }
 
     /// Never accepts again. Who waits already is the other workers'.
-    pub(super) fn leave_listener(&mut self) {
+    pub(super) fn leave_listeners(&mut self) {
         self.clear_pause();
-        if let Some(listener) = self.acceptor.listener.take() {
-            self.poller.remove(listener.as_fd());
-        }
+        self.ignore_listeners();
+        self.acceptor.doors.clear();
         // One that was woken for a client does not accept it now: somebody else must look.
         wait::ring(self.room.as_fd());
     }
 
-    /// Those in the backlog have been promised a connection: closing the socket would reset them. Only a lack of
+    /// Those in the backlogs have been promised a connection: closing the sockets would reset them. Only a lack of
     /// slots or descriptors ends this early.
     fn accept_queued(&mut self) {
         if matches!(self.acceptor.pause, None | Some((Pause::SteppedBack | Pause::Pending, _))) {
             self.clear_pause();
             self.acceptor.emptying = true;
-            self.accept_up_to(self.settings.listen_queue);
+            self.accept_everywhere(self.settings.listen_queue);
             self.acceptor.emptying = false;
         }
-        if let Some(listener) = self.acceptor.listener.take() {
-            self.poller.remove(listener.as_fd());
-        }
+        self.ignore_listeners();
+        self.acceptor.doors.clear();
     }
 
-    /// The poller says that clients wait.
-    pub(super) fn listener_ready(&mut self) {
+    /// The poller says that clients wait at one of them.
+    pub(super) fn listener_ready(&mut self, number: usize) {
         if self.acceptor.pause.is_some() {
             return;
         }
+        let Some(door) = self.acceptor.doors.get_mut(number) else { return };
         // Woken again in the very next turn: there are more than one at a time. Accepting on until nobody is left
         // costs a call that fails, accepting one only costs a wait each: go over to the first as the need grows.
-        let consecutive = self.acceptor.last_turn + 1 == self.turn;
-        self.acceptor.last_turn = self.turn;
-        self.acceptor.batch =
-            if consecutive { (self.acceptor.batch * 2).min(self.settings.multi_accept) } else { 1 };
-        self.accept_up_to(self.acceptor.batch);
+        let consecutive = door.last_turn + 1 == self.turn;
+        door.last_turn = self.turn;
+        door.batch = if consecutive { (door.batch * 2).min(self.settings.multi_accept) } else { 1 };
+        let batch = door.batch;
+        self.accept_up_to(number, batch);
     }
 
     /// The bell rang, or time has passed: if accepting was paused, look whether it can go on.
@@ -168,52 +207,90 @@ impl Worker<'_> {
         }
     }
 
+    /// Connections that wait for a slot go on asking for it, now and then: a flow may have had the one that became free.
+    pub(super) fn ask_again(&mut self) {
+        let waiting = matches!(self.acceptor.pause, Some((Pause::Slots, _)));
+        if waiting && self.settings.listens_with(Protocol::Udp) && self.asked_for_a_slot_long_ago() {
+            self.ask_for_a_slot();
+        }
+    }
+
     fn resume(&mut self) {
-        let descriptors = matches!(self.acceptor.pause, Some((Pause::Descriptors, _)));
+        let reason = self.acceptor.pause.map(|(reason, _)| reason);
         self.clear_pause();
         // Registered before looking, so that a client who comes between is reported.
-        if self.watch_listener().is_err() {
-            return self.pause(Pause::Descriptors);
+        self.watch_listeners();
+        if self.acceptor.pause.is_some() {
+            return;
         }
-        self.acceptor.told_others = descriptors;
-        self.accept_up_to(self.settings.multi_accept);
-        self.acceptor.told_others = false;
+        self.acceptor.told_others = reason.filter(|it| matches!(it, Pause::Descriptors | Pause::Slots));
+        self.accept_everywhere(self.settings.multi_accept);
+        self.acceptor.told_others = None;
+    }
+
+    /// Accepts up to so many at each, unless accepting pauses on the way.
+    fn accept_everywhere(&mut self, most: u32) {
+        let all = self.acceptor.doors.len();
+        let first = self.acceptor.first % all.max(1);
+        for number in (first..all).chain(0..first) {
+            self.accept_up_to(number, most);
+            if self.acceptor.pause.is_some() {
+                return;
+            }
+        }
     }
 
     fn clear_pause(&mut self) {
-        if matches!(self.acceptor.pause, Some((Pause::Slots | Pause::Pending, _))) {
-            self.region.slots().wait(self.id, false);
-        }
         self.acceptor.pause = None;
+        self.say_what_is_awaited();
+    }
+
+    /// Tells all workers what this one waits for, be it for connections or for datagrams.
+    pub(super) fn say_what_is_awaited(&self) {
+        let paused_for = |reason| self.acceptor.pause.is_some_and(|(pause, _)| pause == reason);
+        let slots = self.region.slots();
+        slots.wait(self.id, Need::Slot, paused_for(Pause::Slots) || self.udp.awaits_slot());
+        slots.wait(self.id, Need::Connect, paused_for(Pause::Pending));
+    }
+
+    /// The bell that all workers share rang: room that somebody waits for may be there, or to be made.
+    pub(super) fn bell_rang(&mut self) {
+        self.make_room_for_others();
+        self.retry_accept();
+        self.retry_datagrams();
+        if self.udp.awaits_slot() && self.acceptor.admitted == self.turn {
+            // A connection has the slot that was there.
+            self.ask_for_a_slot();
+        }
     }
 
     fn pause(&mut self, reason: Pause) {
-        if let Some(listener) = &self.acceptor.listener {
-            self.poller.remove(listener.as_fd());
-        }
+        self.ignore_listeners();
         self.acceptor.pause = Some((reason, self.now));
-        // Whoever waits now was reported to this worker only, and another may have what this one lacks. Not at
-        // every try, though: workers that all lack it would wake each other for ever.
-        if matches!(reason, Pause::Descriptors | Pause::SteppedBack) && !self.acceptor.told_others {
-            wait::ring(self.room.as_fd());
-        }
-    }
-
-    /// Registers the listener anew: the poller then reports clients that wait, whoever it told of them before.
-    fn report_again(&mut self) {
-        let Some(listener) = &self.acceptor.listener else {
+        // Whoever waits now was reported to this worker only, and another may have what this one lacks, or flows
+        // that can be spared for it. Not at every try, though: workers that all lack it would wake each other for ever.
+        if self.acceptor.told_others == Some(reason) {
             return;
-        };
-        self.poller.remove(listener.as_fd());
-        if self.watch_listener().is_err() {
-            self.pause(Pause::Descriptors);
+        }
+        match reason {
+            Pause::Descriptors | Pause::SteppedBack => wait::ring(self.room.as_fd()),
+            Pause::Slots if self.settings.listens_with(Protocol::Udp) => self.ask_for_a_slot(),
+            Pause::Slots | Pause::Pending => {}
         }
     }
 
-    fn accept_up_to(&mut self, most: u32) {
+    /// Registers the listeners anew: the poller then reports clients that wait, whoever it told of them before.
+    fn report_again(&mut self) {
+        self.ignore_listeners();
+        self.watch_listeners();
+    }
+
+    fn accept_up_to(&mut self, number: usize, most: u32) {
         for _ in 0..most {
-            if !self.descriptors_left() {
-                return self.lack_descriptors();
+            while !self.descriptors_left() {
+                if !self.evict_for_connection() {
+                    return self.lack_descriptors();
+                }
             }
             let emptying = self.acceptor.emptying;
             if !emptying && self.too_many_pending() {
@@ -223,18 +300,22 @@ impl Worker<'_> {
                 }
             }
             let Some(conn) = self.claim() else { return };
-            let Some(listener) = &self.acceptor.listener else {
+            let Some(door) = self.acceptor.doors.get(number) else {
                 return self.region.slots().release(&mut self.finder, conn);
             };
-            match socket::accept(listener.as_fd()) {
+            match socket::accept(door.socket.as_fd()) {
                 Ok((client, address)) => {
                     self.acceptor.admitted = self.turn;
+                    self.acceptor.first = number + 1;
+                    if self.acceptor.told_others == Some(Pause::Slots) {
+                        // There was one. That the next is lacking is something else.
+                        self.acceptor.told_others = None;
+                    }
                     self.admit(client, address, conn);
                     if self.acceptor.pause.is_some() {
                         return;
                     }
-                    self.acceptor.accepted += 1;
-                    if self.acceptor.accepted >= TURNS && !emptying && !self.rotate() {
+                    if !emptying && !self.rotate(number) {
                         return;
                     }
                 }
@@ -244,6 +325,11 @@ impl Worker<'_> {
                         // Another worker may have gone away from a client because this slot was taken.
                         if self.region.slots().awaited() {
                             self.report_again();
+                        }
+                        if self.region.slots().wanted_elsewhere(self.id)
+                            && self.settings.listens_with(Protocol::Udp)
+                        {
+                            wait::ring(self.room.as_fd());
                         }
                         return;
                     }
@@ -271,6 +357,9 @@ impl Worker<'_> {
         let claim =
             |worker: &mut Self| worker.region.slots().claim(&mut worker.finder, worker.id, worker.now);
         let mut claimed = claim(self);
+        if claimed.is_none() && self.evict_flow() {
+            claimed = claim(self);
+        }
         if claimed.is_none() {
             self.waits(
                 |worker| {
@@ -287,9 +376,10 @@ impl Worker<'_> {
     ///
     /// Who ends a lack looks at the flag after that: looking once more after setting it leaves no gap.
     fn waits(&mut self, mut lacking: impl FnMut(&mut Self) -> bool, reason: Pause) -> bool {
-        self.region.slots().wait(self.id, true);
+        let need = if reason == Pause::Pending { Need::Connect } else { Need::Slot };
+        self.region.slots().wait(self.id, need, true);
         if !lacking(self) {
-            self.region.slots().wait(self.id, false);
+            self.say_what_is_awaited();
             return false;
         }
         self.tell(reason);
@@ -325,9 +415,15 @@ impl Worker<'_> {
         }
     }
 
-    /// Lets the other workers have the next clients; false if this one stepped back.
-    fn rotate(&mut self) -> bool {
-        self.acceptor.accepted = 0;
+    /// Counts a client of this one, and lets the other workers have the next ones when it is time to; false if this one
+    /// stepped back.
+    fn rotate(&mut self, number: usize) -> bool {
+        let Some(door) = self.acceptor.doors.get_mut(number) else { return false };
+        door.accepted += 1;
+        if door.accepted < TURNS {
+            return true;
+        }
+        door.accepted = 0;
         if self.region.workers().count() < 2 {
             return true;
         }
@@ -335,7 +431,12 @@ impl Worker<'_> {
             self.pause(Pause::SteppedBack);
             return false;
         }
-        self.report_again();
+        if let Some(door) = self.acceptor.doors.get(number) {
+            self.poller.remove(door.socket.as_fd());
+        }
+        if self.watch_listener(number).is_err() {
+            self.pause(Pause::Descriptors);
+        }
         self.acceptor.pause.is_none()
     }
 

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::model::address::{ClientAddress, SocketAddress};
+use crate::model::listen::Protocol;
 use crate::model::proxy::ProxySend;
 use crate::model::time::Seconds;
 use crate::policy::proxy_header::{
@@ -171,9 +172,10 @@ impl Worker<'_> {
         }
         let announced = connection.announced.as_ref().and_then(|announced| announced.destination);
         let header = Outgoing {
+            protocol: Protocol::Tcp,
             source: connection.client,
             destination: announced.or_else(|| own_address(client)),
-            tls: if reservation.proxy == ProxySend::V2 { tls_of(client) } else { None },
+            tls: if reservation.proxy.is_binary() { tls_of(client) } else { None },
         };
         let header = header.header(reservation.proxy);
         let named = |error: io::Error| {

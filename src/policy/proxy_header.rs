@@ -4,6 +4,8 @@
 //! looks: whoever asks brings everything that has come so far. What has been said of the first bytes holds for all that
 //! may follow them, unless it was [`Verdict::Incomplete`].
 //!
+//! A datagram has it at its own beginning, whole and of version 2, or does not have it.
+//!
 //! ```text
 //! 1   PROXY TCP4|TCP6 source destination port port CRLF        at most 107 bytes
 //!     PROXY UNKNOWN whatever CRLF
@@ -15,6 +17,8 @@
 //! See <https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt>. Not here: whose header is believed.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::model::listen::Protocol;
 
 pub use write::{ClientCertificate, ClientTls, Outgoing};
 
@@ -89,9 +93,15 @@ pub enum Flaw {
     /// No transport.
     #[error("its header has the transport {0}, which is none")]
     Transport(u8),
-    /// It belongs in front of something that pen does not relay.
+    /// It belongs in front of something else.
     #[error("its header is about datagrams, and what follows is a stream")]
     Datagrams,
+    /// It belongs in front of something else.
+    #[error("its header is about a stream, and what follows is a datagram")]
+    Stream,
+    /// A datagram is everything: nothing more will come.
+    #[error("the datagram ends within its header")]
+    Cut,
     /// It ends within its addresses.
     #[error("its header is too short for its addresses")]
     Short,
@@ -129,7 +139,7 @@ const BY_TLS: u8 = 1;
 /// What are these, the first bytes of a connection?
 pub fn parse(bytes: &[u8]) -> Verdict {
     let read = if starts_as(bytes, SIGNATURE) {
-        read_binary(bytes)
+        read_binary(bytes, Protocol::Tcp)
     } else if starts_as(bytes, LINE_START) {
         read_line(bytes)
     } else {
@@ -139,6 +149,22 @@ pub fn parse(bytes: &[u8]) -> Verdict {
         Ok(Some(header)) => Verdict::Whole(header),
         Ok(None) => Verdict::Incomplete,
         Err(flaw) => Verdict::Broken(flaw),
+    }
+}
+
+/// Does this datagram begin with a header? None: with nothing that is one, as far as can be told. The header's `length` is
+/// not beyond its end; what follows there is the client's, and may be nothing.
+///
+/// # Errors
+/// Something is wrong with it, or it is one of version 1: that cannot be about datagrams.
+pub fn parse_datagram(bytes: &[u8]) -> Result<Option<Header>, Flaw> {
+    if bytes.starts_with(SIGNATURE) {
+        return read_binary(bytes, Protocol::Udp)?.ok_or(Flaw::Cut).map(Some);
+    }
+    // Only a whole one is one for certain. Else these may be a client's own words.
+    match bytes.starts_with(LINE_START) && matches!(read_line(bytes), Ok(Some(_))) {
+        true => Err(Flaw::Version(1)),
+        false => Ok(None),
     }
 }
 
@@ -189,8 +215,8 @@ fn port(word: &str) -> Option<u16> {
     if plain { word.parse().ok() } else { None }
 }
 
-/// Version 2. None: there is more to come.
-fn read_binary(bytes: &[u8]) -> Result<Option<Header>, Flaw> {
+/// Version 2, before what comes by this protocol. None: there is more to come.
+fn read_binary(bytes: &[u8], protocol: Protocol) -> Result<Option<Header>, Flaw> {
     let Some(&command) = bytes.get(SIGNATURE.len()) else {
         return Ok(None);
     };
@@ -203,7 +229,7 @@ fn read_binary(bytes: &[u8]) -> Result<Option<Header>, Flaw> {
     let Some(&kind) = bytes.get(SIGNATURE.len() + 1) else {
         return Ok(None);
     };
-    let kind = if is_local { None } else { Some(Kind::of(kind)?) };
+    let kind = if is_local { None } else { Some(Kind::of(kind, protocol)?) };
     let Some(&[high, low]) = bytes.get(FIXED - 2..FIXED) else {
         return Ok(None);
     };
@@ -240,16 +266,19 @@ struct Kind {
 }
 
 impl Kind {
-    fn of(byte: u8) -> Result<Self, Flaw> {
+    /// It must be about what comes by this protocol, or say nothing of it.
+    fn of(byte: u8, protocol: Protocol) -> Result<Self, Flaw> {
         let (family, transport) = (byte >> 4, byte & 0xf);
         if family > UNIX {
-            Err(Flaw::Family(family))
-        } else if transport == DATAGRAM {
-            Err(Flaw::Datagrams)
-        } else if transport > DATAGRAM {
-            Err(Flaw::Transport(transport))
-        } else {
-            Ok(Kind { family, transport })
+            return Err(Flaw::Family(family));
+        }
+        match (transport, protocol) {
+            (UNSPECIFIED, _) | (STREAM, Protocol::Tcp) | (DATAGRAM, Protocol::Udp) => {
+                Ok(Kind { family, transport })
+            }
+            (DATAGRAM, Protocol::Tcp) => Err(Flaw::Datagrams),
+            (STREAM, Protocol::Udp) => Err(Flaw::Stream),
+            _ => Err(Flaw::Transport(transport)),
         }
     }
 

@@ -4,12 +4,15 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::model::address::SocketAddress;
+use crate::model::listen::Protocol;
 use crate::model::settings::{Launch, LogDestination, Settings};
 use crate::process::complain;
-use crate::process::listening::Listener;
+use crate::process::listeners::{Listener, Place, check_clashes};
+use crate::process::listening::StreamListener;
 use crate::process::startup::{
-    check_jail, control_address, control_refused, find_user, listen_address, load_countries, look_up_all,
-    make_ticket_keys, privileges_needed, provide_descriptors,
+    check_control_clash, check_jail, control_address, control_refused, find_user, load_countries,
+    look_up_all, make_ticket_keys, places, privileges_needed, provide_descriptors, sockets,
 };
 use crate::process::tls::Loaded;
 use crate::report::log;
@@ -48,17 +51,18 @@ fn find_problems(launch: &Launch, settings: &Settings, problems: &mut Vec<String
             (Some(reason), _) => problems.push(reason.to_string()),
             (None, Err(problem)) => problems.push(problem),
             (None, Ok(address)) => {
-                problems
-                    .extend(Listener::check_control(address.clone()).err().map(|error| error.to_string()));
+                problems.extend(
+                    StreamListener::check_control(address.clone()).err().map(|error| error.to_string()),
+                );
                 control = Some(address);
             }
         }
     }
     // Without an address the parser has complained already.
-    if settings.listen.is_some() {
-        match listen_address(settings, &names) {
-            Ok(address) => {
-                match names.resolve_servers(settings, &address, control.as_ref()) {
+    if !settings.listen.is_empty() {
+        match places(settings, &names) {
+            Ok(places) => {
+                match names.resolve_servers(settings, &places, control.as_ref()) {
                     Ok(servers) => {
                         let names = servers.unresolved.iter();
                         problems.extend(names.map(|(name, reason)| format!("server {name}: {reason}")));
@@ -68,19 +72,26 @@ fn find_problems(launch: &Launch, settings: &Settings, problems: &mut Vec<String
                     }
                     Err(errors) => problems.extend(errors.iter().map(ToString::to_string)),
                 }
-                // A pen that serves there now is why one checks before a restart.
-                problems.extend(Listener::check(address).err().map(|error| error.to_string()));
+                problems.extend(check_clashes(&places, &[]).err().map(|(_, error)| error.to_string()));
+                problems.extend(check_control_clash(&places, control.as_ref()).err());
+                // A pen that serves there now is why one checks before a restart. A path for datagrams has been named.
+                let possible = |place: &Place| {
+                    place.protocol == Protocol::Tcp || matches!(place.address, SocketAddress::Inet(_))
+                };
+                let checked = places.into_iter().filter(possible).map(Listener::check);
+                problems.extend(checked.filter_map(Result::err).map(|error| error.to_string()));
             }
-            Err(problem) => problems.push(problem),
+            Err(unknown) => problems.extend(unknown),
         }
     }
     let countries = load_countries(settings);
     let tls = make_ticket_keys().and_then(|keys| Loaded::at_start(launch, settings, &keys));
-    // A daemon will have standard input, output and error alone; and then there are the listener, the database, what
-    // was read for TLS and the keys for tickets.
+    // A daemon will have standard input, output and error alone; and then there are the listeners, the database, what was
+    // read for TLS and the keys for tickets.
     let own = 4 + u64::from(settings.geoip.is_some()) + u64::from(Material::is_needed(settings));
     let open = if launch.foreground { socket::count_descriptors() } else { own };
-    match provide_descriptors(open + 1, launch, settings) {
+    let sockets = sockets(settings);
+    match provide_descriptors(open + sockets as u64, sockets, launch, settings) {
         // A start goes on with it.
         Ok(descriptors) => descriptors.shortage(settings.conn_max).iter().for_each(complain),
         Err(problem) => problems.push(problem),

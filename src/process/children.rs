@@ -10,9 +10,11 @@ use crate::model::ids::WorkerId;
 use crate::model::time::Moment;
 use crate::net::channel::{self, WorkerEnd};
 use crate::net::event_loop::Inheritance;
+use crate::process::changes::News;
+use crate::process::listeners::Listeners;
 use crate::process::master::{Master, MasterState, Role, Stage};
 use crate::process::resolver::{self, ResolverProcess, Spawned};
-use crate::process::supervisor::{Death, death_message};
+use crate::process::supervisor::{Death, death_message, share};
 use crate::sys::fork::{self, ExitStatus, Forked};
 use crate::sys::reason::words;
 use crate::sys::signal::{self, Signal};
@@ -67,20 +69,19 @@ impl<'a> Master<'a> {
     /// In the child: keeps what a worker needs and drops the rest, which closes it.
     pub(super) fn into_worker(self, forked: ForkedWorker) -> Role<'a> {
         let Master { state, signals, supervisor, .. } = self;
-        let MasterState { region, settings, listener, log, messages, room, countries, tls, .. } = state;
+        let MasterState { region, settings, listeners, log, messages, room, countries, tls, .. } = state;
+        let share = share(&supervisor.readers(), forked.id);
         drop((signals, supervisor));
-        let (Ok(()), Some(listener)) = (fork::end_with_parent(forked.parent), listener) else {
+        let (Ok(()), Some(listeners)) = (fork::end_with_parent(forked.parent), listeners) else {
             fork::exit_now(0);
         };
         // Here and not in the master: a quick worker would be ready before the master has come to it.
         region.workers().register(forked.id, fork::own_pid(), clock::now());
-        let (listener, listen_address) = listener.into_parts();
         Role::Worker(Box::new(Inheritance {
             id: forked.id,
             region,
             settings,
-            listener,
-            listen_address,
+            listeners: listeners.into_share(share),
             channel: forked.channel,
             room,
             log,
@@ -128,6 +129,7 @@ impl<'a> Master<'a> {
     }
 
     pub(super) fn reap(&mut self, now: Moment) {
+        let readers = self.supervisor.readers();
         while let Some((pid, status)) = fork::reap() {
             if let Some(death) = self.supervisor.reaped(pid, status, now) {
                 let lost = self.state.region.reclaim(death.worker);
@@ -141,6 +143,13 @@ impl<'a> Master<'a> {
                 // The resolver of before, or a process that was left to this one, as to any process number 1.
                 self.state.messages.debug(1, format_args!("process {pid}, which is no worker, {status}"));
             }
+        }
+        // One that is not replaced leaves sockets that somebody else is to read now; one that is takes them over.
+        if self.supervisor.readers() != readers
+            && self.state.listeners.as_ref().is_some_and(Listeners::has_groups)
+            && self.keeps_workers()
+        {
+            self.send_settings(News { listeners: true, ..News::default() });
         }
     }
 

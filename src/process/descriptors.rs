@@ -22,21 +22,32 @@ const FOR_THE_MASTER: u64 = MAX_WORKERS as u64 + MOST_SESSIONS as u64 + 32;
 pub struct Descriptors {
     limit: u64,
     own: u64,
+    /// How many of its own are for sockets that clients come to.
+    listeners: u64,
 }
 
 impl Descriptors {
     /// Raises the limit of this process to what the settings need, as far as that is permitted. `open`: how many are
-    /// open when all processes still are one, the listener with them.
+    /// open when all processes still are one, the `sockets` that clients come to with them.
     ///
     /// # Errors
     ///
     /// The limit cannot be learnt.
-    pub fn provide(open: u64, launch: &Launch, settings: &Settings) -> io::Result<Self> {
+    pub fn provide(open: u64, sockets: usize, launch: &Launch, settings: &Settings) -> io::Result<Self> {
         let (log, syslog) = (settings.log.is_some(), !launch.foreground);
         let own = open + WORKERS_OWN + u64::from(log) + u64::from(syslog) + SPARE;
-        let mut provided = Descriptors { limit: 0, own };
+        let mut provided = Descriptors { limit: 0, own, listeners: sockets as u64 };
+        provided.listen(sockets);
         provided.raise(settings.conn_max)?;
         Ok(provided)
+    }
+
+    /// Clients come to so many sockets from now on. The limit is not raised for that yet.
+    pub fn listen(&mut self, sockets: usize) {
+        // All of them may be one worker's, and the message that gives it some may bring others once more.
+        let listeners = 2 * sockets as u64;
+        self.own = self.own - self.listeners + listeners;
+        self.listeners = listeners;
     }
 
     /// Raises the limit for that many connections. Says whether it was raised; then it is to be passed on to the
@@ -46,7 +57,7 @@ impl Descriptors {
     ///
     /// The limit cannot be learnt.
     pub fn raise(&mut self, conn_max: u32) -> io::Result<bool> {
-        let wanted = (self.own + 2 * u64::from(conn_max) + FOR_PIPES).max(FOR_THE_MASTER);
+        let wanted = (self.own + 2 * u64::from(conn_max) + FOR_PIPES).max(FOR_THE_MASTER + self.listeners);
         if wanted <= self.limit {
             return Ok(false);
         }
@@ -105,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_worker_counts_its_own_and_two_a_connection() {
-        let descriptors = Descriptors { limit: 12 + 2 * 100 + 1, own: 12 };
+        let descriptors = Descriptors { limit: 12 + 2 * 100 + 1, own: 12, listeners: 2 };
         assert_eq!(descriptors.shortage(100), None, "pipes have what is left, connections come first");
         let line = descriptors.shortage(101).unwrap();
         assert!(line.contains("each worker may have 213 descriptors, enough for 100 connections"), "{line}");
@@ -114,9 +125,9 @@ mod tests {
 
     #[test]
     fn without_room_for_one_connection_there_is_no_point_in_starting() {
-        assert_eq!(Descriptors { limit: 14, own: 12 }.suffice_for_one(), Ok(()));
+        assert_eq!(Descriptors { limit: 14, own: 12, listeners: 2 }.suffice_for_one(), Ok(()));
         for limit in [0, 12, 13] {
-            let line = Descriptors { limit, own: 12 }.suffice_for_one().unwrap_err();
+            let line = Descriptors { limit, own: 12, listeners: 2 }.suffice_for_one().unwrap_err();
             assert!(
                 line.contains(&format!("may have {limit} descriptors")) && line.contains("needs 14"),
                 "{line}"
@@ -125,13 +136,24 @@ mod tests {
     }
 
     #[test]
+    fn sockets_that_clients_come_to_count_twice() {
+        let (launch, settings) = (Launch::default(), Settings::default());
+        let mut descriptors = Descriptors::provide(8, 3, &launch, &settings).unwrap();
+        let before = descriptors.needed(0);
+        descriptors.listen(5);
+        assert_eq!(descriptors.needed(0), before + 4);
+        descriptors.listen(1);
+        assert_eq!(descriptors.needed(0), before - 4);
+    }
+
+    #[test]
     fn a_daemon_and_a_log_take_one_each() {
         let own = |foreground, log: Option<&str>| {
             let launch = Launch { foreground, ..Launch::default() };
             let log = log.map(|path| crate::model::settings::LogDestination::File(path.into()));
-            Descriptors::provide(4, &launch, &Settings { log, ..Settings::default() }).unwrap().own
+            Descriptors::provide(4, 1, &launch, &Settings { log, ..Settings::default() }).unwrap().own
         };
-        let least = 4 + WORKERS_OWN + SPARE;
+        let least = 4 + 1 + WORKERS_OWN + SPARE;
         let all = [own(true, None), own(false, None), own(false, Some("log"))];
         assert_eq!(all, [least, least + 1, least + 2]);
     }

@@ -1,5 +1,5 @@
-//! What pen listens on: the listener, opened once by the master and inherited by every worker, and the control port,
-//! which the master keeps to itself.
+//! Sockets that clients connect to: opened once by the master and inherited by every worker, and the control port, which
+//! the master keeps to itself. All that pen listens on, datagrams too, is [`super::listeners`].
 
 use std::fs;
 use std::io;
@@ -8,6 +8,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use crate::model::address::SocketAddress;
+use crate::model::listen::Protocol;
+use crate::process::listeners::Place;
 use crate::process::owned_path::OwnedPath;
 use crate::sys::privileges::{self, User};
 use crate::sys::reason::words;
@@ -16,9 +18,9 @@ use crate::sys::socket;
 /// How many clients of the control port may wait in the kernel's queue.
 const CONTROL_BACKLOG: u32 = 32;
 
-/// An open listener. A Unix socket's path goes with it.
+/// An open listener for connections. A Unix socket's path goes with it.
 #[derive(Debug)]
-pub struct Listener {
+pub struct StreamListener {
     fd: OwnedFd,
     address: SocketAddress,
     owned_path: Option<OwnedPath>,
@@ -28,10 +30,10 @@ pub struct Listener {
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// The system says no.
-    #[error("cannot listen on {address}: {}{}", words(.reason), way_out(.address, .reason))]
+    #[error("cannot listen on {place}: {}{}", words(.reason), way_out(.place, .reason))]
     Refused {
         /// Where.
-        address: SocketAddress,
+        place: Place,
         /// Why not.
         reason: io::Error,
     },
@@ -41,14 +43,29 @@ pub enum ListenError {
         /// The path.
         path: PathBuf,
     },
+    /// Two of pen's own would be in each other's way.
+    #[error("{}", clash(.place, .other))]
+    Clash {
+        /// Where.
+        place: Place,
+        /// Where pen listens, or is to listen, too.
+        other: Place,
+    },
     /// The same, where it is the control port.
     #[error("control port: {0}")]
     Control(Box<ListenError>),
 }
 
-fn way_out(address: &SocketAddress, reason: &io::Error) -> &'static str {
+fn clash(place: &Place, other: &Place) -> String {
+    match place == other {
+        true => format!("cannot listen on {place} twice"),
+        false => format!("cannot listen on {place} beside {other}, which has the same port"),
+    }
+}
+
+fn way_out(place: &Place, reason: &io::Error) -> &'static str {
     use SocketAddress::{Inet, Unix};
-    match (reason.kind(), address) {
+    match (reason.kind(), &place.address) {
         (io::ErrorKind::AddrInUse, Inet(_)) => {
             "; another program listens there: stop it, or choose another port"
         }
@@ -62,7 +79,7 @@ fn way_out(address: &SocketAddress, reason: &io::Error) -> &'static str {
     }
 }
 
-impl Listener {
+impl StreamListener {
     /// Listens there. The socket of a Unix path that nobody answers on any more is replaced.
     ///
     /// # Errors
@@ -72,13 +89,13 @@ impl Listener {
         if let SocketAddress::Unix(path) = &address {
             remove_dead_socket(path)?;
         }
-        let refused = |reason| ListenError::Refused { address: address.clone(), reason };
+        let refused = |reason| refusal(&address, reason);
         let fd = socket::listen(&address, backlog).map_err(refused)?;
         let owned_path = match &address {
             SocketAddress::Unix(path) => Some(OwnedPath::of(path).map_err(refused)?),
             SocketAddress::Inet(_) => None,
         };
-        Ok(Listener { fd, address, owned_path })
+        Ok(StreamListener { fd, address, owned_path })
     }
 
     /// Listens there for users of the control port. A Unix socket is for `owner` alone (none: for the user that pen is
@@ -89,8 +106,8 @@ impl Listener {
     /// [`ListenError::Control`].
     pub fn open_control(address: SocketAddress, owner: Option<&User>) -> Result<Self, ListenError> {
         let opened = match &address {
-            SocketAddress::Unix(path) => Listener::open_private(path, owner),
-            SocketAddress::Inet(_) => Listener::open(address, CONTROL_BACKLOG),
+            SocketAddress::Unix(path) => StreamListener::open_private(path, owner),
+            SocketAddress::Inet(_) => StreamListener::open(address, CONTROL_BACKLOG),
         };
         opened.map_err(|error| ListenError::Control(Box::new(error)))
     }
@@ -98,22 +115,22 @@ impl Listener {
     fn open_private(path: &Path, owner: Option<&User>) -> Result<Self, ListenError> {
         remove_dead_socket(path)?;
         let address = SocketAddress::Unix(path.to_path_buf());
-        let refused = |reason| ListenError::Refused { address: address.clone(), reason };
+        let refused = |reason| refusal(&address, reason);
         let fd = socket::bind_private(path).map_err(refused)?;
         let owned_path = Some(OwnedPath::of(path).map_err(refused)?);
-        let listener = Listener { fd, address: address.clone(), owned_path };
+        let listener = StreamListener { fd, address: address.clone(), owned_path };
         owner.map_or(Ok(()), |owner| owner.take_socket(path)).map_err(refused)?;
         listener.set_backlog(CONTROL_BACKLOG).map_err(refused)?;
         Ok(listener)
     }
 
-    /// Could the control port be opened there? As [`Listener::check`].
+    /// Could the control port be opened there? As [`StreamListener::check`].
     ///
     /// # Errors
     ///
     /// [`ListenError::Control`].
     pub fn check_control(address: SocketAddress) -> Result<(), ListenError> {
-        Listener::check(address).map_err(|error| ListenError::Control(Box::new(error)))
+        StreamListener::check(address).map_err(|error| ListenError::Control(Box::new(error)))
     }
 
     /// Could it be opened? That somebody listens there already is no hindrance, and nobody is disturbed.
@@ -133,7 +150,7 @@ impl Listener {
         };
         match checked {
             Err(reason) if reason.kind() == io::ErrorKind::AddrInUse => Ok(()),
-            checked => checked.map_err(|reason| ListenError::Refused { address, reason }),
+            checked => checked.map_err(|reason| refusal(&address, reason)),
         }
     }
 
@@ -153,9 +170,9 @@ impl Listener {
             }
         };
         if let Some(reason) = taken {
-            return Err(ListenError::Refused { address, reason });
+            return Err(refusal(&address, reason));
         }
-        Listener::check(address)
+        StreamListener::check(address)
     }
 
     /// Where it listens.
@@ -182,21 +199,25 @@ impl Listener {
         self.owned_path.iter_mut().for_each(OwnedPath::disown);
     }
 
-    /// The descriptor, and where it listens.
-    pub fn into_parts(self) -> (OwnedFd, SocketAddress) {
-        (self.fd, self.address)
+    /// The descriptor. A Unix socket's path stays, if this process does not own it.
+    pub fn into_socket(self) -> OwnedFd {
+        self.fd
     }
 }
 
-impl AsFd for Listener {
+impl AsFd for StreamListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 }
 
+fn refusal(address: &SocketAddress, reason: io::Error) -> ListenError {
+    ListenError::Refused { place: Place { protocol: Protocol::Tcp, address: address.clone() }, reason }
+}
+
 /// Removes a socket that nobody listens on from that path.
 fn remove_dead_socket(path: &Path) -> Result<(), ListenError> {
-    let refused = |reason| ListenError::Refused { address: SocketAddress::Unix(path.to_path_buf()), reason };
+    let refused = |reason| refusal(&SocketAddress::Unix(path.to_path_buf()), reason);
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(refused(error)),
@@ -220,7 +241,7 @@ mod tests {
     #[test]
     fn a_unix_listeners_path_goes_with_it() {
         let path = path("goes");
-        let listener = Listener::open(SocketAddress::Unix(path.clone()), 50).unwrap();
+        let listener = StreamListener::open(SocketAddress::Unix(path.clone()), 50).unwrap();
         UnixStream::connect(&path).unwrap();
         drop(listener);
         assert!(!path.exists());
@@ -230,45 +251,45 @@ mod tests {
     fn a_dead_socket_is_replaced_and_a_live_one_is_not() {
         let path = path("dead");
         let dead = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let error = Listener::open(SocketAddress::Unix(path.clone()), 50).unwrap_err();
+        let error = StreamListener::open(SocketAddress::Unix(path.clone()), 50).unwrap_err();
         assert!(error.to_string().contains("another program listens there"), "{error}");
         assert_eq!(
-            Listener::check_free(SocketAddress::Unix(path.clone())).unwrap_err().to_string(),
+            StreamListener::check_free(SocketAddress::Unix(path.clone())).unwrap_err().to_string(),
             error.to_string()
         );
         drop(dead);
-        Listener::check_free(SocketAddress::Unix(path.clone())).unwrap();
+        StreamListener::check_free(SocketAddress::Unix(path.clone())).unwrap();
         assert!(path.exists());
-        Listener::open(SocketAddress::Unix(path.clone()), 50).unwrap();
+        StreamListener::open(SocketAddress::Unix(path.clone()), 50).unwrap();
     }
 
     #[test]
     fn a_check_leaves_everything_as_it_is() {
         let path = path("check");
-        Listener::check(SocketAddress::Unix(path.clone())).unwrap();
+        StreamListener::check(SocketAddress::Unix(path.clone())).unwrap();
         assert!(!path.exists());
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        Listener::check(SocketAddress::Unix(path.clone())).unwrap();
+        StreamListener::check(SocketAddress::Unix(path.clone())).unwrap();
         assert!(path.exists());
         fs::remove_file(&path).unwrap();
         let nowhere = SocketAddress::Unix(PathBuf::from("/no/such/folder/socket"));
-        assert!(Listener::check(nowhere).is_err());
+        assert!(StreamListener::check(nowhere).is_err());
         let foreign = SocketAddress::Inet("192.0.2.1:80".parse().unwrap());
-        assert!(Listener::check(foreign).is_err());
+        assert!(StreamListener::check(foreign).is_err());
     }
 
     #[test]
     fn what_is_free_now_is_another_question() {
         let any = SocketAddress::Inet("127.0.0.1:0".parse().unwrap());
         for address in [SocketAddress::Unix(path("free")), any] {
-            Listener::check_free(address.clone()).unwrap();
-            let listener = Listener::open(address.clone(), 50).unwrap();
+            StreamListener::check_free(address.clone()).unwrap();
+            let listener = StreamListener::open(address.clone(), 50).unwrap();
             let taken = socket::local_address(listener.as_fd()).unwrap();
-            Listener::check(taken.clone()).unwrap();
-            let refusal = Listener::check_free(taken.clone()).unwrap_err().to_string();
+            StreamListener::check(taken.clone()).unwrap();
+            let refusal = StreamListener::check_free(taken.clone()).unwrap_err().to_string();
             assert!(refusal.contains("another program listens there"), "{refusal}");
             drop(listener);
-            Listener::check_free(taken).unwrap();
+            StreamListener::check_free(taken).unwrap();
         }
     }
 
@@ -276,10 +297,10 @@ mod tests {
     fn a_file_that_is_no_socket_is_refused_and_kept() {
         let path = path("file");
         fs::write(&path, "precious").unwrap();
-        let error = Listener::open(SocketAddress::Unix(path.clone()), 50).unwrap_err();
+        let error = StreamListener::open(SocketAddress::Unix(path.clone()), 50).unwrap_err();
         assert!(matches!(error, ListenError::NotASocket { .. }));
         assert!(matches!(
-            Listener::check(SocketAddress::Unix(path.clone())),
+            StreamListener::check(SocketAddress::Unix(path.clone())),
             Err(ListenError::NotASocket { .. })
         ));
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
@@ -290,12 +311,12 @@ mod tests {
     fn a_second_listener_on_one_address_fails_with_a_way_out() {
         let first = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = SocketAddress::Inet(first.local_addr().unwrap());
-        let error = Listener::open(address.clone(), 50).unwrap_err();
-        Listener::check(address.clone()).unwrap();
-        assert_eq!(Listener::check_free(address.clone()).unwrap_err().to_string(), error.to_string());
+        let error = StreamListener::open(address.clone(), 50).unwrap_err();
+        StreamListener::check(address.clone()).unwrap();
+        assert_eq!(StreamListener::check_free(address.clone()).unwrap_err().to_string(), error.to_string());
         assert!(error.to_string().starts_with(&format!("cannot listen on {address}: ")), "{error}");
         drop(first);
-        Listener::open(address, 50).unwrap().set_backlog(60).unwrap();
+        StreamListener::open(address, 50).unwrap().set_backlog(60).unwrap();
     }
 
     #[test]
@@ -304,7 +325,8 @@ mod tests {
         let path = path("control");
         let root = privileges::is_root();
         let owner = if root { User::find("nobody").unwrap() } else { None };
-        let listener = Listener::open_control(SocketAddress::Unix(path.clone()), owner.as_ref()).unwrap();
+        let listener =
+            StreamListener::open_control(SocketAddress::Unix(path.clone()), owner.as_ref()).unwrap();
         let found = fs::symlink_metadata(&path).unwrap();
         assert!(found.file_type().is_socket());
         assert_eq!(found.mode() & 0o777, 0o600);
@@ -332,13 +354,13 @@ mod tests {
     #[test]
     fn a_control_socket_replaces_dead_sockets_alone() {
         let (path, open) = (path("control-dead"), |path: &Path| {
-            Listener::open_control(SocketAddress::Unix(path.to_path_buf()), None)
+            StreamListener::open_control(SocketAddress::Unix(path.to_path_buf()), None)
         });
         let dead = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let text = open(&path).unwrap_err().to_string();
         let start = format!("control port: cannot listen on {}: Address in use; another", path.display());
         assert!(text.to_lowercase().starts_with(&start.to_lowercase()), "{text}");
-        Listener::check_control(SocketAddress::Unix(path.clone())).unwrap();
+        StreamListener::check_control(SocketAddress::Unix(path.clone())).unwrap();
         drop(dead);
         drop(open(&path).unwrap());
         for replace in [
@@ -351,7 +373,7 @@ mod tests {
                 text.starts_with("control port: ") && text.contains("there is a file of that name"),
                 "{text}"
             );
-            assert!(Listener::check_control(SocketAddress::Unix(path.clone())).is_err());
+            assert!(StreamListener::check_control(SocketAddress::Unix(path.clone())).is_err());
             fs::remove_file(&path).unwrap();
         }
     }
@@ -362,7 +384,7 @@ mod tests {
         let bound = socket::bind_private(&path).unwrap();
         socket::set_backlog(bound.as_fd(), 0).unwrap();
         let _waiting = UnixStream::connect(&path).unwrap();
-        let error = Listener::open_control(SocketAddress::Unix(path.clone()), None).unwrap_err();
+        let error = StreamListener::open_control(SocketAddress::Unix(path.clone()), None).unwrap_err();
         assert!(error.to_string().contains("another program listens there"), "{error}");
         fs::remove_file(&path).unwrap();
     }
@@ -382,13 +404,13 @@ mod tests {
     #[test]
     fn a_control_port_is_a_listener_of_its_own() {
         let any = SocketAddress::Inet("127.0.0.1:0".parse().unwrap());
-        let listener = Listener::open_control(any, None).unwrap();
+        let listener = StreamListener::open_control(any, None).unwrap();
         let taken = socket::local_address(listener.as_fd()).unwrap();
-        let text = Listener::open_control(taken.clone(), None).unwrap_err().to_string();
+        let text = StreamListener::open_control(taken.clone(), None).unwrap_err().to_string();
         assert!(text.starts_with(&format!("control port: cannot listen on {taken}: ")), "{text}");
-        Listener::check_control(taken).unwrap();
+        StreamListener::check_control(taken).unwrap();
         let foreign = SocketAddress::Inet("192.0.2.1:80".parse().unwrap());
-        let text = Listener::check_control(foreign).unwrap_err().to_string();
+        let text = StreamListener::check_control(foreign).unwrap_err().to_string();
         assert!(
             text.starts_with("control port: ") && text.ends_with("this machine has no such address"),
             "{text}"

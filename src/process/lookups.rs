@@ -100,12 +100,12 @@ impl Master<'_> {
         if !self.changes.wait_for_names() {
             self.lookups.advance(now);
         }
-        let MasterState { region, settings, names, listener, messages, .. } = &self.state;
+        let MasterState { region, settings, names, listeners, messages, .. } = &self.state;
         if !self.lookups.found {
             return;
         }
-        let Some(listener) = listener else { return };
-        let Ok(servers) = names.resolve_servers(settings, listener.address(), self.control_address()) else {
+        let Some(listeners) = listeners else { return };
+        let Ok(servers) = names.resolve_servers(settings, &listeners.places(), self.control_address()) else {
             return;
         };
         // Tried again at the next turn if a worker has the lock.

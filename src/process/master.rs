@@ -25,7 +25,8 @@ use crate::process::background::StartupNotifier;
 use crate::process::changes::{Changes, complete};
 use crate::process::control::Confirmation;
 use crate::process::descriptors::Descriptors;
-use crate::process::listening::Listener;
+use crate::process::listeners::Listeners;
+use crate::process::listening::StreamListener;
 use crate::process::lookups::Lookups;
 use crate::process::names::{Answer, Question, ResolvedNames};
 use crate::process::pidfile::PidFile;
@@ -80,10 +81,10 @@ pub struct MasterState<'a> {
     pub countries: Option<Database>,
     /// What TLS needs.
     pub tls: Tls,
-    /// None while draining.
-    pub listener: Option<Listener>,
+    /// What clients come to. None while draining.
+    pub listeners: Option<Listeners>,
     /// `-C`; the master takes it.
-    pub control: Option<Listener>,
+    pub control: Option<StreamListener>,
     /// The request log.
     pub log: Option<Sink>,
     /// Where messages go.
@@ -117,12 +118,14 @@ pub struct Master<'a> {
     pub(super) stage: Stage,
     pub(super) lookups: Lookups,
     pub(super) changes: Changes,
-    pub(super) control: Option<ControlPort<Listener>>,
+    pub(super) control: Option<ControlPort<StreamListener>>,
     /// The order by which the settings in force were given to the workers.
     pub(super) settings_order: u64,
     /// Answers that wait for the workers.
     pub(super) confirmations: Vec<Confirmation>,
     pub(super) signals: Signals,
+    /// While draining: the sockets for datagrams, which nobody new is served at.
+    pub(super) kept: Listeners,
     /// HUP came while pen was starting.
     pub(super) hangup_pending: bool,
     checked: Moment,
@@ -168,6 +171,7 @@ impl<'a> Master<'a> {
             settings_order: 0,
             confirmations: Vec::new(),
             signals,
+            kept: Listeners::default(),
             hangup_pending: false,
             checked: now,
             outcome: None,
@@ -263,7 +267,7 @@ impl<'a> Master<'a> {
 
     fn resend_orders(&mut self) {
         if self.supervisor.has_unsent_orders() {
-            // While draining there is no listener, but the log may have been opened anew.
+            // While draining there are no listeners, but the log may have been opened anew.
             self.supervisor.resend_orders(&self.state.settings, complete(&self.state));
         }
     }
@@ -316,8 +320,9 @@ impl<'a> Master<'a> {
         if resolver_at.is_some_and(|at| ready[at]) {
             self.read_answers();
         }
-        let overdue =
-            |control: &ControlPort<Listener>| control.next_deadline().is_some_and(|deadline| deadline <= now);
+        let overdue = |control: &ControlPort<StreamListener>| {
+            control.next_deadline().is_some_and(|deadline| deadline <= now)
+        };
         if ready[control_from..].contains(&true) || self.control.as_ref().is_some_and(overdue) {
             self.serve_control(now);
         }
@@ -362,7 +367,7 @@ impl<'a> Master<'a> {
     /// Leaves nothing behind, and tells whoever still waits.
     fn finish(self, result: Result<(), String>) -> ExitCode {
         let Master { state, supervisor, control, .. } = self;
-        let MasterState { listener, pidfile, notifier, messages, resolver, settings, tls, .. } = state;
+        let MasterState { listeners, pidfile, notifier, messages, resolver, settings, tls, .. } = state;
         tls.tickets.wipe();
         supervisor.signal_all(Signal::SIGKILL);
         let resolver = resolver.map(|resolver| resolver.pid());
@@ -372,7 +377,7 @@ impl<'a> Master<'a> {
         for pid in supervisor.pids().into_iter().chain(resolver) {
             fork::wait(pid);
         }
-        drop((listener, control.map(ControlPort::end), pidfile));
+        drop((listeners, control.map(ControlPort::end), pidfile));
         match (result, notifier) {
             (Ok(()), None) => ExitCode::SUCCESS,
             (Ok(()), Some(notifier)) => {

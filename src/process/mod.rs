@@ -10,6 +10,7 @@ pub mod check;
 mod children;
 mod control;
 mod descriptors;
+pub mod listeners;
 pub mod listening;
 mod lookups;
 pub mod master;

@@ -7,14 +7,15 @@
 //! | asked | answered |
 //! |---|---|
 //! | `h` and a host name | `a` and an address |
-//! | `s` and a service name | `p` and a port |
-//! | either | `?` and the reason |
+//! | `t`, `u`, `s` and the name of a service of TCP, of UDP, of either | `p` and a port |
+//! | any of these | `?` and the reason |
 
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use crate::model::listen::Protocol;
 use crate::process::names::{Answer, Question};
 use crate::sys::reason::words;
 use crate::sys::{fork, message, resolve, wait};
@@ -168,7 +169,7 @@ pub fn look_up(question: &Question) -> Answer {
             Ok(None) => Answer::Unknown("the name has no address".to_string()),
             Err(error) => Answer::Unknown(words(&error)),
         },
-        Question::Service(name) => match resolve::service_port(name) {
+        Question::Service(name, protocol) => match resolve::service_port(name, *protocol) {
             Some(port) => Answer::Port(port),
             None => Answer::Unknown("there is no such service".to_string()),
         },
@@ -178,7 +179,9 @@ pub fn look_up(question: &Question) -> Answer {
 fn encode_question(question: &Question) -> Vec<u8> {
     let (kind, name) = match question {
         Question::Host(name) => ('h', name),
-        Question::Service(name) => ('s', name),
+        Question::Service(name, Some(Protocol::Tcp)) => ('t', name),
+        Question::Service(name, Some(Protocol::Udp)) => ('u', name),
+        Question::Service(name, None) => ('s', name),
     };
     cut(format!("{kind}{name}"))
 }
@@ -187,7 +190,9 @@ fn decode_question(message: &[u8]) -> Option<Question> {
     let text = str::from_utf8(message).ok()?;
     match (text.get(..1)?, text.get(1..)?.to_string()) {
         ("h", name) => Some(Question::Host(name)),
-        ("s", name) => Some(Question::Service(name)),
+        ("t", name) => Some(Question::Service(name, Some(Protocol::Tcp))),
+        ("u", name) => Some(Question::Service(name, Some(Protocol::Udp))),
+        ("s", name) => Some(Question::Service(name, None)),
         _ => None,
     }
 }
@@ -235,13 +240,13 @@ mod tests {
     #[test]
     fn questions_are_answered_one_after_another() {
         let (mut resolver, process) = both_sides();
-        let service = Question::Service("http".to_string());
+        let service = Question::Service("http".to_string(), None);
         resolver.ask([host("a"), host("b"), service.clone(), host("b")]).unwrap();
         resolver.ask([host("a"), host("b")]).unwrap();
         let answer = |question: &Question| match question {
             Question::Host(name) if name == "a" => Answer::Address("2001:db8::1".parse().unwrap()),
             Question::Host(_) => Answer::Unknown("no such name".to_string()),
-            Question::Service(_) => Answer::Port(80),
+            Question::Service(..) => Answer::Port(80),
         };
         assert_eq!(resolver.receive().unwrap(), None);
         for expected in [host("a"), host("b"), service] {
@@ -268,7 +273,10 @@ mod tests {
     #[test]
     fn literal_addresses_and_unknown_services_are_answered_without_a_name_server() {
         assert_eq!(look_up(&host("192.0.2.1")), Answer::Address("192.0.2.1".parse().unwrap()));
-        assert!(matches!(look_up(&Question::Service("no-such-service".to_string())), Answer::Unknown(_)));
+        assert!(matches!(
+            look_up(&Question::Service("no-such-service".to_string(), None)),
+            Answer::Unknown(_)
+        ));
     }
 
     #[test]
@@ -282,7 +290,9 @@ mod tests {
     proptest! {
         #[test]
         fn questions_and_answers_arrive_as_they_were_meant(name in "\\PC{0,60}", ip: std::net::IpAddr, port: u16) {
-            for question in [Question::Host(name.clone()), Question::Service(name.clone())] {
+            let service = |protocol| Question::Service(name.clone(), protocol);
+            let services = [None, Some(Protocol::Tcp), Some(Protocol::Udp)].map(service);
+            for question in services.into_iter().chain([Question::Host(name.clone())]) {
                 prop_assert_eq!(decode_question(&encode_question(&question)), Some(question));
             }
             for answer in [Answer::Address(ip), Answer::Port(port), Answer::Unknown(name)] {

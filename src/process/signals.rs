@@ -44,8 +44,12 @@ impl Master<'_> {
         self.stage = Stage::Draining;
         self.abandon_changes(now);
         self.state.region.set_phase(Phase::Draining);
-        // As long as one process has the listener, clients are queued on it.
-        self.state.listener = None;
+        // As long as one process has a listener, clients are queued on it. A group must stay as large as it is until the
+        // end: which of its sockets a client's datagrams come to depends on how many there are.
+        if let Some(mut listeners) = self.state.listeners.take() {
+            listeners.close_streams();
+            self.kept = listeners;
+        }
         self.supervisor.signal_all(Signal::SIGQUIT);
         self.state.messages.note(format_args!("no new connections; pen ends with the last one that is open"));
     }
@@ -60,7 +64,7 @@ impl Master<'_> {
     fn abort(&mut self) -> ! {
         self.state.messages.error(format_args!("aborting, as USR2 asks for"));
         self.state.pidfile = None;
-        self.state.listener = None;
+        self.state.listeners = None;
         self.control = None;
         fork::abort_with_core();
     }

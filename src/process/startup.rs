@@ -1,6 +1,6 @@
 //! From arguments to serving: one list, in order, once.
 //!
-//! 1. names are looked up, the listener is opened, the user is looked up, the database of countries, certificates and
+//! 1. names are looked up, the listeners are opened, the user is looked up, the database of countries, certificates and
 //!    keys are loaded (all may need root, or the world outside the jail)
 //! 2. the limit of descriptors is raised; a start that could not serve a single connection ends here, and one that could
 //!    not do what `transparent` promises
@@ -21,6 +21,7 @@ use std::rc::Rc;
 
 use crate::model::address::{Host, ListenSpec, Port, SocketAddress};
 use crate::model::ids::Target;
+use crate::model::listen::Protocol;
 use crate::model::settings::{Launch, Settings};
 use crate::model::time::Moment;
 use crate::policy::acl::AccessLists;
@@ -28,7 +29,8 @@ use crate::process::background::{self, Detached, StartupNotifier};
 use crate::process::check::unwritable;
 use crate::process::complain;
 use crate::process::descriptors::Descriptors;
-use crate::process::listening::Listener;
+use crate::process::listeners::{Listeners, Place, check_clashes};
+use crate::process::listening::{ListenError, StreamListener};
 use crate::process::lookups::{NAMES_TIME, unresolved_line};
 use crate::process::master::{Master, MasterState, Role, SIGNALS};
 use crate::process::names::{Answer, Question, ResolvedNames, ResolvedServers, questions};
@@ -52,14 +54,15 @@ pub use crate::process::check::check;
 struct Prepared {
     names: ResolvedNames,
     servers: ResolvedServers,
-    listener: Listener,
-    control: Option<Listener>,
+    listeners: Listeners,
+    control: Option<StreamListener>,
     user: Option<User>,
     kept: Kept,
     countries: Option<Database>,
     tls: (Loaded, Notes),
     tickets: Rc<TicketKeys>,
     descriptors: Descriptors,
+    workers: u32,
     warnings: Vec<String>,
 }
 
@@ -97,12 +100,12 @@ fn start(launch: Launch, settings: Settings) -> Result<ExitCode, String> {
     }
     match background::detach().map_err(|error| format!("cannot go to the background: {}", words(&error)))? {
         Detached::WaitingParent(parent) => {
-            let Prepared { mut listener, mut control, .. } = prepared;
+            let Prepared { mut listeners, mut control, .. } = prepared;
             // If the daemon has died silently, its Unix sockets go here.
             Ok(match parent.wait() {
                 Ok(()) => {
-                    listener.disown();
-                    control.iter_mut().for_each(Listener::disown);
+                    listeners.disown();
+                    control.iter_mut().for_each(StreamListener::disown);
                     ExitCode::SUCCESS
                 }
                 Err(reason) => {
@@ -128,7 +131,7 @@ fn prepare(launch: &Launch, settings: &Settings) -> Result<Prepared, String> {
         warnings.push(line);
     };
     let mut names = look_up_in_time(settings, resolver::look_up, clock::now);
-    let address = listen_address(settings, &names)?;
+    let places = places(settings, &names).map_err(|problems| one_line_each(&problems))?;
     let control = match &launch.control {
         Some(_) if let Some(reason) = control_refused(launch) => {
             warn(reason.to_string());
@@ -137,29 +140,34 @@ fn prepare(launch: &Launch, settings: &Settings) -> Result<Prepared, String> {
         Some(spec) => Some(control_address(spec, &mut names)?),
         None => None,
     };
-    let servers = names.resolve_servers(settings, &address, control.as_ref()).map_err(|errors| {
-        let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
-        lines.join("\npen: ")
-    })?;
+    check_control_clash(&places, control.as_ref())?;
+    let servers = names
+        .resolve_servers(settings, &places, control.as_ref())
+        .map_err(|errors| one_line_each(&errors.iter().map(ToString::to_string).collect::<Vec<_>>()))?;
     for (name, reason) in &servers.unresolved {
         warn(unresolved_line(name, reason));
     }
     if !servers.is_usable() && !settings.dummy {
         return Err(servers.why_unusable());
     }
-    let listener = Listener::open(address, settings.listen_queue).map_err(|error| error.to_string())?;
+    // Counted once: what tells how many processors there are may be out of reach in the jail.
+    let workers = worker_count(settings);
+    let room = make_room_for_listeners(settings, 0);
+    let listeners = Listeners::open(places, settings.listen_queue, workers, room);
+    let listeners = listeners.map_err(|error| error.to_string())?;
     let user = launch.user.as_deref().map(find_user).transpose()?;
     if let Some(jail) = &launch.jail {
         check_jail(jail)?;
     }
-    let control = control.map(|address| Listener::open_control(address, user.as_ref())).transpose();
+    let control = control.map(|address| StreamListener::open_control(address, user.as_ref())).transpose();
     let control = control.map_err(|error| error.to_string())?;
     let kept = privileges_needed(launch, settings)?;
     let countries = load_countries(settings)?;
     let tickets = make_ticket_keys()?;
     let tls = Loaded::at_start(launch, settings, &tickets)?;
     tls.1.clone().lines().into_iter().for_each(&mut warn);
-    let descriptors = provide_descriptors(socket::count_descriptors(), launch, settings)?;
+    let descriptors =
+        provide_descriptors(socket::count_descriptors(), listeners.sockets(), launch, settings)?;
     if let Some(line) = descriptors.shortage(settings.conn_max) {
         warn(line);
     }
@@ -172,7 +180,7 @@ fn prepare(launch: &Launch, settings: &Settings) -> Result<Prepared, String> {
     Ok(Prepared {
         names,
         servers,
-        listener,
+        listeners,
         control,
         user,
         kept,
@@ -180,6 +188,7 @@ fn prepare(launch: &Launch, settings: &Settings) -> Result<Prepared, String> {
         tls,
         tickets,
         descriptors,
+        workers,
         warnings,
     })
 }
@@ -192,12 +201,14 @@ fn look_up_in_time(
     now: impl Fn() -> Moment,
 ) -> ResolvedNames {
     let end = now().plus(NAMES_TIME);
-    let listen = settings.listen.as_ref().map(|spec| &spec.host);
+    let listens_on = |name: &String| {
+        settings.listen.iter().any(|listen| matches!(&listen.spec.host, Host::Name(host) if host == name))
+    };
     let mut names = ResolvedNames::default();
     for question in questions(settings) {
         let late = match &question {
-            Question::Host(name) => !matches!(listen, Some(Host::Name(host)) if host == name) && now() >= end,
-            Question::Service(_) => false,
+            Question::Host(name) => !listens_on(name) && now() >= end,
+            Question::Service(..) => false,
         };
         let answer = match late {
             true => Answer::Unknown("the name servers are slow".to_string()),
@@ -232,10 +243,11 @@ pub(super) fn make_ticket_keys() -> Result<Rc<TicketKeys>, String> {
 /// Raises the limit of descriptors. An error if not a single connection could be served.
 pub(super) fn provide_descriptors(
     open: u64,
+    sockets: usize,
     launch: &Launch,
     settings: &Settings,
 ) -> Result<Descriptors, String> {
-    let descriptors = Descriptors::provide(open, launch, settings)
+    let descriptors = Descriptors::provide(open, sockets, launch, settings)
         .map_err(|error| format!("cannot learn the limit of descriptors: {}", words(&error)))?;
     descriptors.suffice_for_one()?;
     Ok(descriptors)
@@ -252,11 +264,45 @@ pub(super) fn unwritable_page(settings: &Settings) -> Option<String> {
     settings.web_stats.as_deref().and_then(|path| unwritable("status page", path))
 }
 
-/// Where to listen.
-pub(super) fn listen_address(settings: &Settings, names: &ResolvedNames) -> Result<SocketAddress, String> {
-    let spec = settings.listen.as_ref();
-    let spec = spec.ok_or("there is no address to listen on; give [host:]port or a path".to_string())?;
-    names.listen_address(spec).map_err(|error| error.to_string())
+/// Where to listen; or all that is wrong with that.
+pub(super) fn places(settings: &Settings, names: &ResolvedNames) -> Result<Vec<Place>, Vec<String>> {
+    if settings.listen.is_empty() {
+        return Err(vec!["there is no address to listen on; give [host:]port or a path".to_string()]);
+    }
+    names.places(settings).map_err(|problems| problems.iter().map(ToString::to_string).collect())
+}
+
+/// How many sockets clients are to come to.
+pub(super) fn sockets(settings: &Settings) -> usize {
+    let workers = worker_count(settings) as usize;
+    let sockets = settings.listen.iter().map(|listen| match listen.protocol {
+        Protocol::Tcp => 1,
+        Protocol::Udp => workers,
+    });
+    sockets.sum()
+}
+
+/// Groups for many workers may be more sockets than a process could open: raises its limit, as far as that is permitted,
+/// for those that are not `present`. How many there can be so that it can still do all else.
+pub(super) fn make_room_for_listeners(settings: &Settings, present: usize) -> usize {
+    // A line to each worker, and a few files and sessions.
+    const FEW: u64 = 16;
+    let others = socket::count_descriptors() + u64::from(worker_count(settings)) + FEW;
+    let more = sockets(settings).saturating_sub(present) as u64;
+    let granted = privileges::raise_descriptor_limit(None, others + more).unwrap_or(others + more);
+    usize::try_from(granted.saturating_sub(others)).unwrap_or(usize::MAX)
+}
+
+/// Is the control port out of the listeners' way?
+pub(super) fn check_control_clash(places: &[Place], control: Option<&SocketAddress>) -> Result<(), String> {
+    let Some(control) = control else { return Ok(()) };
+    let control = Place { protocol: Protocol::Tcp, address: control.clone() };
+    check_clashes(&[control], places).map_err(|(_, error)| ListenError::Control(Box::new(error)).to_string())
+}
+
+/// Several problems as one message: each has the name of the program before it.
+fn one_line_each(problems: &[String]) -> String {
+    problems.join("\npen: ")
 }
 
 /// Why there is no control port although one is asked for: commands would be carried out with all rights.
@@ -273,7 +319,7 @@ pub(super) fn control_address(spec: &ListenSpec, names: &mut ResolvedNames) -> R
         Host::Ip(_) | Host::Path(_) => None,
     };
     let service = match &spec.port {
-        Port::Service(name) => Some(Question::Service(name.clone())),
+        Port::Service(name) => Some(Question::Service(name.clone(), Some(Protocol::Tcp))),
         Port::Number(_) | Port::Listeners => None,
     };
     for question in host.into_iter().chain(service) {
@@ -282,7 +328,7 @@ pub(super) fn control_address(spec: &ListenSpec, names: &mut ResolvedNames) -> R
             names.learn(question, answer);
         }
     }
-    names.listen_address(spec).map_err(|error| format!("control port: {error}"))
+    names.listen_address(Protocol::Tcp, spec).map_err(|error| format!("control port: {error}"))
 }
 
 /// The user to become.
@@ -332,7 +378,7 @@ fn become_master(
     let Prepared {
         names,
         servers,
-        mut listener,
+        mut listeners,
         mut control,
         user,
         kept,
@@ -340,17 +386,18 @@ fn become_master(
         tls,
         tickets,
         descriptors,
+        workers,
         warnings: _,
     } = prepared;
-    listener.adopt();
-    control.iter_mut().for_each(Listener::adopt);
+    listeners.adopt();
+    control.iter_mut().for_each(StreamListener::adopt);
     let core_wanted = settings.abort_on_error;
     let resolver = match start_resolver(&launch, &servers) {
         Ok(None) => Ok(None),
         Ok(Some(Spawned::Parent(resolver))) => Ok(Some(resolver)),
         Ok(Some(Spawned::Child(process))) => {
             // What it must not keep; nothing else is open yet.
-            drop((listener, control, notifier, messages, countries, tls, tickets));
+            drop((listeners, control, notifier, messages, countries, tls, tickets));
             if user.is_none_or(|user| user.assume(Kept::Nothing).is_ok()) {
                 look_names_up(process);
             }
@@ -364,6 +411,7 @@ fn become_master(
             privileges::enter_jail(jail).map_err(|error| error.to_string())?;
         }
         if let Some(user) = &user {
+            listeners.give_groups_to(user);
             user.assume(kept).map_err(|error| error.to_string())?;
         }
         privileges::renounce(kept).map_err(|error| error.to_string())?;
@@ -402,18 +450,17 @@ fn become_master(
         for (server, length) in &launch.shunned {
             table.shun_for(Target::Server(*server), *length, settings.blacklist, clock::now());
         }
-        let workers = worker_count(&settings);
         region.workers().set_count(workers);
         let signals = Signals::install(&SIGNALS).and_then(|own| signal::unblock_all().map(|()| own));
         let signals = signals.map_err(|error| format!("cannot hear signals: {}", words(&error)))?;
         let room = wait::bell()
             .map_err(|error| format!("cannot make the bell of the workers: {}", words(&error)))?;
-        Ok((resolver, log, pidfile, region, workers, signals, room))
+        Ok((resolver, log, pidfile, region, signals, room))
     };
-    let (resolver, log, pidfile, region, workers, signals, room) = match steps() {
+    let (resolver, log, pidfile, region, signals, room) = match steps() {
         Ok(made) => made,
         Err(reason) => {
-            drop((listener, control));
+            drop((listeners, control));
             notifier.failed(&reason, &messages);
             if core_wanted {
                 fork::abort_with_core();
@@ -430,7 +477,7 @@ fn become_master(
         settings,
         names,
         lists,
-        listener: Some(listener),
+        listeners: Some(listeners),
         control,
         log,
         messages,
@@ -477,6 +524,7 @@ pub(super) fn worker_count(settings: &Settings) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::listen::Listen;
     use crate::model::time::Seconds;
 
     #[test]
@@ -490,7 +538,7 @@ mod tests {
     #[test]
     fn slow_name_servers_do_not_hold_up_the_start_for_ever() {
         let settings = Settings {
-            listen: Some("z.listen:80".parse().unwrap()),
+            listen: ["8001", "z.listen:80"].map(Listen::tcp).concat(),
             servers: (0..100).map(|n| format!("name{n:02}:80").parse().unwrap()).collect(),
             ..Settings::default()
         };

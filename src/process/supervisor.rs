@@ -24,6 +24,7 @@ use crate::model::time::Moment;
 use crate::net::channel::{Attachments, Change, MasterEnd, PackedSettings, Report};
 use crate::policy::restart::{self, History};
 use crate::process::CANNOT_START;
+use crate::process::listeners::{Listeners, Share};
 use crate::report::log::Sink;
 use crate::sys::fork::ExitStatus;
 use crate::sys::signal::{self, Signal};
@@ -115,8 +116,8 @@ pub struct Dispatch<'a> {
     pub countries: Change<BorrowedFd<'a>>,
     /// What has changed of TLS.
     pub tls: Change<BorrowedFd<'a>>,
-    /// A new listener.
-    pub listener: Option<BorrowedFd<'a>>,
+    /// What workers listen on has changed, or who of them reads which sockets.
+    pub listeners: bool,
     /// All of them as they are now, for a worker that missed earlier ones.
     pub complete: Complete<'a>,
 }
@@ -130,18 +131,19 @@ pub struct Complete<'a> {
     pub countries: Option<BorrowedFd<'a>>,
     /// What was read for TLS.
     pub tls: Option<BorrowedFd<'a>>,
-    /// The listener; none while draining.
-    pub listener: Option<BorrowedFd<'a>>,
+    /// What all of them listen on; none while draining.
+    pub listeners: Option<&'a Listeners>,
 }
 
 impl<'a> Complete<'a> {
-    fn attachments(self) -> Attachments<'a> {
+    /// For a worker that reads this share of the datagrams.
+    fn attachments(self, share: Option<Share>) -> Attachments<'a> {
         Attachments {
             lists: true,
             log: Change::Replace(self.log),
             countries: Change::Replace(self.countries),
             tls: Change::Replace(self.tls),
-            listener: self.listener,
+            listeners: self.listeners.map(|listeners| listeners.shared(share)),
         }
     }
 }
@@ -365,8 +367,8 @@ impl Supervisor {
         let all = OnceCell::new();
         let all = || all.get_or_init(|| PackedSettings::new(dispatch.settings)).as_ref().ok();
         let short = (!dispatch.lists).then(|| PackedSettings::without_lists(dispatch.settings));
-        let complete = dispatch.complete.attachments();
-        let changes = Attachments {
+        let readers = self.readers();
+        let changes = |share| Attachments {
             lists: dispatch.lists,
             log: match &dispatch.log {
                 Change::Keep => Change::Keep,
@@ -380,15 +382,19 @@ impl Supervisor {
                 Change::Keep => Change::Keep,
                 Change::Replace(tls) => Change::Replace(*tls),
             },
-            listener: dispatch.listener,
+            listeners: match dispatch.listeners {
+                true => dispatch.complete.listeners.map(|listeners| listeners.shared(share)),
+                false => None,
+            },
         };
-        for worker in self.slots.iter_mut().filter_map(WorkerSlot::worker) {
-            let attached = if worker.unsent { &complete } else { &changes };
+        for (id, worker) in self.running_mut() {
+            let share = share(&readers, id);
+            let attached = if worker.unsent { dispatch.complete.attachments(share) } else { changes(share) };
             let packed = match &short {
                 Some(short) if !worker.unsent => short.as_ref().ok(),
                 _ => all(),
             };
-            worker.use_settings(number, packed, attached);
+            worker.use_settings(number, packed, &attached);
         }
         number
     }
@@ -414,20 +420,30 @@ impl Supervisor {
 
     /// Sends those workers everything as it is now.
     pub fn resend_orders(&mut self, settings: &Settings, complete: Complete<'_>) {
-        let complete = complete.attachments();
+        let readers = self.readers();
         let packed = PackedSettings::new(settings);
-        for worker in self.slots.iter_mut().filter_map(WorkerSlot::worker) {
+        let mut orders = self.orders;
+        for (id, worker) in self.running_mut() {
             if worker.retiring == Retiring::Unsent {
-                self.orders += 1;
-                worker.resent = self.orders;
-                worker.retire(self.orders);
+                orders += 1;
+                worker.resent = orders;
+                worker.retire(orders);
             }
             if worker.unsent {
-                self.orders += 1;
-                worker.resent = self.orders;
-                worker.use_settings(self.orders, packed.as_ref().ok(), &complete);
+                orders += 1;
+                worker.resent = orders;
+                let complete = complete.attachments(share(&readers, id));
+                worker.use_settings(orders, packed.as_ref().ok(), &complete);
             }
         }
+        self.orders = orders;
+    }
+
+    /// The workers that read datagrams, or will as soon as they are started, in their order.
+    pub fn readers(&self) -> Vec<WorkerId> {
+        let reads = |slot: &WorkerSlot| slot.counts() && !matches!(slot.state, State::Disabled);
+        let slots = self.slots.iter().enumerate().filter(|(_, slot)| reads(slot));
+        slots.map(|(number, _)| worker_id(number)).collect()
     }
 
     /// Heartbeats that are missing until now do not count: the master itself slept, say.
@@ -484,6 +500,11 @@ impl Supervisor {
             State::Running(worker) => Some((worker_id(number), &**worker)),
             State::Due(_) | State::Disabled | State::Vacant => None,
         })
+    }
+
+    fn running_mut(&mut self) -> impl Iterator<Item = (WorkerId, &mut WorkerProcess)> {
+        let slots = self.slots.iter_mut().enumerate();
+        slots.filter_map(|(number, slot)| Some((worker_id(number), slot.worker()?)))
     }
 
     fn worker(&mut self, id: WorkerId) -> Option<&mut WorkerProcess> {
@@ -557,6 +578,12 @@ impl WorkerProcess {
     }
 }
 
+/// What this one of the workers that read datagrams reads; nothing if it is none of them.
+pub fn share(readers: &[WorkerId], worker: WorkerId) -> Option<Share> {
+    let place = readers.iter().position(|reader| *reader == worker)?;
+    Some(Share { place, of: readers.len() })
+}
+
 fn worker_id(number: usize) -> WorkerId {
     WorkerId(u32::try_from(number).unwrap_or(u32::MAX))
 }
@@ -583,6 +610,7 @@ pub fn death_message(death: &Death, connections: u32) -> String {
 mod tests {
     use super::*;
     use crate::net::channel::{self, Errand, Order, WorkerEnd};
+    use crate::process::listeners::{Group, Listener};
 
     const SECOND: u64 = 1_000_000;
     /// A number that no process has: signals sent to it go nowhere.
@@ -701,7 +729,7 @@ mod tests {
         assert_eq!(supervisor.find_stuck(&heartbeats(&[0]), None, Moment(111 * SECOND)), [WorkerId(0)]);
     }
 
-    const NOTHING: Complete<'_> = Complete { log: None, countries: None, tls: None, listener: None };
+    const NOTHING: Complete<'_> = Complete { log: None, countries: None, tls: None, listeners: None };
 
     fn dispatch<'a>(settings: &'a Settings, complete: Complete<'a>) -> Dispatch<'a> {
         Dispatch {
@@ -710,7 +738,7 @@ mod tests {
             log: Change::Keep,
             countries: Change::Keep,
             tls: Change::Keep,
-            listener: None,
+            listeners: false,
             complete,
         }
     }
@@ -718,8 +746,9 @@ mod tests {
     #[test]
     fn settings_that_did_not_arrive_are_sent_again_complete() {
         let (mut supervisor, ends) = supervisor(1);
-        let (listener, _other) = crate::sys::message::pair().unwrap();
-        let complete = Complete { listener: Some(listener.as_fd()), ..NOTHING };
+        let group = Group::silent("192.0.2.1:53", 2);
+        let listeners = Listeners::from(vec![Listener::Group(group)]);
+        let complete = Complete { listeners: Some(&listeners), ..NOTHING };
         let mut settings = Settings::default();
         let mut order = 0;
         for _ in 0..MOST_UNDONE + 3 {
@@ -746,7 +775,8 @@ mod tests {
             panic!("no settings");
         };
         assert_eq!(new.settings.generation, settings.generation);
-        assert!(new.lists && new.listener.is_some() && matches!(new.log, Change::Replace(None)));
+        assert!(new.lists && matches!(new.log, Change::Replace(None)));
+        assert_eq!(new.listeners.map(|all| all.len()), Some(2));
         ends[0].report(&Report::Done(number)).unwrap();
         supervisor.read_reports(WorkerId(0));
         assert!(supervisor.all_did(order));
@@ -772,6 +802,51 @@ mod tests {
         ends[1].report(&Report::Done(close)).unwrap();
         supervisor.read_reports(WorkerId(1));
         assert!(supervisor.did(WorkerId(1), close));
+    }
+
+    /// How many sockets of a group of six each worker was given just now; None: it was told nothing of listeners.
+    fn given(ends: &[WorkerEnd]) -> Vec<Option<usize>> {
+        let given = |end: &WorkerEnd| {
+            let mut given = None;
+            while let Ok(Some(Order { what, .. })) = end.receive() {
+                if let Errand::Use(new) = what {
+                    given = new.listeners.map(|all| all.len());
+                }
+            }
+            given
+        };
+        ends.iter().map(given).collect()
+    }
+
+    #[test]
+    fn each_worker_is_given_its_share_of_the_sockets_for_datagrams() {
+        let now = Moment(60 * SECOND);
+        let (mut supervisor, ends) = supervisor(3);
+        let listeners = Listeners::from(vec![Listener::Group(Group::silent("192.0.2.1:53", 6))]);
+        let (settings, complete) = (Settings::default(), Complete { listeners: Some(&listeners), ..NOTHING });
+        supervisor.send_settings(&dispatch(&settings, complete));
+        assert_eq!(given(&ends), [None; 3]);
+        let order = |supervisor: &mut Supervisor| {
+            supervisor.send_settings(&Dispatch { listeners: true, ..dispatch(&settings, complete) });
+            given(&ends)
+        };
+        assert_eq!(order(&mut supervisor), [Some(2), Some(2), Some(2)]);
+        // One that is to be started again keeps its share.
+        supervisor.reaped(NOBODY, ExitStatus::Killed(Signal::SIGKILL), now).unwrap();
+        let readers = supervisor.readers();
+        assert_eq!(readers, [WorkerId(0), WorkerId(1), WorkerId(2)]);
+        assert_eq!(share(&readers, WorkerId(0)), Some(Share { place: 0, of: 3 }));
+        assert_eq!(order(&mut supervisor), [None, Some(2), Some(2)]);
+        // One that is not, leaves it to the others.
+        supervisor.started(WorkerId(0), NOBODY, channel::pair().unwrap().0, now);
+        supervisor.reaped(NOBODY, ExitStatus::Exited(CANNOT_START), now).unwrap();
+        assert_eq!(supervisor.readers(), [WorkerId(1), WorkerId(2)]);
+        assert_eq!(order(&mut supervisor), [None, Some(3), Some(3)]);
+        // As does one that is to end.
+        supervisor.resize(1, now);
+        assert_eq!(supervisor.readers().len(), 1);
+        assert_eq!(order(&mut supervisor), [None, Some(6), Some(0)]);
+        assert_eq!(share(&supervisor.readers(), WorkerId(2)), None);
     }
 
     #[test]

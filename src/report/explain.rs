@@ -23,6 +23,7 @@ use std::rc::Rc;
 use super::status::{in_use, shown, spec, wanted, why_unusable, with_proxy};
 use crate::model::address::{ClientAddress, Drain};
 use crate::model::ids::{AclId, Target};
+use crate::model::listen::Protocol;
 use crate::model::proxy::ProxySend;
 use crate::model::settings::{AclEntry, Network, Settings};
 use crate::model::time::Moment;
@@ -116,9 +117,17 @@ impl Telling<'_> {
     /// Why the client would not be accepted at once.
     fn shortage(&self) -> Option<String> {
         let (slots, pending) = (self.region.slots(), self.region.workers().pending());
+        let [tcp, udp] = [Protocol::Tcp, Protocol::Udp].map(|it| self.settings.listens_with(it));
         if slots.used() >= slots.capacity() {
-            Some(format!("until a connection ends: all {} are in use", slots.capacity()))
-        } else if pending >= self.settings.pending_max {
+            let capacity = slots.capacity();
+            Some(match (tcp, udp) {
+                (false, true) => format!("for nothing, but another flow ends: all {capacity} are in use"),
+                (true, true) => format!(
+                    "until a connection ends: all {capacity} are in use; for a datagram another flow ends"
+                ),
+                (_, false) => format!("until a connection ends: all {capacity} are in use"),
+            })
+        } else if pending >= self.settings.pending_max && (tcp || !udp) {
             Some(format!("until a connect has ended: {pending} are under way, and that is pending_max"))
         } else {
             None

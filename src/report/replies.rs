@@ -4,7 +4,7 @@
 //! Not here: what settings answer ([`crate::model::apply`]), the page of `status` ([`super::status`]), `explain`
 //! ([`super::explain`]).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::{Display, Write as _};
 
 use super::status::{self, ClientRow, ConnectionRow, OpenBytes, ServerRow};
@@ -17,7 +17,8 @@ use crate::shared::clients::ClientView;
 use crate::shared::region::Region;
 use crate::shared::slots::ConnectionView;
 
-/// `servers`: a line for each slot. Of one that gets a header of the PROXY protocol, `proxy 1` or `proxy 2` follows
+/// `servers`: a line for each slot. `sx` and `rx` are bytes; where there are datagrams, `dsx` and `drx` are how many of
+/// those it was sent and sent back. Of one that gets a header of the PROXY protocol, `proxy 1` or `proxy 2` follows
 /// what the classic had; one that is drained has `drain new` or `drain all` at the end of its line.
 ///
 /// The address is one word (a path may have spaces): `(none)` for a slot that nobody has filled, and the name itself
@@ -25,14 +26,19 @@ use crate::shared::slots::ConnectionView;
 pub fn servers(region: &Region, settings: &Settings) -> String {
     let slots = (0..region.servers().count()).map(|number| Target::Server(ServerId(number)));
     let rows = slots.filter_map(|target| ServerRow::of(region, settings, target));
+    let with_datagrams = status::has_datagrams(region, settings);
     lines(rows.map(|row| {
         let drain = match row.drain {
             Drain::No => "",
             Drain::New => " drain new",
             Drain::All => " drain all",
         };
+        let datagrams = match with_datagrams {
+            true => format!(" dsx {} drx {}", row.datagrams_sent, row.datagrams_received),
+            false => String::new(),
+        };
         format!(
-            "{} addr {} port {} conn {} max {} hard {} weight {} prio {} sx {} rx {}{}{drain}",
+            "{} addr {} port {} conn {} max {} hard {} weight {} prio {} sx {} rx {}{datagrams}{}{drain}",
             row.number,
             row.address.word,
             row.port,
@@ -102,8 +108,8 @@ pub struct Descriptors {
     pub granted: u64,
 }
 
-/// `limits`: what there is of everything that can run out: `NAME needed N granted N used N`, a line each, and then two
-/// that count what came of a shortage or a failure: `NAME total N`.
+/// `limits`: what there is of everything that can run out: `NAME needed N granted N used N`, a line each, and then those
+/// that count what came of a shortage or a failure: `NAME total N`. The last two are there where there are datagrams.
 ///
 /// | line | needed | granted | used |
 /// |---|---|---|---|
@@ -116,6 +122,8 @@ pub struct Descriptors {
 /// | memory | bytes, with full tables | bytes of address space | bytes |
 /// | evictions | | | clients thrown out to make room |
 /// | repairs | | | of the shared tables |
+/// | flow_evictions | | | flows of datagrams that ended because another needed their place |
+/// | datagrams_lost | | | not sent on, for whatever reason |
 pub fn limits(region: &Region, settings: &Settings, descriptors: Descriptors) -> String {
     let (slots, clients, workers) = (region.slots(), region.clients(), region.workers());
     let with_address =
@@ -134,14 +142,22 @@ pub fn limits(region: &Region, settings: &Settings, descriptors: Descriptors) ->
         ("descriptors", [descriptors.needed, descriptors.granted, most_sockets(region)]),
         ("memory", [region.largest_footprint(), region.reserve(), memory]),
     ];
-    let totals = [("evictions", clients.evictions()), ("repairs", region.repairs())];
+    let mut totals = vec![("evictions", clients.evictions()), ("repairs", region.repairs())];
+    if status::has_datagrams(region, settings) {
+        let traffic = workers.traffic();
+        totals.extend([
+            ("flow_evictions", traffic.evicted),
+            ("datagrams_lost", traffic.lost.iter().sum::<u64>()),
+        ]);
+    }
     let width = |column: usize| rows.iter().map(|(_, row)| digits(row[column])).max().unwrap_or(0);
     let [needed, granted, used] = [0, 1, 2].map(width);
-    let names = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let names = rows.iter().map(|(name, _)| name.len());
+    let names = names.chain(totals.iter().map(|(name, _)| name.len())).max().unwrap_or(0);
     let rows = rows.map(|(name, [need, grant, use_])| {
         format!("{name:names$} needed {need:needed$} granted {grant:granted$} used {use_:used$}")
     });
-    let totals = totals.map(|(name, total)| format!("{name:names$} total  {total:needed$}"));
+    let totals = totals.into_iter().map(|(name, total)| format!("{name:names$} total  {total:needed$}"));
     lines(rows.into_iter().chain(totals))
 }
 
@@ -149,14 +165,14 @@ fn digits(number: u64) -> usize {
     number.to_string().len()
 }
 
-/// Sockets of connections, in the worker that has most of them.
+/// Sockets of connections, in the worker that has most of them. Flows of datagrams share that to their clients.
 fn most_sockets(region: &Region) -> u64 {
-    let mut sockets: HashMap<WorkerId, u64> = HashMap::new();
+    let mut sockets: HashMap<WorkerId, HashSet<i32>> = HashMap::new();
     for (_, worker, entry) in status::connections(region) {
-        let its = u64::from(entry.down_fd >= 0) + u64::from(entry.up_fd >= 0);
-        *sockets.entry(worker).or_default() += its;
+        let its = [entry.down_fd, entry.up_fd].into_iter().filter(|fd| *fd >= 0);
+        sockets.entry(worker).or_default().extend(its);
     }
-    sockets.into_values().max().unwrap_or(0)
+    sockets.values().map(HashSet::len).max().unwrap_or(0) as u64
 }
 
 fn lines(lines: impl Iterator<Item = String>) -> String {
@@ -171,12 +187,14 @@ mod tests {
     use super::*;
     use crate::model::address::{ClientAddress, SocketAddress};
     use crate::model::ids::AclId;
+    use crate::model::listen::{Listen, Protocol};
     use crate::model::proxy::ProxySend;
     use crate::policy::acl::Verdicts;
     use crate::shared::region::Geometry;
     use crate::shared::servers::Definition;
     use crate::shared::slots::SlotFinder;
     use crate::shared::visits::{self, Reservation, Terms};
+    use crate::shared::workers::Lost;
 
     const WORKER: WorkerId = WorkerId(0);
     const NOW: Moment = Moment(1_000_000_000);
@@ -253,6 +271,44 @@ mod tests {
         let told =
             drained.replace("drain new", "proxy 1 drain new").replace("drain all", "proxy 2 drain all");
         assert_eq!(servers(&region, &settings), told);
+    }
+
+    #[test]
+    fn where_there_are_datagrams_every_server_tells_of_them() {
+        let (region, mut settings) = pen(&["127.0.0.1:9001", "127.0.0.1:9002"]);
+        settings.servers[1].drain = Drain::New;
+        settings.servers[0].proxy = Some(ProxySend::V2);
+        publish(&region, &settings);
+        let (_, held) = come(&region, &settings, 1, NOW);
+        visits::count(&region, WORKER, &held, 36, 78);
+        let before = servers(&region, &settings);
+        assert!(!before.contains("dsx"), "{before}");
+        visits::count_datagrams(&region, WORKER, &held, 3, 4);
+        region.workers().sent_on(WORKER, 3, 4);
+        let expected = before
+            .replace("sx 36 rx 78", "sx 36 rx 78 dsx 3 drx 4")
+            .replace("sx 0 rx 0", "sx 0 rx 0 dsx 0 drx 0");
+        assert_eq!(servers(&region, &settings), expected);
+        assert!(expected.contains(" proxy 2\n") && expected.ends_with(" drain new\n"), "{expected}");
+        let (region, mut settings) = pen(&["127.0.0.1:9001"]);
+        settings.listen = vec![Listen { protocol: Protocol::Udp, spec: "53".parse().unwrap() }];
+        assert!(servers(&region, &settings).ends_with(" sx 0 rx 0 dsx 0 drx 0\n"));
+    }
+
+    #[test]
+    fn limits_count_flows_that_had_to_end_and_datagrams_that_were_lost() {
+        let (region, settings) = pen(&["127.0.0.1:80"]);
+        let text = || limits(&region, &settings, Descriptors { needed: 1140, granted: 1024 });
+        assert_eq!(text().lines().count(), 9);
+        (0..5).for_each(|_| region.workers().flow_evicted(WorkerId(1)));
+        region.workers().lost(WORKER, Lost::TooLong, 2);
+        region.workers().lost(WorkerId(1), Lost::NoRoom, 7);
+        let text = text();
+        let added: Vec<Vec<&str>> =
+            text.lines().skip(9).map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(added, [["flow_evictions", "total", "5"], ["datagrams_lost", "total", "9"]]);
+        let numbers = text.lines().map(|line| line.find(" needed ").or(line.find(" total ")).unwrap());
+        assert!(numbers.eq([14; 11]), "{text}");
     }
 
     #[test]
@@ -350,9 +406,10 @@ mod tests {
         let (region, settings) = pen(&["127.0.0.1:80", "www.example:80"]);
         let (_, _held) = come(&region, &settings, 1, NOW);
         region.workers().register(WorkerId(1), 4711, NOW);
-        for (worker, up) in [(0, 9), (0, -1), (1, 10)] {
+        // One that is being made, two flows with the same socket to their clients, and another worker.
+        for (worker, down, up) in [(0, 8, -1), (0, 9, 10), (0, 9, 11), (1, 8, 9)] {
             let conn = region.slots().claim(&mut SlotFinder::default(), WorkerId(worker), NOW).unwrap();
-            region.slots().describe(conn, None, None, 2, 8, up);
+            region.slots().describe(conn, None, None, 2, down, up);
         }
         let text = limits(&region, &settings, Descriptors { needed: 1140, granted: 1024 });
         let column = |line: &str, name: &str| {
@@ -362,12 +419,12 @@ mod tests {
         };
         let line = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap();
         let row = |name: &str| ["needed", "granted", "used"].map(|what| column(line(name), what).unwrap());
-        assert_eq!(row("connections"), [8, 8, 3]);
+        assert_eq!(row("connections"), [8, 8, 4]);
         assert_eq!(row("clients"), [16, 16, 1]);
         assert_eq!(row("servers"), [2, 4096, 1]);
         assert_eq!(row("workers"), [2, 256, 1]);
         assert_eq!(row("pending"), [100, 100, 0]);
-        assert_eq!(row("descriptors"), [1140, 1024, 3]);
+        assert_eq!(row("descriptors"), [1140, 1024, 4]);
         let [full, reserve, now] = row("memory");
         assert!(0 < now && now <= full && full < reserve);
         assert_eq!(column(line("evictions"), "total"), Some(0));

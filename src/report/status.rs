@@ -12,6 +12,7 @@ use std::fmt;
 
 use crate::model::address::{Drain, Host, Port, ServerSpec, SocketAddress};
 use crate::model::ids::{ClientId, ConnId, ServerId, Target, WorkerId};
+use crate::model::listen::Protocol;
 use crate::model::proxy::ProxySend;
 use crate::model::settings::Settings;
 use crate::model::time::{Moment, Seconds, WallTime};
@@ -20,7 +21,7 @@ use crate::shared::clients::ClientView;
 use crate::shared::region::Region;
 use crate::shared::servers::Definition;
 use crate::shared::slots::ConnectionView;
-use crate::shared::workers::{Handshakes, Refusals, WorkerView};
+use crate::shared::workers::{Handshakes, Lost, Refusals, Traffic, WorkerView};
 use crate::sys::clock;
 
 pub use page::write_page;
@@ -63,7 +64,39 @@ struct Snapshot {
     workers: Vec<WorkerRow>,
     /// Clients can be turned away for what they send, or some were.
     with_refusals: bool,
+    /// None: there are no datagrams, and have been none.
+    datagrams: Option<Datagrams>,
     repairs: u64,
+}
+
+/// What went by in datagrams, over all workers, also those that are no more.
+#[derive(Debug)]
+struct Datagrams {
+    /// Where clients come in, by any protocol.
+    listeners: Vec<String>,
+    traffic: Traffic,
+}
+
+/// Can there be datagrams, or have there been some? Else no report has a word of them.
+pub(super) fn has_datagrams(region: &Region, settings: &Settings) -> bool {
+    settings.listens_with(Protocol::Udp) || region.workers().traffic() != Traffic::default()
+}
+
+/// Why a datagram was lost, in as few words as a column's head takes.
+fn lost_by(why: Lost) -> &'static str {
+    match why {
+        Lost::NoServer => "no server",
+        Lost::NoRoom => "no room",
+        Lost::TooLong => "too long",
+        Lost::Unreachable => "unreachable",
+        Lost::Proxy => "no PROXY header",
+    }
+}
+
+/// Datagrams that were lost, by reason.
+fn losses(traffic: &Traffic) -> String {
+    let told = Lost::ALL.into_iter().zip(traffic.lost).map(|(why, lost)| format!("{lost} {}", lost_by(why)));
+    told.collect::<Vec<_>>().join(", ")
 }
 
 #[derive(Debug)]
@@ -78,6 +111,8 @@ pub(super) struct ServerRow {
     pub(super) hard: u32,
     pub(super) sent: u64,
     pub(super) received: u64,
+    pub(super) datagrams_sent: u64,
+    pub(super) datagrams_received: u64,
     pub(super) weight: u32,
     pub(super) prio: i32,
     pub(super) drain: Drain,
@@ -140,6 +175,19 @@ struct WorkerRow {
     settings: u64,
     handshakes: Handshakes,
     refusals: Refusals,
+    traffic: Traffic,
+}
+
+impl Datagrams {
+    /// Where clients come in; how many flows there were, and datagrams; how many were lost, and why.
+    fn lines(&self) -> [String; 3] {
+        let Traffic { flows, evicted, up, down, .. } = self.traffic;
+        [
+            format!("Listening: {}", self.listeners.join(", ")),
+            format!("Flows: {flows} begun, {evicted} evicted; datagrams: {up} up, {down} down"),
+            format!("Datagrams lost: {}", losses(&self.traffic)),
+        ]
+    }
 }
 
 impl Snapshot {
@@ -183,6 +231,10 @@ impl Snapshot {
             ..Snapshot::default()
         };
         snapshot.take_workers(region, settings, now);
+        snapshot.datagrams = has_datagrams(region, settings).then(|| Datagrams {
+            listeners: settings.listen.iter().map(ToString::to_string).collect(),
+            traffic: region.workers().traffic(),
+        });
         let open = snapshot.take_connections(region);
         snapshot.clients = most_recent(region.clients().iter())
             .into_iter()
@@ -262,6 +314,8 @@ impl ServerRow {
             hard: definition.hard,
             sent: totals.up,
             received: totals.down,
+            datagrams_sent: totals.datagrams_up,
+            datagrams_received: totals.datagrams_down,
             weight: definition.weight,
             prio: definition.prio,
             drain: definition.drain,
@@ -320,7 +374,7 @@ pub(super) fn in_use(record: Record, drain: Drain, blacklist: Seconds, now: Mome
 pub(super) fn with_proxy(version: ProxySend) -> String {
     match version {
         ProxySend::Off => String::new(),
-        ProxySend::V1 | ProxySend::V2 => format!(" proxy {version}"),
+        ProxySend::V1 | ProxySend::V2 | ProxySend::V2Every => format!(" proxy {version}"),
     }
 }
 
@@ -396,6 +450,7 @@ impl WorkerRow {
             settings: view.settings,
             handshakes: view.handshakes,
             refusals: view.refusals,
+            traffic: view.traffic,
         }
     }
 }
@@ -440,6 +495,8 @@ mod tests {
             hard: 9,
             sent: 18,
             received: 39,
+            datagrams_sent: 8,
+            datagrams_received: 6,
             weight: 3,
             prio: -4,
             drain: Drain::No,
@@ -492,8 +549,13 @@ mod tests {
                 settings: 2,
                 handshakes: Handshakes { full: 5, resumed: 3, failed: 1 },
                 refusals: Refusals { proxy: 7, bad: 4, slow: 2 },
+                traffic: Traffic { flows: 31, evicted: 30, up: 29, down: 28, lost: [21, 22, 23, 24, 25] },
             }],
             with_refusals: true,
+            datagrams: Some(Datagrams {
+                listeners: ["udp 127.0.0.1:53", "tcp 53"].map(str::to_owned).to_vec(),
+                traffic: Traffic { flows: 41, evicted: 40, up: 39, down: 38, lost: [1, 2, 3, 4, 5] },
+            }),
             repairs: 0,
         }
     }
@@ -517,6 +579,67 @@ mod tests {
         assert_eq!([&quiet, &http, &proxy].map(shown), [false, true, true]);
         region.workers().refused(WorkerId(1), Refusal::Slow);
         assert!(shown(&quiet), "it was on before");
+    }
+
+    #[test]
+    fn datagrams_are_shown_where_there_can_be_some_or_have_been() {
+        let region = Region::create(Geometry { clients: 1, connections: 1 }).unwrap();
+        region.workers().set_count(1);
+        let shown = |settings: &Settings| {
+            let snapshot = Snapshot::take(&region, settings, Moment(0), WallTime(0));
+            let (page, text) = (page::html(&snapshot), summary::blocks(&snapshot).concat());
+            for report in [page, text] {
+                let words = ["Listening: ", "atagrams", "Flows: ", "evicted"];
+                assert_eq!(words.map(|word| report.contains(word)), [snapshot.datagrams.is_some(); 4]);
+            }
+            snapshot.datagrams.map(|datagrams| datagrams.lines())
+        };
+        let quiet = Settings { listen: crate::model::listen::Listen::tcp("53"), ..Settings::default() };
+        assert_eq!(shown(&quiet), None);
+        let mut both = quiet.clone();
+        let udp = crate::model::listen::Listen { protocol: Protocol::Udp, ..quiet.listen[0].clone() };
+        both.listen.push(udp);
+        let nothing = "0 no server, 0 no room, 0 too long, 0 unreachable, 0 no PROXY header";
+        let lines = [
+            "Listening: tcp 53, udp 53".to_owned(),
+            "Flows: 0 begun, 0 evicted; datagrams: 0 up, 0 down".to_owned(),
+            format!("Datagrams lost: {nothing}"),
+        ];
+        assert_eq!(shown(&both), Some(lines));
+        // It listens no more, and the worker's place is gone.
+        region.workers().set_count(2);
+        region.workers().lost(WorkerId(1), Lost::Unreachable, 3);
+        region.workers().set_count(1);
+        let [listeners, _, lost] = shown(&quiet).unwrap();
+        assert_eq!(listeners, "Listening: tcp 53");
+        assert_eq!(lost, format!("Datagrams lost: {}", nothing.replace("0 unr", "3 unr")));
+    }
+
+    #[test]
+    fn a_server_and_a_worker_show_their_own_datagrams() {
+        let region = Region::create(Geometry { clients: 1, connections: 1 }).unwrap();
+        let settings = Settings::default();
+        region.workers().set_count(2);
+        let servers = [1, 2].map(Definition::local);
+        region.servers().publish(&servers, None, None).unwrap();
+        let (worker, terms) = (WorkerId(1), Terms::from(&settings));
+        let visit =
+            visits::begin(&region, worker, &terms, ClientAddress::Unix, Verdicts::ALL, None, Moment(0));
+        let reservation = visit.reservation.unwrap();
+        visits::count_datagrams(&region, worker, &reservation, 5, 4);
+        region.workers().flow_began(worker);
+        region.workers().flow_evicted(worker);
+        region.workers().sent_on(worker, 5, 4);
+        let shown = Snapshot::take(&region, &settings, Moment(0), WallTime(0));
+        let datagrams: Vec<_> =
+            shown.servers.iter().map(|(row, _)| (row.datagrams_sent, row.datagrams_received)).collect();
+        let mut sorted = datagrams.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, [(0, 0), (5, 4)], "{datagrams:?}");
+        let traffic = Traffic { flows: 1, evicted: 1, up: 5, down: 4, ..Traffic::default() };
+        let workers: Vec<_> = shown.workers.iter().map(|row| row.traffic).collect();
+        assert_eq!(workers, [Traffic::default(), traffic]);
+        assert_eq!(shown.datagrams.unwrap().traffic, traffic);
     }
 
     fn view(slot: u32, seen: u64) -> ClientView {

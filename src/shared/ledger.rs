@@ -22,6 +22,10 @@ pub struct Totals {
     pub up: u64,
     /// Bytes from the server to clients.
     pub down: u64,
+    /// Datagrams among them, from clients to the server.
+    pub datagrams_up: u64,
+    /// Datagrams from the server to clients.
+    pub datagrams_down: u64,
 }
 
 /// What one worker has with one server.
@@ -33,8 +37,10 @@ pub(super) struct Cell {
     connections: AtomicU64,
     up: AtomicU64,
     down: AtomicU64,
+    datagrams_up: AtomicU64,
+    datagrams_down: AtomicU64,
 }
-const _: () = assert!(size_of::<Cell>() == 32);
+const _: () = assert!(size_of::<Cell>() == 48);
 
 /// One worker's row, on pages of its own.
 #[repr(C, align(4096))]
@@ -42,7 +48,7 @@ const _: () = assert!(size_of::<Cell>() == 32);
 pub(super) struct LedgerRow {
     cells: [Cell; servers::ROWS],
 }
-const _: () = assert!(size_of::<LedgerRow>() == 65 * 4096);
+const _: () = assert!(size_of::<LedgerRow>() == 97 * 4096);
 
 /// How many rows there are: the last is the retired one, which has no live connections and whose totals may be
 /// "negative" (wrapped), when a row's totals were started anew.
@@ -102,6 +108,8 @@ impl<'a> Ledger<'a> {
             totals.connections = totals.connections.wrapping_add(cell.connections.load(Relaxed));
             totals.up = totals.up.wrapping_add(cell.up.load(Relaxed));
             totals.down = totals.down.wrapping_add(cell.down.load(Relaxed));
+            totals.datagrams_up = totals.datagrams_up.wrapping_add(cell.datagrams_up.load(Relaxed));
+            totals.datagrams_down = totals.datagrams_down.wrapping_add(cell.datagrams_down.load(Relaxed));
         }
         totals
     }
@@ -110,6 +118,14 @@ impl<'a> Ledger<'a> {
     pub fn held(&self, worker: WorkerId, target: Target) -> u32 {
         let cell = self.region.servers().at(target).and_then(|server| self.own(worker, server));
         cell.map_or(0, |cell| cell.live.load(Relaxed))
+    }
+
+    /// The worker adds datagrams.
+    pub(super) fn count_datagrams(&self, worker: WorkerId, server: RowId, up: u64, down: u64) {
+        if let Some(cell) = self.own(worker, server) {
+            add(&cell.datagrams_up, up);
+            add(&cell.datagrams_down, down);
+        }
     }
 
     /// The worker adds bytes.
@@ -154,6 +170,8 @@ impl<'a> Ledger<'a> {
                 (&cell.connections, &retired.connections),
                 (&cell.up, &retired.up),
                 (&cell.down, &retired.down),
+                (&cell.datagrams_up, &retired.datagrams_up),
+                (&cell.datagrams_down, &retired.datagrams_down),
             ] {
                 add(to, from.swap(0, Relaxed));
             }
@@ -167,12 +185,14 @@ impl<'a> Ledger<'a> {
             add(&retired.connections, totals.connections.wrapping_neg());
             add(&retired.up, totals.up.wrapping_neg());
             add(&retired.down, totals.down.wrapping_neg());
+            add(&retired.datagrams_up, totals.datagrams_up.wrapping_neg());
+            add(&retired.datagrams_down, totals.datagrams_down.wrapping_neg());
         }
     }
 }
 
 /// Only the row's owner writes, so this needs no locked instruction.
-fn add(counter: &AtomicU64, more: u64) {
+pub(super) fn add(counter: &AtomicU64, more: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(more), Relaxed);
 }
 
@@ -204,9 +224,12 @@ mod tests {
         }
         ledger.reached(WorkerId(1), ROW);
         ledger.count(WorkerId(2), ROW, 10, 20);
+        ledger.count_datagrams(WorkerId(2), ROW, 3, 0);
+        ledger.count_datagrams(WorkerId(0), ROW, 1, 5);
         assert_eq!(ledger.load(TARGET), 4);
         assert_eq!(ledger.held(WorkerId(1), TARGET), 2);
-        assert_eq!(ledger.totals(TARGET), Totals { live: 4, connections: 1, up: 10, down: 20 });
+        let totals = Totals { live: 4, connections: 1, up: 10, down: 20, datagrams_up: 4, datagrams_down: 5 };
+        assert_eq!(ledger.totals(TARGET), totals);
         assert_eq!(ledger.load(Target::Emergency), 0);
         ledger.give(WorkerId(1), ROW);
         assert_eq!(ledger.load(TARGET), 3);
@@ -221,12 +244,33 @@ mod tests {
             ledger.take(worker, row);
             ledger.reached(worker, row);
             ledger.count(worker, row, 1, 2);
+            ledger.count_datagrams(worker, row, 3, 4);
+            let totals =
+                Totals { live: 0, connections: 1, up: 1, down: 2, datagrams_up: 3, datagrams_down: 4 };
             for _ in 0..2 {
                 region.reclaim(worker);
-                assert_eq!(ledger.totals(target), Totals { live: 0, connections: 1, up: 1, down: 2 });
+                assert_eq!(ledger.totals(target), totals);
             }
         }
         assert_eq!(region.workers().rows(), 7, "its row need not be looked at any more");
+    }
+
+    #[test]
+    fn a_row_with_another_server_starts_at_nothing() {
+        let region = region();
+        let (ledger, [here, gone]) = (region.ledger(), [0, 1].map(WorkerId));
+        region.workers().set_count(2);
+        for worker in [here, gone] {
+            ledger.count(worker, ROW, 10, 20);
+            ledger.count_datagrams(worker, ROW, 1, 2);
+        }
+        region.reclaim(gone);
+        ledger.reset_totals(ROW);
+        assert_eq!(ledger.totals(TARGET), Totals::default());
+        ledger.count_datagrams(here, ROW, 5, 6);
+        region.reclaim(here);
+        let since = Totals { datagrams_up: 5, datagrams_down: 6, ..Totals::default() };
+        assert_eq!(ledger.totals(TARGET), since);
     }
 
     #[test]
@@ -246,6 +290,7 @@ mod tests {
         for worker in [MAX_WORKERS, u32::MAX].map(WorkerId) {
             assert!(!region.ledger().take(worker, ROW), "not even in the retired row");
             region.ledger().count(worker, ROW, 1, 1);
+            region.ledger().count_datagrams(worker, ROW, 1, 1);
             region.reclaim(worker);
         }
         assert_eq!(region.ledger().totals(TARGET), Totals::default());

@@ -152,7 +152,7 @@ const LENGTH: usize = CLIENTS.end().next_multiple_of(4096);
 /// `penshare`, read as a little-endian number.
 const MAGIC: u64 = u64::from_le_bytes(*b"penshare");
 /// Goes up with every change of a row or of the order of the tables.
-const LAYOUT: u32 = 5;
+const LAYOUT: u32 = 7;
 
 /// The header. Each part that is written often has cache lines of its own.
 #[repr(C, align(64))]
@@ -167,14 +167,13 @@ pub(super) struct Header {
     started: AtomicU64,
     started_wall: AtomicU64,
     phase: AtomicU32,
-    _reserved: AtomicU32,
     pub(super) worker_table: WorkerTableHeader,
     pub(super) server_list: ServerListHeader,
     pub(super) lock: Lock,
     pub(super) client_table: clients::ClientTableHeader,
     pub(super) slot_table: SlotTableHeader,
 }
-const _: () = assert!(size_of::<Header>() == 320);
+const _: () = assert!(size_of::<Header>() == 384);
 
 impl Region {
     /// Largest client table.

@@ -85,14 +85,23 @@ const _: () = assert!(size_of::<ConnSlot>() == 64);
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub(super) struct SlotTableHeader {
-    /// Workers that wait for a slot, a bit each.
-    waiting: [AtomicU64; MAX_WORKERS as usize / 64],
+    /// Workers that wait, a bit each, for each [`Need`].
+    waiting: [[AtomicU64; MAX_WORKERS as usize / 64]; 2],
     /// When each [`Shortage`] was told of last; 0 = never.
     told: [AtomicU64; 3],
     /// Slots from here on have never been used.
     frontier: AtomicU32,
 }
-const _: () = assert!(size_of::<SlotTableHeader>() == 64);
+const _: () = assert!(size_of::<SlotTableHeader>() == 128);
+
+/// What a worker may wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// A connection slot.
+    Slot,
+    /// The end of a connect under way.
+    Connect,
+}
 
 /// What new clients may have to wait for, or do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +156,11 @@ impl<'a> Slots<'a> {
         self.region.workers().slots()
     }
 
+    /// Are all slots in use?
+    pub fn is_full(&self) -> bool {
+        self.used() >= self.capacity()
+    }
+
     /// Takes a free slot for `worker`. None: all are in use. The lowest that was never used, if any is left and the
     /// worker has not given one back lately.
     pub fn claim(&self, finder: &mut SlotFinder, worker: WorkerId, now: Moment) -> Option<ConnId> {
@@ -167,7 +181,7 @@ impl<'a> Slots<'a> {
             }
         }
         // Without this a full table would be searched whole by every worker that looks for room.
-        if self.used() >= capacity {
+        if self.is_full() {
             return None;
         }
         for _ in 0..capacity {
@@ -296,9 +310,9 @@ impl<'a> Slots<'a> {
         }
     }
 
-    /// Somebody waits for a slot (or for a pending connect to end): said before looking once more.
-    pub fn wait(&self, worker: WorkerId, waiting: bool) {
-        let Some(word) = self.header().waiting.get(worker.0 as usize / 64) else {
+    /// A worker waits for that: said before looking once more. Or it waits no more.
+    pub fn wait(&self, worker: WorkerId, need: Need, waiting: bool) {
+        let Some(word) = self.header().waiting[need as usize].get(worker.0 as usize / 64) else {
             return;
         };
         let bit = 1 << (worker.0 % 64);
@@ -322,7 +336,14 @@ impl<'a> Slots<'a> {
     /// Does anybody wait? Loads from one cache line that seldom changes. True for every worker that said so before
     /// it looked in vain for what the caller has released since.
     pub fn awaited(&self) -> bool {
-        self.header().waiting.iter().any(|word| word.load(Relaxed) != 0)
+        self.header().waiting.iter().flatten().any(|word| word.load(Relaxed) != 0)
+    }
+
+    /// Does another worker than this one wait for a slot?
+    pub fn wanted_elsewhere(&self, worker: WorkerId) -> bool {
+        let own = |number| if number == worker.0 as usize / 64 { 1 << (worker.0 % 64) } else { 0 };
+        let words = self.header().waiting[Need::Slot as usize].iter();
+        words.enumerate().any(|(number, word)| word.load(Relaxed) & !own(number) != 0)
     }
 
     fn frontier(&self) -> u32 {
@@ -331,7 +352,8 @@ impl<'a> Slots<'a> {
 
     /// The worker is dead: frees its slots. Returns how many they were.
     pub(super) fn sweep(&self, worker: WorkerId) -> u32 {
-        self.wait(worker, false);
+        self.wait(worker, Need::Slot, false);
+        self.wait(worker, Need::Connect, false);
         let mut freed = 0;
         for slot in (0..self.frontier()).filter_map(|number| self.slot(number)) {
             if slot.owner() == Some(worker) {
@@ -461,7 +483,8 @@ mod tests {
         for worker in [ONE, TWO, ONE] {
             slots.claim(&mut finder, worker, Moment(1)).unwrap();
         }
-        slots.wait(ONE, true);
+        slots.wait(ONE, Need::Slot, true);
+        slots.wait(ONE, Need::Connect, true);
         assert!(slots.awaited());
         assert_eq!(region.reclaim(ONE), 2);
         assert_eq!(region.reclaim(ONE), 0);
@@ -479,14 +502,25 @@ mod tests {
         let region = region(1);
         let slots = region.slots();
         for worker in [0, 63, 64, 255].map(WorkerId) {
-            assert!(!slots.awaited());
-            slots.wait(worker, true);
-            slots.wait(worker, true);
-            assert!(slots.awaited(), "{worker}");
-            slots.wait(worker, false);
+            for need in [Need::Slot, Need::Connect] {
+                assert!(!slots.awaited());
+                slots.wait(worker, need, true);
+                slots.wait(worker, need, true);
+                assert!(slots.awaited(), "{worker}");
+                assert!(!slots.wanted_elsewhere(worker), "{worker} is nobody else");
+                for other in [1, 62, 65, 254, 1000].map(WorkerId) {
+                    assert_eq!(slots.wanted_elsewhere(other), need == Need::Slot, "{other} of {worker}");
+                }
+                slots.wait(worker, need, false);
+            }
         }
         assert!(!slots.awaited());
-        slots.wait(WorkerId(u32::MAX), true);
+        slots.wait(ONE, Need::Slot, true);
+        slots.wait(ONE, Need::Connect, true);
+        slots.wait(ONE, Need::Slot, false);
+        assert!(slots.awaited(), "one need is not the other");
+        slots.wait(ONE, Need::Connect, false);
+        slots.wait(WorkerId(u32::MAX), Need::Slot, true);
         assert!(!slots.awaited(), "no such worker");
     }
 

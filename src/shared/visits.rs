@@ -26,7 +26,7 @@ use crate::policy::routes::ServerSet;
 use crate::policy::selection::{self, Choice, FailoverState, Rules, ServerTable, ServerView, Visitor};
 use crate::shared::clients::ClientRef;
 use crate::shared::region::Region;
-use crate::shared::servers::{RawAddress, ServerKey};
+use crate::shared::servers::{RawAddress, ServerKey, ServerRow};
 use crate::sys::clock;
 
 /// What applies to every visit under one generation of settings.
@@ -142,6 +142,15 @@ pub fn begin(
     }
 }
 
+/// What came of a server's failure.
+#[derive(Debug)]
+pub struct Failed {
+    /// The server is shunned for it, and was not left alone already, for this or because of others.
+    pub is_news: bool,
+    /// The client's place on the next server; none: there is no other for it.
+    pub next: Option<Reservation>,
+}
+
 /// The reserved server failed (refused, timed out): shun it if `shun`, give its place back, choose the next, of those
 /// that the visit began with.
 #[allow(clippy::too_many_arguments)]
@@ -155,7 +164,7 @@ pub fn fail(
     failed: Reservation,
     shun: bool,
     now: Moment,
-) -> Option<Reservation> {
+) -> Failed {
     let (address, record) = client;
     let servers = region.servers();
     let context = VisitContext { region, terms, among, now };
@@ -166,11 +175,13 @@ pub fn fail(
         Some(Target::Emergency | Target::Abuse) | None => None,
     };
     let visitor = Visitor { address, remembered, verdicts };
+    let mut is_news = false;
     if let Some(row) = servers.row_of(failed.key) {
         if let Some(until) = failed.probe {
             row.probe_ended(until);
         }
         if shun {
+            is_news = !context.is_shunned(row);
             row.shun(now, wall);
         }
     }
@@ -189,7 +200,8 @@ pub fn fail(
         false
     };
     drop(guard);
-    place.map(|place| place.reservation(record, failed.remembered, provisional))
+    let next = place.map(|place| place.reservation(record, failed.remembered, provisional));
+    Failed { is_news, next }
 }
 
 /// The reserved server answered: forgive its failures, remember it for the client (regular servers only, not with
@@ -233,6 +245,25 @@ pub fn established(
     }
 }
 
+/// The reserved server had answered and is gone now, as far as is known: shun it. The place stays reserved. True if it
+/// was not left alone already, for this or because of others.
+pub fn shun(
+    region: &Region,
+    worker: WorkerId,
+    terms: &Terms,
+    reservation: &Reservation,
+    now: Moment,
+) -> bool {
+    let wall = clock::wall();
+    let _guard = region.lock(worker);
+    let Some(row) = region.servers().row_of(reservation.key) else {
+        return false;
+    };
+    let is_news = !VisitContext { region, terms, among: None, now }.is_shunned(row);
+    row.shun(now, wall);
+    is_news
+}
+
 /// The connection is over, the server's descriptor closed: give the place back. No lock. Also for a connection that
 /// ended before the server had answered, without its fault (the client went away): then a probe is left to the next
 /// visit, and what was recorded for the client meanwhile is taken back.
@@ -254,6 +285,11 @@ pub fn give_back(region: &Region, worker: WorkerId, reservation: Reservation) {
 /// Bytes have gone by: counted for the server, even if it is not listed any more. No lock.
 pub fn count(region: &Region, worker: WorkerId, reservation: &Reservation, up: u64, down: u64) {
     region.ledger().count(worker, reservation.key.row(), up, down);
+}
+
+/// So many datagrams have gone by: counted for the server, beside their bytes. No lock.
+pub fn count_datagrams(region: &Region, worker: WorkerId, reservation: &Reservation, up: u64, down: u64) {
+    region.ledger().count_datagrams(worker, reservation.key.row(), up, down);
 }
 
 /// What a client remembers of a server. Nothing of the emergency and the abuse server: it is a new one next time.
@@ -284,6 +320,11 @@ impl VisitContext<'_> {
     /// The servers that the visit is for have other numbers now.
     fn is_outdated(&self) -> bool {
         self.among.is_some_and(|set| set.generation() != self.region.servers().generation())
+    }
+
+    /// Is a server left alone already, for a failure or by order?
+    fn is_shunned(&self, row: &ServerRow) -> bool {
+        blacklist::left(row.record(), self.terms.blacklist, self.now) > 0
     }
 
     /// Takes a place on the chosen target. None only if the choice was not one to make.
@@ -399,9 +440,9 @@ mod tests {
 
     fn failed(region: &Region, terms: &Terms, number: u8, visit: Visit, now: Moment) -> Visit {
         let client = (address(number), visit.client);
-        let reservation =
+        let failed =
             fail(region, WORKER, terms, client, Verdicts::ALL, None, visit.reservation.unwrap(), true, now);
-        Visit { client: visit.client, reservation }
+        Visit { client: visit.client, reservation: failed.next }
     }
 
     #[test]
@@ -512,6 +553,57 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_is_news_to_the_first_who_tells_of_it() {
+        let (region, terms) = (region(&[Definition::local(80)]), terms());
+        let three = |now| [1, 2, 3].map(|number| come(&region, &terms, number, now));
+        let fails = |visit: Visit, number, shun, now| {
+            let (who, place) = ((address(number), visit.client), visit.reservation.unwrap());
+            fail(&region, WORKER, &terms, who, Verdicts::ALL, None, place, shun, now).is_news
+        };
+        let [one, two, other] = three(NOW);
+        assert!(!fails(other, 3, false, NOW), "that was not the server's failure");
+        assert!(fails(one, 1, true, NOW));
+        assert!(!fails(two, 2, true, NOW), "it is known");
+        // Its time is up: whoever tries it tells the next news.
+        let later = NOW.plus(terms.blacklist);
+        let probe = come(&region, &terms, 1, later);
+        assert!(fails(probe, 1, true, later));
+    }
+
+    #[test]
+    fn a_server_that_is_lost_later_is_shunned_and_its_place_stays_taken() {
+        let (region, terms) = (region(&[Definition::local(80), Definition::local(81)]), terms());
+        let visits = [1, 1, 1].map(|number| {
+            let visit = come(&region, &terms, number, NOW);
+            established(&region, WORKER, &terms, visit.client, visit.reservation.as_ref().unwrap(), NOW);
+            visit
+        });
+        let [one, two, three] = visits.map(|visit| visit.reservation.unwrap());
+        assert_eq!([&one, &two, &three].map(|place| place.target), [server(1); 3]);
+        assert!(shun(&region, WORKER, &terms, &one, NOW));
+        assert!(!shun(&region, OTHER, &terms, &two, NOW), "whoever else hears of it, it is known");
+        assert_eq!(region.ledger().load(server(1)), 3, "their connections last until they are given back");
+        assert_eq!(served(&region, &terms, 1, NOW), server(0));
+        [one, two].into_iter().for_each(|place| give_back(&region, WORKER, place));
+        assert_eq!(region.ledger().load(server(1)), 1);
+        let later = NOW.plus(terms.blacklist);
+        region.servers().shun_for(server(0), Seconds(60), terms.blacklist, later);
+        assert_eq!(served(&region, &terms, 2, later), server(1), "its time is up");
+        assert!(shun(&region, WORKER, &terms, &three, later), "and this is another failure");
+
+        // A server that is not listed any more is nobody's news, and its successor's record stays clean.
+        region.servers().publish(&[Definition::local(80), Definition::local(82)], None, None).unwrap();
+        assert!(!shun(&region, WORKER, &terms, &three, later));
+        assert_eq!(region.servers().record(server(1)), Record::default());
+        give_back(&region, WORKER, three);
+        // Without a blacklist it is told every time, and nobody is kept away.
+        let terms = Terms { blacklist: Seconds(0), ..terms };
+        let place = come(&region, &terms, 9, later).reservation.unwrap();
+        assert!(shun(&region, WORKER, &terms, &place, later) && shun(&region, WORKER, &terms, &place, later));
+        give_back(&region, WORKER, place);
+    }
+
+    #[test]
     fn an_order_to_shun_is_not_undone_by_a_connection_under_way() {
         let (region, terms) = (region(&[Definition::local(80)]), terms());
         let visit = come(&region, &terms, 1, NOW);
@@ -530,7 +622,7 @@ mod tests {
             true,
             NOW,
         );
-        assert!(again.is_none());
+        assert!(again.next.is_none() && !again.is_news);
         assert_eq!(
             target(&come(&region, &terms, 2, NOW.plus(Seconds(3599)))),
             None,
@@ -693,10 +785,11 @@ mod tests {
         let first = visits.next().unwrap();
         let who = (address(1), first.client);
         let place = first.reservation.unwrap();
-        let next = fail(&region, WORKER, &terms, who, Verdicts::ALL, Some(&set), place, true, NOW).unwrap();
+        let next =
+            fail(&region, WORKER, &terms, who, Verdicts::ALL, Some(&set), place, true, NOW).next.unwrap();
         assert_eq!(next.target, server(3));
         let place = fail(&region, WORKER, &terms, who, Verdicts::ALL, Some(&set), next, true, NOW);
-        assert!(place.is_none(), "there are no more of them");
+        assert!(place.next.is_none(), "there are no more of them");
     }
 
     #[test]
@@ -813,7 +906,7 @@ mod tests {
                         Some(UnderWay(worker, client, record, place, false)) => {
                             let who = (address(client), record);
                             let next = fail(&region, worker, &terms, who, Verdicts::ALL, None, place, true, now);
-                            visits.extend(next.map(|it| UnderWay(worker, client, record, it, false)));
+                            visits.extend(next.next.map(|it| UnderWay(worker, client, record, it, false)));
                         }
                         other => visits.extend(other),
                     },

@@ -2,10 +2,12 @@
 //! a process takes the place and when it is gone.
 #![forbid(unsafe_code)]
 
+use std::ops::Add;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst, fence};
 
 use crate::model::ids::{MAX_WORKERS, WorkerId};
 use crate::model::time::Moment;
+use crate::shared::ledger::add;
 use crate::shared::region::{Region, WORKERS};
 
 /// A worker as reports and the supervisor see it.
@@ -31,6 +33,8 @@ pub struct WorkerView {
     pub handshakes: Handshakes,
     /// Clients turned away since pen started, by all that had this place.
     pub refusals: Refusals,
+    /// Datagrams since pen started, by all that had this place.
+    pub traffic: Traffic,
     /// The generation of the settings that it uses.
     pub settings: u64,
     /// It accepts connections.
@@ -70,6 +74,59 @@ pub struct Refusals {
     pub slow: u64,
 }
 
+/// What went by in datagrams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// Flows that began.
+    pub flows: u64,
+    /// Flows that ended because another needed their place.
+    pub evicted: u64,
+    /// Datagrams from clients that were sent on.
+    pub up: u64,
+    /// Datagrams from servers that were sent on.
+    pub down: u64,
+    /// Datagrams that were not: as many as [`Lost`] has reasons, in its order.
+    pub lost: [u64; Lost::KINDS],
+}
+
+impl Add for Traffic {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Traffic {
+            flows: self.flows.wrapping_add(other.flows),
+            evicted: self.evicted.wrapping_add(other.evicted),
+            up: self.up.wrapping_add(other.up),
+            down: self.down.wrapping_add(other.down),
+            lost: std::array::from_fn(|why| self.lost[why].wrapping_add(other.lost[why])),
+        }
+    }
+}
+
+/// Why a datagram was not sent on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// No server would take it: none is available, or its client is refused.
+    NoServer,
+    /// There was no room: no slot, descriptor or port for its flow, or none in the kernel's buffers.
+    NoRoom,
+    /// It is longer than what can be sent.
+    TooLong,
+    /// The server is known to be gone only now, or the client is.
+    Unreachable,
+    /// It began with no header of the PROXY protocol, or a broken one.
+    Proxy,
+}
+
+impl Lost {
+    /// How many there are.
+    pub const KINDS: usize = 5;
+
+    /// All of them, in the order in which [`Traffic`] has them.
+    pub const ALL: [Lost; Lost::KINDS] =
+        [Lost::NoServer, Lost::NoRoom, Lost::TooLong, Lost::Unreachable, Lost::Proxy];
+}
+
 /// Why a client was turned away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)] // as in [`Refusals`]
@@ -100,6 +157,12 @@ pub(super) struct WorkerRow {
     proxy: AtomicU64,
     bad: AtomicU64,
     slow: AtomicU64,
+    /// [`Traffic`].
+    flows: AtomicU64,
+    evicted: AtomicU64,
+    datagrams_up: AtomicU64,
+    datagrams_down: AtomicU64,
+    lost: [AtomicU64; Lost::KINDS],
     connections: AtomicU32,
     pending: AtomicU32,
     /// Connection slots that it has.
@@ -109,7 +172,19 @@ pub(super) struct WorkerRow {
     filled: AtomicU32,
     _reserved: AtomicU32,
 }
-const _: () = assert!(size_of::<WorkerRow>() == 128);
+const _: () = assert!(size_of::<WorkerRow>() == 256);
+
+impl WorkerRow {
+    fn traffic(&self) -> Traffic {
+        Traffic {
+            flows: self.flows.load(Relaxed),
+            evicted: self.evicted.load(Relaxed),
+            up: self.datagrams_up.load(Relaxed),
+            down: self.datagrams_down.load(Relaxed),
+            lost: self.lost.each_ref().map(|lost| lost.load(Relaxed)),
+        }
+    }
+}
 
 /// The worker table's part of the header.
 #[repr(C)]
@@ -118,6 +193,8 @@ pub(super) struct WorkerTableHeader {
     count: AtomicU32,
     /// Rows from here on have never been used, or not since they were reclaimed.
     high: AtomicU32,
+    /// Rows from here on have never been used.
+    ever: AtomicU32,
 }
 
 /// Access to the worker table.
@@ -151,6 +228,7 @@ impl<'a> Workers<'a> {
     pub(super) fn mark_used(&self, worker: WorkerId) {
         if worker.0 >= self.rows() && worker.0 < MAX_WORKERS {
             self.header().high.fetch_max(worker.0 + 1, Relaxed);
+            self.header().ever.fetch_max(worker.0 + 1, Relaxed);
         }
     }
 
@@ -171,6 +249,7 @@ impl<'a> Workers<'a> {
         let header = self.header();
         header.high.fetch_max(self.rows(), Relaxed);
         header.count.store(count.min(MAX_WORKERS), Relaxed);
+        header.ever.fetch_max(self.count(), Relaxed);
     }
 
     /// Master only: a new process takes a place. Clears `ready`, sets heartbeat and start to now; `restarts` goes up
@@ -213,10 +292,19 @@ impl<'a> Workers<'a> {
                 bad: large(|row| &row.bad),
                 slow: large(|row| &row.slow),
             },
+            traffic: row.map(WorkerRow::traffic).unwrap_or_default(),
             settings: large(|row| &row.settings),
             ready: small(|row| &row.ready) == READY,
             draining: small(|row| &row.ready) == DRAINING,
         }
+    }
+
+    /// Datagrams since pen started, by all workers, also those of places that are gone.
+    pub fn traffic(&self) -> Traffic {
+        // Looking at others would cost memory.
+        let ever = self.header().ever.load(Relaxed).min(MAX_WORKERS);
+        let rows = (0..ever).filter_map(|worker| self.row(WorkerId(worker)));
+        rows.map(WorkerRow::traffic).fold(Traffic::default(), Traffic::add)
     }
 
     /// The worker itself: I live.
@@ -265,6 +353,35 @@ impl<'a> Workers<'a> {
                 Handshake::Failed => &row.failed,
             };
             counter.store(counter.load(Relaxed).wrapping_add(1), Relaxed);
+        }
+    }
+
+    /// The worker itself: a flow began.
+    pub fn flow_began(&self, worker: WorkerId) {
+        if let Some(row) = self.row(worker) {
+            add(&row.flows, 1);
+        }
+    }
+
+    /// The worker itself: a flow ends because something else needs its place.
+    pub fn flow_evicted(&self, worker: WorkerId) {
+        if let Some(row) = self.row(worker) {
+            add(&row.evicted, 1);
+        }
+    }
+
+    /// The worker itself: so many datagrams were sent on, to servers and to clients.
+    pub fn sent_on(&self, worker: WorkerId, up: u64, down: u64) {
+        if let Some(row) = self.row(worker) {
+            add(&row.datagrams_up, up);
+            add(&row.datagrams_down, down);
+        }
+    }
+
+    /// The worker itself: so many datagrams were not sent on.
+    pub fn lost(&self, worker: WorkerId, why: Lost, datagrams: u64) {
+        if let Some(counter) = self.row(worker).and_then(|row| row.lost.get(why as usize)) {
+            add(counter, datagrams);
         }
     }
 
@@ -372,6 +489,7 @@ mod tests {
         workers.set_settings(worker, 9);
         workers.beat(worker, Moment(6));
         let first = WorkerView {
+            traffic: Traffic::default(),
             refusals: Refusals::default(),
             id: worker,
             pid: 100,
@@ -397,6 +515,53 @@ mod tests {
         workers.register(worker, 101, Moment(8));
         let second = WorkerView { pid: 101, restarts: 1, heartbeat: Moment(8), started: Moment(8), ..gone };
         assert_eq!(workers.view(worker), second);
+    }
+
+    #[test]
+    fn what_went_by_in_datagrams_outlives_the_worker_and_its_place() {
+        let region = Region::create(Geometry { clients: 1, connections: 1 }).unwrap();
+        let workers = region.workers();
+        workers.set_count(3);
+        assert_eq!(workers.traffic(), Traffic::default());
+        let worker = WorkerId(2);
+        workers.register(worker, 100, Moment(5));
+        workers.flow_began(worker);
+        workers.flow_began(worker);
+        workers.flow_evicted(worker);
+        workers.sent_on(worker, 30, 4);
+        workers.sent_on(worker, 1, 0);
+        for (why, datagrams) in Lost::ALL.into_iter().zip(1..) {
+            workers.lost(worker, why, datagrams);
+            workers.lost(worker, why, 10);
+        }
+        let first = Traffic { flows: 2, evicted: 1, up: 31, down: 4, lost: [11, 12, 13, 14, 15] };
+        assert_eq!(workers.view(worker).traffic, first);
+
+        region.reclaim(worker);
+        workers.register(worker, 101, Moment(8));
+        assert_eq!(workers.view(worker).traffic, first, "counted for the place, not for the process");
+        workers.sent_on(WorkerId(0), 1, 1);
+        assert_eq!(workers.view(worker).traffic, first);
+        let both = Traffic { up: 32, down: 5, ..first };
+        assert_eq!(workers.traffic(), both);
+
+        workers.set_count(1);
+        region.reclaim(worker);
+        assert_eq!(workers.traffic(), both);
+    }
+
+    #[test]
+    fn datagrams_of_workers_that_cannot_be_are_not_counted() {
+        let region = Region::create(Geometry { clients: 1, connections: 1 }).unwrap();
+        let workers = region.workers();
+        for worker in [MAX_WORKERS, u32::MAX].map(WorkerId) {
+            workers.flow_began(worker);
+            workers.flow_evicted(worker);
+            workers.sent_on(worker, 1, 1);
+            workers.lost(worker, Lost::NoRoom, 1);
+            assert_eq!(workers.view(worker).traffic, Traffic::default());
+        }
+        assert_eq!(workers.traffic(), Traffic::default());
     }
 
     #[test]

@@ -11,8 +11,8 @@ use nix::sys::socket::{
     self as ns, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
 };
 
-/// Most descriptors that one message carries.
-pub const MOST_DESCRIPTORS: usize = 5;
+/// Most descriptors that one message carries; the kernel takes no more than 253.
+pub const MOST_DESCRIPTORS: usize = 32;
 
 /// Two connected ends, non-blocking and close-on-exec. Messages keep their borders.
 ///

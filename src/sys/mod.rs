@@ -3,6 +3,7 @@
 
 mod capabilities;
 pub mod clock;
+pub mod datagram;
 pub mod fork;
 pub mod geoip;
 pub mod lockfile;

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use nix::fcntl::{AtFlags, OFlag};
@@ -105,6 +106,16 @@ impl User {
         }
         let (owner, group) = (Some(self.uid), Some(self.gid));
         Ok(nix::unistd::fchownat(&socket, "", owner, group, AtFlags::AT_EMPTY_PATH)?)
+    }
+
+    /// Makes this user the owner of a socket that this process has, as if it had opened it: the kernel lets sockets of
+    /// one user alone share a port.
+    ///
+    /// # Errors
+    ///
+    /// This process is neither root nor that user.
+    pub fn own_descriptor(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(nix::unistd::fchown(socket, Some(self.uid), None)?)
     }
 
     /// Becomes this user, with its group and no others, for good. Unless that is root, the capabilities that are kept

@@ -8,6 +8,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ptr;
 
+use crate::model::listen::Protocol;
+
 /// All addresses of a name, the best first.
 ///
 /// # Errors
@@ -15,21 +17,28 @@ use std::ptr;
 /// There is no such name, or nobody who knows could be asked.
 pub fn addresses(name: &str) -> io::Result<Vec<IpAddr>> {
     let name = CString::new(name)?;
-    Ok(look_up(Some(&name), None)?.into_iter().map(|address| address.ip()).collect())
+    Ok(look_up(Some(&name), None, libc::SOCK_STREAM)?.into_iter().map(|address| address.ip()).collect())
 }
 
-/// The port of a TCP service name; none if there is no such service.
-pub fn service_port(name: &str) -> Option<u16> {
+/// The port of a service of this protocol, or (none given) of TCP, else of UDP. None if there is no such service: some
+/// have one protocol alone (`tftp`).
+pub fn service_port(name: &str, protocol: Option<Protocol>) -> Option<u16> {
     let name = CString::new(name).ok()?;
-    look_up(None, Some(&name)).ok()?.first().map(SocketAddr::port)
+    let kind = match protocol {
+        Some(Protocol::Tcp) => libc::SOCK_STREAM,
+        Some(Protocol::Udp) => libc::SOCK_DGRAM,
+        // All of them, in this order.
+        None => 0,
+    };
+    look_up(None, Some(&name), kind).ok()?.first().map(SocketAddr::port)
 }
 
-fn look_up(host: Option<&CStr>, service: Option<&CStr>) -> io::Result<Vec<SocketAddr>> {
+fn look_up(host: Option<&CStr>, service: Option<&CStr>, kind: libc::c_int) -> io::Result<Vec<SocketAddr>> {
     // Flags stay 0: AI_ADDRCONFIG would hide 127.0.0.1 on a machine that has only IPv6 addresses otherwise.
     let hints = libc::addrinfo {
         ai_flags: 0,
         ai_family: libc::AF_UNSPEC,
-        ai_socktype: libc::SOCK_STREAM,
+        ai_socktype: kind,
         ai_protocol: 0,
         ai_addrlen: 0,
         ai_addr: ptr::null_mut(),
@@ -122,10 +131,21 @@ mod tests {
 
     #[test]
     fn services_have_ports() {
-        assert_eq!(service_port("no-such-service-here"), None);
-        assert_eq!(service_port("8080"), Some(8080));
-        if std::fs::read_to_string("/etc/services").is_ok_and(|text| text.contains("\nhttp\t")) {
-            assert_eq!(service_port("http"), Some(80));
+        let (tcp, udp) = (Some(Protocol::Tcp), Some(Protocol::Udp));
+        for protocol in [tcp, udp, None] {
+            assert_eq!(service_port("no-such-service-here", protocol), None);
+            assert_eq!(service_port("8080", protocol), Some(8080));
+        }
+        let services = std::fs::read_to_string("/etc/services").unwrap_or_default();
+        let known = |service: &str, port: &str| {
+            let words = |line: &'_ str| line.split_whitespace().any(|word| word == service);
+            services.lines().any(|line| words(line) && line.split_whitespace().nth(1) == Some(port))
+        };
+        if known("http", "80/tcp") {
+            assert_eq!([tcp, None].map(|protocol| service_port("http", protocol)), [Some(80); 2]);
+        }
+        if known("tftp", "69/udp") && !known("tftp", "69/tcp") {
+            assert_eq!([tcp, udp, None].map(|of| service_port("tftp", of)), [None, Some(69), Some(69)]);
         }
     }
 }

@@ -13,14 +13,14 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl};
 use nix::sys::socket::{
     self as ns, AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, SockaddrIn, SockaddrIn6,
-    UnixAddr, setsockopt, sockopt,
+    SockaddrLike, UnixAddr, setsockopt, sockopt,
 };
 use nix::sys::stat::{Mode, fchmod};
 
 use crate::model::address::{ClientAddress, SocketAddress};
 
 /// An address in the kernel's form.
-enum KernelAddress {
+pub(super) enum KernelAddress {
     V4(SockaddrIn),
     V6(SockaddrIn6),
     Unix(UnixAddr),
@@ -29,13 +29,12 @@ enum KernelAddress {
 impl KernelAddress {
     fn new(address: &SocketAddress) -> io::Result<Self> {
         Ok(match address {
-            SocketAddress::Inet(SocketAddr::V4(v4)) => KernelAddress::V4((*v4).into()),
-            SocketAddress::Inet(SocketAddr::V6(v6)) => KernelAddress::V6((*v6).into()),
+            SocketAddress::Inet(inet) => (*inet).into(),
             SocketAddress::Unix(path) => KernelAddress::Unix(UnixAddr::new(path.as_path())?),
         })
     }
 
-    fn family(&self) -> AddressFamily {
+    pub(super) fn family(&self) -> AddressFamily {
         match self {
             KernelAddress::V4(_) => AddressFamily::Inet,
             KernelAddress::V6(_) => AddressFamily::Inet6,
@@ -43,7 +42,7 @@ impl KernelAddress {
         }
     }
 
-    fn bind(&self, socket: &OwnedFd) -> nix::Result<()> {
+    pub(super) fn bind(&self, socket: &OwnedFd) -> nix::Result<()> {
         match self {
             KernelAddress::V4(v4) => ns::bind(socket.as_raw_fd(), v4),
             KernelAddress::V6(v6) => ns::bind(socket.as_raw_fd(), v6),
@@ -51,11 +50,29 @@ impl KernelAddress {
         }
     }
 
-    fn connect(&self, socket: &OwnedFd) -> nix::Result<()> {
+    pub(super) fn connect(&self, socket: &OwnedFd) -> nix::Result<()> {
         match self {
             KernelAddress::V4(v4) => ns::connect(socket.as_raw_fd(), v4),
             KernelAddress::V6(v6) => ns::connect(socket.as_raw_fd(), v6),
             KernelAddress::Unix(unix) => ns::connect(socket.as_raw_fd(), unix),
+        }
+    }
+
+    /// Where it is, for as long as it stays there, and its length.
+    pub(super) fn raw(&self) -> (*const libc::sockaddr, libc::socklen_t) {
+        match self {
+            KernelAddress::V4(v4) => (v4.as_ptr(), v4.len()),
+            KernelAddress::V6(v6) => (v6.as_ptr(), v6.len()),
+            KernelAddress::Unix(unix) => (SockaddrLike::as_ptr(unix), unix.len()),
+        }
+    }
+}
+
+impl From<SocketAddr> for KernelAddress {
+    fn from(address: SocketAddr) -> Self {
+        match address {
+            SocketAddr::V4(v4) => KernelAddress::V4(v4.into()),
+            SocketAddr::V6(v6) => KernelAddress::V6(v6.into()),
         }
     }
 }
@@ -148,6 +165,11 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, ClientAddress)> 
 }
 
 fn client_address(storage: &libc::sockaddr_storage) -> ClientAddress {
+    inet_address(storage).map_or(ClientAddress::Unix, ClientAddress::from)
+}
+
+/// What the kernel says is an address; None if it is of another family.
+pub(super) fn inet_address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
     let pointer: *const libc::sockaddr_storage = storage;
     match i32::from(storage.ss_family) {
         libc::AF_INET => {
@@ -155,15 +177,15 @@ fn client_address(storage: &libc::sockaddr_storage) -> ClientAddress {
             // that it holds this one.
             let v4 = unsafe { &*pointer.cast::<libc::sockaddr_in>() };
             let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
-            SocketAddr::V4(SocketAddrV4::new(ip, u16::from_be(v4.sin_port))).into()
+            Some(SocketAddr::V4(SocketAddrV4::new(ip, u16::from_be(v4.sin_port))))
         }
         libc::AF_INET6 => {
             // SAFETY: as above.
             let v6 = unsafe { &*pointer.cast::<libc::sockaddr_in6>() };
             let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
-            SocketAddr::V6(SocketAddrV6::new(ip, u16::from_be(v6.sin6_port), 0, 0)).into()
+            Some(SocketAddr::V6(SocketAddrV6::new(ip, u16::from_be(v6.sin6_port), 0, v6.sin6_scope_id)))
         }
-        _ => ClientAddress::Unix,
+        _ => None,
     }
 }
 
@@ -245,8 +267,13 @@ impl Source {
         }
         // Sockets for IPv6 have no such option of their own, and know this one.
         setsockopt(socket, sockopt::IpBindAddressNoPort, &true)?;
-        let local = SocketAddress::Inet(SocketAddr::new(self.address(), 0));
-        Ok(KernelAddress::new(&local)?.bind(socket)?)
+        Ok(KernelAddress::from(SocketAddr::new(self.address(), 0)).bind(socket)?)
+    }
+
+    /// The same for a socket that is to be connected to that server, where there is a source that is of its kind; what
+    /// went wrong.
+    pub(super) fn bind_for(source: Option<Source>, to: IpAddr, socket: &OwnedFd) -> Option<io::Error> {
+        source.filter(|source| source.address().is_ipv4() == to.is_ipv4())?.bind(socket).err()
     }
 }
 
@@ -283,10 +310,7 @@ pub fn connect(to: &SocketAddress, options: ConnectOptions) -> io::Result<Attemp
         if options.keepalive {
             setsockopt(&socket, sockopt::KeepAlive, &true)?;
         }
-        let of_its_kind = |source: &Source| source.address().is_ipv4() == inet.is_ipv4();
-        if let Some(source) = options.source.filter(of_its_kind) {
-            unbound = source.bind(&socket).err();
-        }
+        unbound = Source::bind_for(options.source, inet.ip(), &socket);
     }
     match kernel.connect(&socket) {
         Ok(()) => Ok(Attempt { socket, established: true, unbound }),
@@ -444,6 +468,16 @@ pub fn is_answered(path: &Path) -> bool {
     let answer = ns::socket(AddressFamily::Unix, SockType::Stream, flags, None)
         .and_then(|socket| ns::connect(socket.as_raw_fd(), &UnixAddr::new(path)?));
     !matches!(answer, Err(nix::Error::ECONNREFUSED | nix::Error::ENOENT))
+}
+
+/// What tells this socket from all others, whichever descriptors it has: the kernel's number for it.
+pub fn inode(socket: BorrowedFd<'_>) -> Option<u64> {
+    nix::sys::stat::fstat(socket).ok().map(|status| status.st_ino)
+}
+
+/// Are these two descriptors of one socket? Not if that cannot be told.
+pub fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    inode(one).is_some_and(|number| inode(other) == Some(number))
 }
 
 /// How many descriptors this process has open. They are looked for up to a little beyond the lowest free one: a

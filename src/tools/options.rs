@@ -37,8 +37,6 @@ pub enum Kind {
     Works(Effect),
     /// It is accepted, and why that changes nothing is said.
     Obsolete(&'static str),
-    /// It ends the start, because this capability is missing.
-    NotBuilt(&'static str),
     /// It ends the start, and always will. Holds the reason.
     Refused(&'static str),
 }
@@ -76,6 +74,7 @@ pub enum Effect {
     RequireCertificate,
     Timeout,
     Tracking,
+    Udp,
     User,
     Version,
     WebStats,
@@ -159,6 +158,7 @@ pub static OPTIONS: &[PenOption] = {
         flag('s', "stubborn", "No fail-over", Works(TurnOn(Switch::Stubborn))),
         with('T', "tracking", "SECONDS", "Remember clients for this long [0: for ever]", Works(Tracking)),
         with('t', "timeout", "SECONDS", "Give servers this long to accept [5]", Works(Timeout)),
+        flag('U', "udp", "UDP instead of TCP", Works(Udp)),
         with('u', "user", "USER", "Run as USER", Works(User)),
         flag('W', "weight", "Fewest connections for its weight", Works(TurnOn(Switch::Weight))),
         with('w', "web-stats", "FILE", "Write statistics as HTML on SIGUSR1", Works(WebStats)),
@@ -176,7 +176,6 @@ pub static OPTIONS: &[PenOption] = {
         with('L', "protocol", "PROTOCOL", "ssl_min_version says which TLS is spoken", Works(Protocol)),
         flag('Z', "ssl-compatibility", "", Obsolete("TLS works around the mistakes of clients by itself")),
         with('i', "install", "NAME", "", Refused("Windows only")),
-        flag('U', "udp", "", NotBuilt("UDP")),
     ]
 };
 
@@ -189,7 +188,7 @@ impl PenOption {
     /// Where `--help` lists it.
     fn heading(&self) -> Option<&'static str> {
         match self.kind {
-            Kind::NotBuilt(_) | Kind::Refused(_) => Some("Not in this version"),
+            Kind::Refused(_) => Some("Not in this version"),
             Kind::Obsolete(_) | Kind::Works(Effect::Protocol) => {
                 Some("Accepted for old scripts, without effect")
             }
@@ -204,7 +203,7 @@ impl PenOption {
 
     fn arg(&'static self) -> Arg {
         let help = match self.kind {
-            Kind::Obsolete(reason) | Kind::NotBuilt(reason) | Kind::Refused(reason) => reason,
+            Kind::Obsolete(reason) | Kind::Refused(reason) => reason,
             Kind::Works(_) => self.help,
         };
         let arg = Arg::new(self.long).long(self.long).help(help).help_heading(self.heading());
@@ -244,6 +243,13 @@ pub struct Arguments {
     pub words: Vec<String>,
 }
 
+impl Arguments {
+    /// Is there an option that does this?
+    pub fn has(&self, effect: Effect) -> bool {
+        self.options.iter().any(|given| given.option.kind == Kind::Works(effect))
+    }
+}
+
 /// The command line cannot be taken apart.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UsageError {
@@ -270,7 +276,7 @@ pub const USAGE: &str = "usage: pen [options] [host:]port server[:port[:soft[:ha
 const HELP: &str = "\
 usage: pen [options] [host:]port server[:port[:soft[:hard[:weight[:prio]]]]] ...
 
-Balances TCP connections over servers that together appear as one.
+Balances TCP connections and UDP datagrams over servers that together appear as one.
 
 {all-args}
 

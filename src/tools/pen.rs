@@ -15,6 +15,7 @@ use crate::model::apply::{Action, MAX_DEBUG};
 use crate::model::command::{Command, Notice};
 use crate::model::config::{self, At, Loader, Reader, Warning};
 use crate::model::ids::{MAX_CLIENTS, MAX_CONNECTIONS, MAX_SERVERS, MAX_WORKERS};
+use crate::model::listen::Listen;
 use crate::model::number::{self, LARGEST};
 use crate::model::settings::{Launch, Settings, file_name};
 use crate::model::time::Seconds;
@@ -36,11 +37,10 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return wrong_usage(&[error.to_string()]),
     };
-    let asked_for = |effect| arguments.options.iter().any(|given| given.option.kind == Kind::Works(effect));
-    if asked_for(Effect::Help) {
+    if arguments.has(Effect::Help) {
         return answer(&options::help());
     }
-    if asked_for(Effect::Version) {
+    if arguments.has(Effect::Version) {
         return answer(&format!("pen {} with {}\n", env!("CARGO_PKG_VERSION"), library_name()));
     }
     let request = Request::read(&arguments, &|path| std::fs::read(path).and_then(config::decode));
@@ -56,7 +56,7 @@ pub fn main() -> ExitCode {
     }
     match request.problems.as_slice() {
         [] => startup::run(request.launch, request.settings),
-        problems if arguments.operands.is_empty() && request.settings.listen.is_none() => {
+        problems if arguments.operands.is_empty() && request.settings.listen.is_empty() => {
             wrong_usage(problems)
         }
         problems => {
@@ -111,6 +111,8 @@ impl Request {
             problems: Vec::new(),
         };
         assembly.launch.arguments = arguments.words.clone();
+        // Wherever it stands: options before it, the file and the operands say where to listen.
+        assembly.settings().udp = arguments.has(Effect::Udp);
         for given in &arguments.options {
             if let Err(problem) = assembly.option(given) {
                 assembly.problems.push(problem);
@@ -147,7 +149,6 @@ impl Assembly<'_> {
                 self.notice(format!("{name} has no effect: {reason}"));
                 Ok(())
             }
-            Kind::NotBuilt(what) => Err(not_available(&name, what)),
             Kind::Refused(reason) => Err(format!("{name} cannot be used: {reason}")),
         }
     }
@@ -180,8 +181,8 @@ impl Assembly<'_> {
             Effect::ExitCommand => self.launch.exit_enabled = true,
             Effect::Foreground => self.launch.foreground = true,
             Effect::Forgetful => self.settings().forgetful = true,
-            // These two have been answered before anything else is done.
-            Effect::Help | Effect::Version => {}
+            // These have been answered, or taken into account, before anything else is done.
+            Effect::Help | Effect::Udp | Effect::Version => {}
             Effect::Http => self.settings().http.headers = true,
             Effect::Jail => self.launch.jail = Some(path(name, value)?),
             Effect::Key => self.settings().tls.key = Some(file(name, value)?),
@@ -268,11 +269,14 @@ impl Assembly<'_> {
     fn operands(&mut self, operands: &[OsString]) {
         let mut operands = operands.iter();
         // Where `listen` has been used the first operand means nothing.
-        if let (Some(first), None) = (operands.next(), &self.settings().listen) {
-            match parsed("the address to listen on", first) {
+        if let Some(first) = operands.next()
+            && self.settings().listen.is_empty()
+        {
+            match parsed::<crate::model::address::ListenSpec>("the address to listen on", first) {
                 Ok(listen) => {
-                    self.launch.operand = Some(listen);
-                    self.settings().listen = self.launch.operand.clone();
+                    self.launch.operand = Some(listen.clone());
+                    let protocol = self.settings().protocol();
+                    self.settings().listen = vec![Listen { protocol, spec: listen }];
                 }
                 Err(problem) => self.problems.push(problem),
             }
@@ -347,10 +351,6 @@ impl Assembly<'_> {
     }
 }
 
-fn not_available(name: &str, what: &str) -> String {
-    format!("{name} is not available in this version: it lacks {what}")
-}
-
 fn text<'a>(name: &str, value: &'a OsStr) -> Result<&'a str, String> {
     value.to_str().ok_or_else(|| format!("{name}: {:?} is not UTF-8", value.display().to_string()))
 }
@@ -383,6 +383,7 @@ mod tests {
     use crate::model::address::Drain;
     use crate::model::config::Places;
     use crate::model::ids::ServerId;
+    use crate::model::listen::Protocol;
     use crate::model::proxy::ProxySend;
     use crate::model::settings::LogDestination;
     use crate::model::tls::{ServerTls, Trust};
@@ -419,7 +420,7 @@ mod tests {
     #[test]
     fn operands_are_where_to_listen_and_the_servers() {
         let settings = settings("127.0.0.1:8001 a:1:2 b /run/c");
-        assert_eq!(settings.listen.as_ref().unwrap().text, "127.0.0.1:8001");
+        assert_eq!(settings.listen[0].spec.text, "127.0.0.1:8001");
         assert_eq!(servers(&settings), ["a:1:2", "b", "/run/c"]);
         assert_eq!(settings.generation, 1);
     }
@@ -428,7 +429,7 @@ mod tests {
     fn every_working_option_changes_what_it_names_and_nothing_else() {
         let plain = settings("L:80 a");
         type Change = fn(&mut Settings);
-        let cases: [(&str, Change); 28] = [
+        let cases: [(&str, Change); 29] = [
             ("-E c -A a", |s| (s.tls.certificate, s.tls.ca_path) = (Some("c".into()), Some("a".into()))),
             ("-E c", |s| s.tls.certificate = Some("c".into())),
             ("-E c -G g", |s| (s.tls.certificate, s.tls.ca_file) = (Some("c".into()), Some("g".into()))),
@@ -453,6 +454,7 @@ mod tests {
             ("-s", |s| s.stubborn = true),
             ("-T 9", |s| s.tracking = Seconds(9)),
             ("-t 9", |s| s.timeout = Seconds(9)),
+            ("-U", |s| (s.udp, s.listen[0].protocol) = (true, Protocol::Udp)),
             ("-W -O server_0_weight_1", |s| (s.weight, s.servers[0].weight) = (true, 0)),
             ("-w w.html", |s| s.web_stats = Some("w.html".into())),
             ("-x 77", |s| s.conn_max = 77),
@@ -525,11 +527,43 @@ mod tests {
         for line in ["-F F 0:nonsense: b", "-O listen_8001 -F G ignored b", "-Olisten_8001 ignored b"] {
             let request = request(line, &[("F", "listen 8001\nserver 0 address a"), ("G", "")]);
             assert_eq!(request.problems, [""; 0], "{line}");
-            assert_eq!(request.settings.listen.as_ref().unwrap().text, "8001");
+            assert_eq!(request.settings.listen[0].spec.text, "8001");
             assert_eq!(servers(&request.settings), ["b"]);
         }
         let request = request("-F F", &[("F", "listen 8001\nserver 0 address a")]);
         assert_eq!((request.problems.len(), servers(&request.settings)), (0, vec!["a".to_owned()]));
+    }
+
+    #[test]
+    fn with_u_whatever_names_no_protocol_is_udp() {
+        let listeners =
+            |settings: &Settings| settings.listen.iter().map(ToString::to_string).collect::<Vec<_>>();
+        for line in ["-U 53 dns1", "53 dns1 -U", "-r 53 -rU dns1", "--udp 53 dns1"] {
+            assert_eq!(listeners(&settings(line)), ["udp 53"], "{line}");
+        }
+        assert_eq!(listeners(&settings("53 dns1")), ["tcp 53"]);
+        let file = [("F", "listen 53\nlisten tcp 53")];
+        for line in ["-U -F F x dns1", "-F F x dns1 -U"] {
+            let request = request(line, &file);
+            assert_eq!(
+                (request.problems, listeners(&request.settings)),
+                (vec![], vec!["udp 53".into(), "tcp 53".into()])
+            );
+        }
+        assert_eq!(listeners(&settings("-O listen_54 -U 53 dns1")), ["udp 54"]);
+        assert_eq!(listeners(&request("-F F x dns1", &file).settings), ["tcp 53"]);
+        assert_eq!(listeners(&settings("-U -O listen_tcp_53 x dns1")), ["tcp 53"]);
+    }
+
+    #[test]
+    fn what_there_is_not_for_datagrams_ends_the_start() {
+        assert_eq!(
+            problems("-U /run/pen.sock a:1"),
+            ["UDP needs [host:]port to listen on, not the path /run/pen.sock"]
+        );
+        let unix = problems("-U 53 /run/dns");
+        assert!(unix.len() == 1 && unix[0].starts_with("server 0 is the Unix socket /run/dns"), "{unix:?}");
+        assert_eq!(request("-U -H 53 a", &[]).notices, ["http (-H) has no effect without a TCP listener"]);
     }
 
     #[test]
@@ -654,7 +688,7 @@ mod tests {
     #[test]
     fn options_without_their_capability_end_the_start() {
         for option in options::OPTIONS {
-            if let Kind::NotBuilt(_) | Kind::Refused(_) = option.kind {
+            if let Kind::Refused(_) = option.kind {
                 let argument = option.value.map(|_| " x").unwrap_or_default();
                 let all = problems(&format!("{}{argument} L:80 a", option.name()));
                 assert!(all.len() == 1 && all[0].starts_with(&option.name()), "{all:?}");

@@ -24,6 +24,7 @@ use clap::{Arg, ArgAction};
 
 use crate::model::address::{AddressError, Port};
 use crate::model::command::quoted;
+use crate::model::listen::Protocol;
 use crate::model::number::{self, LARGEST, NumberError};
 use crate::model::reply;
 use crate::net::control::request::{LARGEST_BATCH, LONGEST_LINE};
@@ -364,9 +365,8 @@ impl Target {
             Target::Inet { host, port, .. } => {
                 let port = match port {
                     Port::Number(port) => *port,
-                    Port::Service(name) => {
-                        resolve::service_port(name).ok_or_else(|| Error::Service(self.clone()))?
-                    }
+                    Port::Service(name) => resolve::service_port(name, Some(Protocol::Tcp))
+                        .ok_or_else(|| Error::Service(self.clone()))?,
                     Port::Listeners => return Err(Error::NoPort(self.to_string())),
                 };
                 // Not `resolve::addresses`: it has no place for the zone of fe80::1%eth0.

@@ -605,6 +605,13 @@ pub static DIFFERENCES: &[Difference] = &[
     differs("a_chain_of_certificates", "sent", "1", "2", CHAIN),
     differs("a_list_of_ciphers", "a bad one", "S0", "exit 1", ALLORNOTHING),
     differs("a_stapled_response", "expired", "stapled", "not stapled", STAPLE),
+    differs("case_139_an_empty_datagram", "to an empty one", "silence", "S0 ", EMPTY),
+    differs("case_139_an_empty_datagram", "after", "silence", "S0 2", EMPTY),
+    differs("case_139_an_empty_datagram", "the server got", "1 bytes", "1 bytes, 0 bytes, 1 bytes", EMPTY),
+    differs("case_139b_a_client_over_ipv6_and_a_server_over_ipv4", "answer", "silence", "S0 1", FAMILIES),
+    differs("datagrams_that_are_long", "32769", "32768 bytes", "32769 bytes", CUT),
+    differs("datagrams_that_are_long", "65507", "32768 bytes", "65507 bytes", CUT),
+    differs("a_first_datagram_that_is_empty", "answer", "silence", "S0 ", EMPTY),
 ];
 
 const fn differs(
@@ -683,3 +690,6 @@ const NAMEPATH: &str = "A name that a client asks for is never a path.";
 const HANDSHAKE: &str = "Servers hear of a client when its handshake is done.";
 const CHAIN: &str = "All certificates of the file are sent, for clients that know the root alone.";
 const STAPLE: &str = "A response that has expired would be worse than none.";
+const EMPTY: &str = "An empty datagram is one, not an end.";
+const FAMILIES: &str = "Clients over IPv6 are served by servers over IPv4, with datagrams too.";
+const CUT: &str = "Datagrams are passed on whole, however long.";

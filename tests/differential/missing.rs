@@ -38,24 +38,16 @@ pub struct Missing {
 }
 
 enum Probe {
-    /// These arguments.
-    Options(&'static [&'static str]),
     /// This command, with `-O`.
     Command(&'static str),
     /// A program of this name.
     Program(&'static str),
 }
 
-use Probe::{Command, Options};
+use Probe::Command;
 
 /// All that is missing.
 pub static MISSING: &[Missing] = &[
-    Missing {
-        name: "not_in_this_version_udp",
-        capability: None,
-        cases: &["135", "136", "137", "138", "139", "139b"],
-        probes: &[Options(&["-U"])],
-    },
     Missing {
         name: "not_in_this_version_idlers",
         capability: None,
@@ -105,7 +97,6 @@ impl Missing {
 impl Probe {
     fn check(&self, ours: &Program) -> Result<(), String> {
         match self {
-            Options(options) => refused(ours, options),
             Command(command) => refused(ours, &["-O", command]),
             Probe::Program(name) => {
                 let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("src/bin/{name}.rs"));

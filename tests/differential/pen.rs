@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 
 use crate::stage::Stage;
 use crate::support::client::{self, Ending, Held};
-use crate::support::{SOON, became_true, free_port, processes, wait_until};
+use crate::support::{SOON, became_true, free_port, processes, udp, wait_until};
 
 /// Long enough for a pen that is going to die of what it was told, or to fall silent.
 pub const DEADLINE: Duration = Duration::from_secs(5);
@@ -202,6 +202,7 @@ impl<'a> Builder<'a> {
             control: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), control.unwrap_or(0)),
             listen,
             workers: if stage.program.classic { 0 } else { self.workers as usize },
+            is_udp: self.options.iter().any(|option| option == "-U"),
             stdout,
             stderr,
         };
@@ -287,6 +288,7 @@ pub struct Pen<'a> {
     /// What it was told to listen on.
     pub listen: String,
     workers: usize,
+    is_udp: bool,
     stdout: String,
     stderr: String,
 }
@@ -313,6 +315,7 @@ impl Pen<'_> {
             .filter(|&pid| processes::has_open(pid, "anon_inode:[eventpoll]"));
         let public = match self.listen.contains('/') {
             true => fs::read_to_string("/proc/net/unix").unwrap().contains(&self.listen),
+            false if self.is_udp => udp::bound(self.address.port()),
             false => listening(self.address),
         };
         processes::prepared_for(self.pid, Signal::SIGHUP)

@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::path::PathBuf;
 
 use crate::pen::Builder;
+use crate::support::udp::{self, UdpServer};
 use crate::support::{Backend, Scratch, backend, free_port};
 
 /// A pen to play with.
@@ -123,6 +124,15 @@ impl Stage {
     /// Greeters G0, G1, …, which send their name, and echo.
     pub fn greeters(&self, count: usize) -> Vec<Backend> {
         self.named(backend::greeters(count), "G")
+    }
+
+    /// Servers S0, S1, … for datagrams, which answer with their name and what they got.
+    pub fn echoes(&self, count: usize) -> Vec<UdpServer> {
+        let servers = udp::echoes(count);
+        for (number, server) in servers.iter().enumerate() {
+            self.name(server.port(), &format!("S{number}"));
+        }
+        servers
     }
 
     fn named(&self, servers: Vec<Backend>, letter: &str) -> Vec<Backend> {

@@ -13,6 +13,7 @@ use pen::model::apply::MAX_DEBUG;
 use pen::model::command::Command;
 use pen::model::config;
 use pen::model::ids::{MAX_CLIENTS, MAX_CONNECTIONS, MAX_SERVERS, MAX_WORKERS};
+use pen::model::listen::Protocol;
 use pen::model::proxy::ProxySend;
 use pen::model::server_name::{NameIndex, NamePattern};
 use pen::model::settings::{LogDestination, Settings};
@@ -22,7 +23,7 @@ use pen::policy::client_hello::{self, Hello};
 use pen::policy::http::body::{Body, Chunked};
 use pen::policy::http::head::Kind;
 use pen::policy::http::responses::Responses;
-use pen::policy::proxy_header::{self, Outgoing, Route, Verdict as HeaderVerdict};
+use pen::policy::proxy_header::{self, Flaw, Header, Outgoing, Route, Verdict as HeaderVerdict};
 
 mod http_head;
 
@@ -89,6 +90,7 @@ fn check_settings(settings: &Settings) {
     assert!(settings.servers.len() <= MAX_SERVERS as usize);
     assert!(settings.clients_max <= MAX_CLIENTS && settings.conn_max <= MAX_CONNECTIONS);
     assert!(settings.timeout.0 >= 1 && settings.pending_max >= 1 && settings.debug <= MAX_DEBUG);
+    assert!(settings.udp_timeout.idle.0 >= 1 && settings.udp_timeout.replies != Some(0));
     assert!(settings.workers.is_none_or(|workers| (1..=MAX_WORKERS).contains(&workers)));
     let text = serde_json::to_string(settings).expect("settings are text");
     let arrived: Settings = serde_json::from_str(&text).expect("what a worker gets are settings");
@@ -205,35 +207,67 @@ pub fn client_hello(input: &[u8]) {
     }
 }
 
-/// The first bytes of a connection that is to begin with a header of the PROXY protocol, as if they came in pieces; and
-/// what is announced, announced on.
+/// The first bytes of a connection that is to begin with a header of the PROXY protocol, as if they came in pieces; the
+/// same bytes as a datagram; and what is announced, announced on.
 pub fn proxy_header(input: &[u8]) {
     let whole = proxy_header::parse(input);
     for length in (0..input.len()).step_by(input.len() / 256 + 1) {
         let sooner = proxy_header::parse(&input[..length]);
         assert!(sooner == HeaderVerdict::Incomplete || sooner == whole, "{sooner:?}, then {whole:?}");
     }
-    let header = match whole {
-        HeaderVerdict::Whole(header) => header,
-        HeaderVerdict::Incomplete => return assert!(input.len() < proxy_header::LONGEST),
-        HeaderVerdict::Broken(flaw) => return assert_is_one_line(&flaw.to_string()),
-    };
-    assert!((15..=proxy_header::LONGEST.min(input.len())).contains(&header.length));
-    assert_eq!(proxy_header::parse(&input[..header.length]), whole);
-    assert_eq!(proxy_header::parse(&input[..header.length - 1]), HeaderVerdict::Incomplete);
+    match whole {
+        HeaderVerdict::Whole(header) => {
+            assert!((15..=proxy_header::LONGEST.min(input.len())).contains(&header.length));
+            assert_eq!(proxy_header::parse(&input[..header.length]), whole);
+            assert_eq!(proxy_header::parse(&input[..header.length - 1]), HeaderVerdict::Incomplete);
+            announce_on(&header);
+        }
+        HeaderVerdict::Incomplete => assert!(input.len() < proxy_header::LONGEST),
+        HeaderVerdict::Broken(flaw) => assert_is_one_line(&flaw.to_string()),
+    }
+    match proxy_header::parse_datagram(input) {
+        Ok(Some(header)) => {
+            assert!((16..=proxy_header::LONGEST.min(input.len())).contains(&header.length));
+            let (alone, cut) = (&input[..header.length], &input[..header.length - 1]);
+            assert_eq!(proxy_header::parse_datagram(alone), Ok(Some(header)));
+            assert!(proxy_header::parse_datagram(cut).map_or(true, |header| header.is_none()));
+            // On a stream it is the same header, or about something else.
+            assert!(
+                matches!(whole, HeaderVerdict::Broken(Flaw::Datagrams))
+                    || whole == HeaderVerdict::Whole(header)
+            );
+            announce_on(&header);
+        }
+        Ok(None) => assert!(!matches!(whole, HeaderVerdict::Whole(_))),
+        Err(flaw) => assert_is_one_line(&flaw.to_string()),
+    }
+}
+
+/// A server is told of the same client, in the words of any version.
+fn announce_on(header: &Header) {
     let (source, destination) = match header.route {
         Route::Inet { source, destination } => (ClientAddress::from(source), Some(destination)),
         Route::Unix | Route::Own => (ClientAddress::Unix, None),
     };
+    let told = |protocol, version| Outgoing { protocol, source, destination, tls: None }.header(version);
     for version in [ProxySend::V1, ProxySend::V2] {
-        let again = Outgoing { source, destination, tls: None }.header(version);
+        let again = told(Protocol::Tcp, version);
         let HeaderVerdict::Whole(again) = proxy_header::parse(&again) else {
             panic!("no header: {}", again.escape_ascii());
         };
-        match again.route {
-            Route::Inet { source: again, .. } => assert_eq!(ClientAddress::from(again), source),
-            Route::Unix | Route::Own => assert_eq!(source, ClientAddress::Unix),
-        }
+        assert_tells_of(&again, &source);
+    }
+    let again = told(Protocol::Udp, ProxySend::V2);
+    let Ok(Some(again)) = proxy_header::parse_datagram(&again) else {
+        panic!("no header: {}", again.escape_ascii());
+    };
+    assert_tells_of(&again, &source);
+}
+
+fn assert_tells_of(header: &Header, client: &ClientAddress) {
+    match header.route {
+        Route::Inet { source, .. } => assert_eq!(ClientAddress::from(source), *client),
+        Route::Unix | Route::Own => assert_eq!(*client, ClientAddress::Unix),
     }
 }
 

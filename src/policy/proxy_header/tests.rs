@@ -1,5 +1,5 @@
 use ppp::v1;
-use ppp::v2::{self, Builder, Command, Protocol, Type, Version};
+use ppp::v2::{self, Builder, Command, Type, Version};
 use proptest::prelude::*;
 
 use super::*;
@@ -197,7 +197,7 @@ fn addresses_of_every_family_are_read() {
 }
 
 #[test]
-fn datagrams_are_not_what_follows() {
+fn datagrams_are_not_what_follows_on_a_stream() {
     for kind in [0x02, 0x12, 0x22, 0x32] {
         let header = binary(0x21, kind, &[0; 216]);
         for length in [14, 16, header.len()] {
@@ -205,6 +205,59 @@ fn datagrams_are_not_what_follows() {
         }
         // With LOCAL it says nothing.
         assert_eq!(whole(&binary(0x20, kind, &[0; 216])).route, Route::Own);
+    }
+}
+
+#[test]
+fn a_datagram_has_a_header_of_version_2_or_none() {
+    let content = [&ADDRESSES, &b"\x04\0\x01x"[..]].concat();
+    let route = inet("10.1.2.3:1000", "10.0.0.1:80");
+    for rest in [&b""[..], b"x", b"PROXY UNKNOWN\r\n", SIGNATURE, &[0; 65_000]] {
+        let datagram = [&binary(0x21, 0x12, &content), rest].concat();
+        assert_eq!(parse_datagram(&datagram), Ok(Some(Header { length: 32, route, secured: false })));
+    }
+    let length = FIXED + 216;
+    for (command, kind, route) in [
+        (0x21, 0x32, Route::Unix),
+        (0x21, 0x02, Route::Own),
+        (0x21, 0x10, Route::Own),
+        (0x20, 0x00, Route::Own),
+        (0x20, 0x11, Route::Own),
+    ] {
+        let datagram = binary(command, kind, &[0; 216]);
+        assert_eq!(parse_datagram(&datagram), Ok(Some(Header { length, route, secured: false })), "{kind:x}");
+    }
+    // A client's own words. Two line ends are what SIP keeps a path open with.
+    for datagram in
+        [&b""[..], b"\r\n\r\n", &SIGNATURE[..11], b"\0", b"PROXY", b"PROXY TCP4 is what I like\r\n"]
+    {
+        assert_eq!(parse_datagram(datagram), Ok(None), "{}", datagram.escape_ascii());
+    }
+}
+
+#[test]
+fn a_broken_header_of_a_datagram_is_not_taken_for_the_clients_words() {
+    let datagram = binary(0x21, 0x12, &ADDRESSES);
+    for length in SIGNATURE.len()..datagram.len() {
+        assert_eq!(parse_datagram(&datagram[..length]), Err(Flaw::Cut), "{length}");
+    }
+    let extended = |extensions: &[u8]| binary(0x21, 0x12, &[&ADDRESSES, extensions].concat());
+    for (datagram, flaw) in [
+        (&b"PROXY TCP4 10.1.2.3 10.0.0.1 1000 80\r\nx"[..], Flaw::Version(1)),
+        (b"PROXY UNKNOWN\r\n", Flaw::Version(1)),
+        (&binary(0x21, 0x11, &ADDRESSES), Flaw::Stream),
+        (&binary(0x21, 0x21, &[0; 36]), Flaw::Stream),
+        (&binary(0x21, 0x01, b""), Flaw::Stream),
+        (&binary(0x21, 0x13, &ADDRESSES), Flaw::Transport(3)),
+        (&binary(0x21, 0x42, &ADDRESSES), Flaw::Family(4)),
+        (&binary(0x22, 0x12, &ADDRESSES), Flaw::Command(2)),
+        (&binary(0x31, 0x12, &ADDRESSES), Flaw::Version(3)),
+        (&binary(0x21, 0x12, &ADDRESSES[1..]), Flaw::Short),
+        (&binary(0x21, 0x12, &[0; LONGEST]), Flaw::TooLong(LONGEST)),
+        (&extended(b"\x01\0\x01"), Flaw::Extensions),
+        (&extended(b"\x03\0\x04\0\0\0\0"), Flaw::Checksum),
+    ] {
+        assert_eq!(parse_datagram(datagram), Err(flaw), "{}", datagram.escape_ascii());
     }
 }
 
@@ -344,7 +397,8 @@ fn client(address: &str) -> ClientAddress {
 }
 
 fn outgoing(source: ClientAddress, destination: Option<&str>) -> Outgoing<'static> {
-    Outgoing { source, destination: destination.map(|text| text.parse().unwrap()), tls: None }
+    let destination = destination.map(|text| text.parse().unwrap());
+    Outgoing { protocol: Protocol::Tcp, source, destination, tls: None }
 }
 
 fn line(source: &str, destination: &str) -> String {
@@ -380,6 +434,20 @@ fn lines_are_written_as_they_are_specified() {
         assert_eq!(unknown.header(ProxySend::V2), binary(0x21, 0, b""));
     }
     assert_eq!(outgoing(client("10.1.2.3:1000"), Some("10.0.0.1:80")).header(ProxySend::Off), b"");
+}
+
+#[test]
+fn of_datagrams_version_2_alone_tells() {
+    let datagrams =
+        |from: &str, to: &str| Outgoing { protocol: Protocol::Udp, ..outgoing(client(from), Some(to)) };
+    let ipv4 = datagrams("10.1.2.3:1000", "10.0.0.1:80");
+    assert_eq!(ipv4.header(ProxySend::V2), binary(0x21, 0x12, &ADDRESSES));
+    assert_eq!(ipv4.header(ProxySend::V1), b"PROXY UNKNOWN\r\n");
+    assert_eq!(ipv4.header(ProxySend::Off), b"");
+    let ipv6 = [&[0; 15][..], &[1], &[0; 15], &[2], &[0, 3, 0, 4]].concat();
+    assert_eq!(datagrams("[::1]:3", "[::2]:4").header(ProxySend::V2), binary(0x21, 0x22, &ipv6));
+    let unknown = Outgoing { destination: None, ..ipv4 };
+    assert_eq!(unknown.header(ProxySend::V2), binary(0x21, 0, b""));
 }
 
 #[test]
@@ -467,7 +535,9 @@ fn read_by_ppp(bytes: &[u8]) -> Option<Header> {
             tlv.kind == u8::from(Type::SSL) && tlv.value.first().is_some_and(|client| client & 1 == 1)
         });
         let route = match header.addresses {
-            _ if header.command == Command::Local || header.protocol == Protocol::Unspecified => Route::Own,
+            _ if header.command == Command::Local || header.protocol == v2::Protocol::Unspecified => {
+                Route::Own
+            }
             v2::Addresses::Unspecified => Route::Own,
             v2::Addresses::IPv4(it) => inet(
                 it.source_address.into(),
@@ -507,7 +577,8 @@ proptest! {
         source in prop_oneof![9 => any_address().prop_map(Some), 1 => Just(None)],
         destination in prop_oneof![9 => any_address().prop_map(Some), 1 => Just(None)],
         tls in any_tls(),
-        version in prop_oneof![Just(ProxySend::V1), Just(ProxySend::V2)],
+        protocol in prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)],
+        version in prop_oneof![Just(ProxySend::V1), Just(ProxySend::V2), Just(ProxySend::V2Every)],
         rest in prop::collection::vec(any::<u8>(), 0..40),
     ) {
         let tls = tls.as_ref().map(|(name, protocol, certificate)| ClientTls {
@@ -521,21 +592,34 @@ proptest! {
                 result,
             }),
         });
-        let secured = tls.is_some() && version == ProxySend::V2;
+        let secured = tls.is_some() && version.is_binary();
         let client = source.map_or(ClientAddress::Unix, ClientAddress::from);
-        let header = Outgoing { source: client, destination, tls: tls.clone() }.header(version);
+        let header = Outgoing { protocol, source: client, destination, tls: tls.clone() }.header(version);
+        let is_line = version == ProxySend::V1;
         let route = match (source, destination) {
+            _ if is_line && protocol == Protocol::Udp => Route::Own,
             (Some(from), Some(to)) => Route::Inet { source: told(from, to), destination: told(to, from) },
             _ => Route::Own,
         };
         let expected = Header { length: header.len(), route, secured };
-        prop_assert_eq!(parse(&header), Verdict::Whole(expected));
+        // Where there are addresses, it is said of what they are.
+        let in_stream = protocol == Protocol::Tcp || route == Route::Own;
+        let in_datagram = !is_line && (protocol == Protocol::Udp || route == Route::Own);
+        let of_stream = if in_stream { Verdict::Whole(expected) } else { Verdict::Broken(Flaw::Datagrams) };
+        let flaw = if is_line { Flaw::Version(1) } else { Flaw::Stream };
+        let of_datagram = if in_datagram { Ok(Some(expected)) } else { Err(flaw) };
         // Without addresses it looks for no extensions.
         let seen = Header { secured: secured && route != Route::Own, ..expected };
         prop_assert_eq!(read_by_ppp(&header), Some(seen));
-        prop_assert_eq!(parse(&[&header[..], &rest].concat()), Verdict::Whole(expected));
+        for bytes in [&header[..], &[&header[..], &rest].concat()] {
+            prop_assert_eq!(parse(bytes), of_stream);
+            prop_assert_eq!(parse_datagram(bytes), of_datagram);
+        }
         for length in 0..header.len() {
-            prop_assert_eq!(parse(&header[..length]), Verdict::Incomplete);
+            let (seen, is_one) = (&header[..length], !is_line && length >= SIGNATURE.len());
+            let nothing = if is_one { Err(Flaw::Cut) } else { Ok(None) };
+            prop_assert!(!in_stream || parse(seen) == Verdict::Incomplete);
+            prop_assert!(!in_datagram || parse_datagram(seen) == nothing);
         }
         if let (Some(tls), true) = (tls, route != Route::Own && secured) {
             let read = v2::Header::try_from(&header[..]).unwrap();
@@ -560,7 +644,11 @@ proptest! {
         source in any_address(),
         destination in any_address(),
         command in prop_oneof![Just(Command::Local), Just(Command::Proxy)],
-        protocol in prop_oneof![Just(Protocol::Stream), Just(Protocol::Unspecified)],
+        protocol in prop_oneof![
+            Just(v2::Protocol::Stream),
+            Just(v2::Protocol::Datagram),
+            Just(v2::Protocol::Unspecified),
+        ],
         extensions in prop::collection::vec((6u8..32, prop::collection::vec(any::<u8>(), 0..50)), 0..5),
     ) {
         let mut builder = Builder::with_addresses(Version::Two | command, protocol, (source, destination));
@@ -568,8 +656,15 @@ proptest! {
             builder = builder.write_tlv(*kind, value).unwrap();
         }
         let header = builder.build().unwrap();
-        let ours = parse(&header);
-        prop_assert_eq!(ours, read_by_ppp(&header).map_or(Verdict::Incomplete, Verdict::Whole));
+        let theirs = read_by_ppp(&header).unwrap();
+        let for_both = protocol == v2::Protocol::Unspecified || command == Command::Local;
+        let (of_stream, of_datagram) = match protocol {
+            _ if for_both => (Verdict::Whole(theirs), Ok(Some(theirs))),
+            v2::Protocol::Datagram => (Verdict::Broken(Flaw::Datagrams), Ok(Some(theirs))),
+            _ => (Verdict::Whole(theirs), Err(Flaw::Stream)),
+        };
+        prop_assert_eq!(parse(&header), of_stream);
+        prop_assert_eq!(parse_datagram(&header), of_datagram);
         let line = format!("{}\r\n", v1::Addresses::from((source, destination)));
         let ours = parse(line.as_bytes());
         prop_assert_eq!(ours, read_by_ppp(line.as_bytes()).map_or(Verdict::Incomplete, Verdict::Whole));
@@ -594,6 +689,21 @@ proptest! {
                 Verdict::Incomplete | Verdict::Broken(_) => {}
             }
         }
+    }
+
+    #[test]
+    fn datagrams_and_streams_differ_in_the_transport_alone(
+        command in prop_oneof![Just(0x20u8), Just(0x21)],
+        family in 0u8..4,
+        content in prop::collection::vec(any::<u8>(), 0..260),
+        rest in prop::collection::vec(any::<u8>(), 0..40),
+    ) {
+        let of = |transport| [&binary(command, family << 4 | transport, &content)[..], &rest].concat();
+        let of_datagram = match parse_datagram(&of(DATAGRAM)) {
+            Ok(header) => Verdict::Whole(header.unwrap()),
+            Err(flaw) => Verdict::Broken(flaw),
+        };
+        prop_assert_eq!(parse(&of(STREAM)), of_datagram);
     }
 
     #[test]

@@ -3,8 +3,11 @@
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
-use super::{BY_TLS, FIXED, INET, INET6, LINE_START, PROXY, SIGNATURE, STREAM, TLS, UNSPECIFIED, VERSION};
+use super::{
+    BY_TLS, DATAGRAM, FIXED, INET, INET6, LINE_START, PROXY, SIGNATURE, STREAM, TLS, UNSPECIFIED, VERSION,
+};
 use crate::model::address::ClientAddress;
+use crate::model::listen::Protocol;
 use crate::model::proxy::ProxySend;
 
 const PROTOCOL: u8 = 0x01;
@@ -27,6 +30,8 @@ const LONGEST_VALUE: usize = 1024;
 /// What a server is told of a client.
 #[derive(Debug, Clone)]
 pub struct Outgoing<'a> {
+    /// How it has come, and how its server is spoken to.
+    pub protocol: Protocol,
     /// The client.
     pub source: ClientAddress,
     /// What it has connected to; none: not to be said in addresses.
@@ -62,18 +67,18 @@ pub struct ClientCertificate {
 }
 
 impl Outgoing<'_> {
-    /// The header; nothing where none is to be sent.
+    /// The header; nothing where none is to be sent. Version 1 says of datagrams that their client is unknown.
     pub fn header(&self, version: ProxySend) -> Vec<u8> {
         match version {
             ProxySend::Off => Vec::new(),
             ProxySend::V1 => self.line().into_bytes(),
-            ProxySend::V2 => self.binary(),
+            ProxySend::V2 | ProxySend::V2Every => self.binary(),
         }
     }
 
     fn line(&self) -> String {
         let start = String::from_utf8_lossy(LINE_START);
-        let Some((source, destination)) = self.ends() else {
+        let Some((source, destination)) = self.ends().filter(|_| self.protocol == Protocol::Tcp) else {
             return format!("{start}UNKNOWN\r\n");
         };
         let family = if source.is_ipv4() { "TCP4" } else { "TCP6" };
@@ -89,7 +94,11 @@ impl Outgoing<'_> {
             None => header.extend([UNSPECIFIED << 4 | UNSPECIFIED, 0, 0]),
             Some((source, destination)) => {
                 let family = if source.is_ipv4() { INET } else { INET6 };
-                header.extend([family << 4 | STREAM, 0, 0]);
+                let transport = match self.protocol {
+                    Protocol::Tcp => STREAM,
+                    Protocol::Udp => DATAGRAM,
+                };
+                header.extend([family << 4 | transport, 0, 0]);
                 for ip in [source.ip(), destination.ip()] {
                     match ip {
                         IpAddr::V4(v4) => header.extend(v4.octets()),

@@ -1,19 +1,22 @@
 //! The change itself: once the shared tables have taken it, nothing fails any more.
 
+use std::io;
 use std::os::fd::AsFd;
 
 use super::prepare::{NewLog, NewResources, host};
 use super::{Change, Refusal, Text, first};
+use crate::model::address::SocketAddress;
 use crate::model::apply::Action;
 use crate::model::ids::Target;
 use crate::model::settings::Settings;
 use crate::model::time::Moment;
 use crate::net::channel::Change as Replacement;
 use crate::policy::acl::AccessLists;
+use crate::process::listeners::{Listeners, Place};
 use crate::process::lookups::unresolved_line;
 use crate::process::master::{Master, MasterState};
 use crate::process::names::{ResolvedServers, questions};
-use crate::process::startup::unwritable_page;
+use crate::process::startup::{make_room_for_listeners, unwritable_page};
 use crate::process::supervisor::{Complete, Dispatch};
 use crate::shared::region::Geometry;
 use crate::sys::privileges;
@@ -26,7 +29,7 @@ pub(in crate::process) struct News {
     pub(in crate::process) log: bool,
     pub(in crate::process) countries: bool,
     pub(in crate::process) tls: bool,
-    pub(in crate::process) listener: bool,
+    pub(in crate::process) listeners: bool,
 }
 
 impl Master<'_> {
@@ -47,7 +50,7 @@ impl Master<'_> {
 
     /// Changes everything else. The number of the order to the workers.
     pub(super) fn commit(&mut self, change: &Change, resources: NewResources, now: Moment) -> u64 {
-        let NewResources { servers, listener, log, countries, tls, workers } = resources;
+        let NewResources { servers, listeners, log, countries, tls, workers } = resources;
         let reading = &change.reading;
         // A command is told as it came, and a file is still there.
         let told =
@@ -68,7 +71,9 @@ impl Master<'_> {
             log: log.is_some(),
             countries: countries.is_some(),
             tls: tls.loaded.is_some(),
-            listener: listener.is_some(),
+            // When there are more workers, or fewer, others read what they did.
+            listeners: listeners.is_some()
+                || workers != state.workers && state.listeners.as_ref().is_some_and(Listeners::has_groups),
         };
         if let Some(log) = log {
             state.log = log.map(NewLog::keep);
@@ -77,13 +82,25 @@ impl Master<'_> {
             state.countries = countries;
         }
         let warnings = state.tls.adopt(tls, now);
-        if listener.is_some() {
-            state.listener = listener;
-        } else if let Some(listener) = &state.listener
-            && old_queue != state.settings.listen_queue
-            && let Err(error) = listener.set_backlog(state.settings.listen_queue)
-        {
-            state.messages.error(format_args!("cannot change the queue of the listener: {}", words(&error)));
+        if let Some(present) = &mut state.listeners {
+            if let Some(planned) = listeners {
+                present.replace(planned);
+            }
+            if old_queue != state.settings.listen_queue {
+                for (place, error) in present.set_backlog(state.settings.listen_queue) {
+                    let reason = words(&error);
+                    state.messages.error(format_args!("cannot change the queue of {place}: {reason}"));
+                }
+            }
+            // New ones have what they need; and what failed once is not tried, and told, with every change.
+            let grown = match workers == state.workers {
+                true => Vec::new(),
+                false => present.grow(workers, make_room_for_listeners(&state.settings, present.sockets())),
+            };
+            for (Place { address, .. }, readers, error) in grown {
+                state.messages.error(format_args!("{}", no_more_readers(&address, readers, &error)));
+            }
+            state.descriptors.listen(present.sockets());
         }
         for action in &reading.actions {
             match action {
@@ -167,7 +184,7 @@ impl Master<'_> {
             log: change(news.log, complete.log),
             countries: replace(news.countries, complete.countries),
             tls: replace(news.tls, complete.tls),
-            listener: complete.listener.filter(|_| news.listener),
+            listeners: news.listeners,
             complete,
         });
         self.settings_order
@@ -180,6 +197,15 @@ pub(in crate::process) fn complete<'a>(state: &'a MasterState<'_>) -> Complete<'
         log: state.log.as_ref(),
         countries: state.countries.as_ref().map(AsFd::as_fd),
         tls: state.tls.loaded.packed.as_ref().map(AsFd::as_fd),
-        listener: state.listener.as_ref().map(AsFd::as_fd),
+        listeners: state.listeners.as_ref(),
     }
+}
+
+/// The line that tells that not all workers can have a share of what comes to a UDP address.
+fn no_more_readers(address: &SocketAddress, readers: usize, error: &io::Error) -> String {
+    let workers = if readers == 1 { "1 worker" } else { &format!("{readers} workers") };
+    format!(
+        "UDP on {address} stays with {workers}: {}; start pen again to have more of them read there",
+        words(error)
+    )
 }

@@ -46,14 +46,14 @@ impl Master<'_> {
                 let moves = place(before) != place(after);
                 (region.ledger().load(target), if moves { " stay where they are until they end" } else { "" })
             }
-            Subject::Listener => (open, " stay"),
+            Subject::Listener if difference.before.is_some() => (open, " stay"),
             Subject::IdleTimeout => (open, ", measured by it at once"),
             Subject::Workers => {
                 let (now, then) = (self.state.workers, worker_count(after));
                 let views = (then..now.max(then)).map(|worker| region.workers().view(WorkerId(worker)));
                 (views.map(|view| view.connections).sum(), " of workers that go stay until they end")
             }
-            Subject::List(_) | Subject::Other(_) => (0, ""),
+            Subject::Listener | Subject::List(_) | Subject::Other(_) => (0, ""),
         };
         remark(touched, how)
     }

@@ -5,14 +5,15 @@ use std::io;
 use std::net::IpAddr;
 
 use super::{Asker, Change, Obstacle, Refusal, Text};
-use crate::model::address::SocketAddress;
 use crate::model::apply::Action;
+use crate::model::listen::Protocol;
 use crate::model::settings::{LogDestination, Settings};
-use crate::process::listening::{ListenError, Listener};
+use crate::process::listeners::{Listener, Listeners, Place, Planned, check_clashes};
+use crate::process::listening::ListenError;
 use crate::process::master::{Master, MasterState};
 use crate::process::names::{NameError, Question, ResolvedServers, questions};
 use crate::process::owned_path::OwnedPath;
-use crate::process::startup::worker_count;
+use crate::process::startup::{make_room_for_listeners, worker_count};
 use crate::process::tls::Renewal;
 use crate::report::log::{self, LogError, Sink};
 use crate::sys::geoip::Database;
@@ -23,7 +24,8 @@ use crate::sys::socket;
 #[derive(Debug)]
 pub(super) struct NewResources {
     pub(super) servers: ResolvedServers,
-    pub(super) listener: Option<Listener>,
+    /// None: they stay as they are.
+    pub(super) listeners: Option<Vec<Planned>>,
     pub(super) log: Option<Option<NewLog>>,
     pub(super) countries: Option<Option<Database>>,
     pub(super) tls: Renewal,
@@ -58,20 +60,19 @@ impl NewLog {
 
 impl Master<'_> {
     /// The servers with their addresses, and where to listen.
-    fn resolve(&self, change: &Change) -> Result<(ResolvedServers, SocketAddress), Refusal> {
+    fn resolve(&self, change: &Change) -> Result<(ResolvedServers, Vec<Place>), Refusal> {
         let settings = &change.reading.settings;
-        let MasterState { names, listener, .. } = &self.state;
-        let Some(listener) = listener else {
+        let MasterState { names, listeners, .. } = &self.state;
+        let Some(listeners) = listeners else {
             return Err(Refusal::of("", "pen does not listen any more"));
         };
-        let address = match &settings.listen {
-            Some(spec) => names.listen_address(spec).map_err(|error| Refusal::of(error.word(), error))?,
-            None => listener.address().clone(),
-        };
         let obstacle = |error: &NameError| Obstacle { word: error.word(), reason: error.to_string() };
-        let servers = names
-            .resolve_servers(settings, &address, self.control_address())
-            .map_err(|errors| Refusal::Never(errors.iter().map(obstacle).collect()))?;
+        let obstacles = |errors: Vec<NameError>| Refusal::Never(errors.iter().map(obstacle).collect());
+        let places = match settings.listen.is_empty() {
+            true => listeners.places(),
+            false => names.places(settings).map_err(obstacles)?,
+        };
+        let servers = names.resolve_servers(settings, &places, self.control_address()).map_err(obstacles)?;
         // A name that is new and means nothing is a mistake; one that was there before comes and goes with its
         // name server.
         let before = questions(&self.state.settings);
@@ -89,26 +90,63 @@ impl Master<'_> {
         if matches!(change.wish.text, Text::File(_)) && !servers.is_usable() && !settings.dummy {
             return Err(Refusal::of("", servers.why_unusable()));
         }
-        Ok((servers, address))
+        Ok((servers, places))
     }
 
-    /// Why the new address cannot be listened at. What is in the way may be the old one.
-    fn not_listening(&self, settings: &Settings, error: &ListenError) -> Refusal {
-        let reason = match (error, self.state.listener.as_ref().map(Listener::address)) {
-            (
-                ListenError::Refused { address: SocketAddress::Inet(new), reason },
-                Some(SocketAddress::Inet(old)),
-            ) if reason.kind() == io::ErrorKind::AddrInUse
-                && new.port() == old.port()
-                && (new.ip().is_unspecified() || old.ip().is_unspecified()) =>
-            {
-                format!(
-                    "cannot listen on {new} beside {old}; listen on another port first, or start pen again"
-                )
+    /// Why there cannot be the new listener that is this one in the list. What is in the way may be an old one.
+    fn not_listening(&self, settings: &Settings, number: usize, error: &ListenError) -> Refusal {
+        let old = self.state.listeners.as_ref().map(Listeners::places).unwrap_or_default();
+        let reason = match error {
+            ListenError::Refused { place, reason } if reason.kind() == io::ErrorKind::AddrInUse => {
+                old.iter().find(|old| old.meets(place)).map(|old| {
+                    format!(
+                        "cannot listen on {place} beside {old}; listen on another port first, or start pen again"
+                    )
+                })
             }
-            _ => error.to_string(),
+            _ => None,
         };
-        Refusal::of(word(settings.listen.as_ref()), reason)
+        let word = word(settings.listen.get(number).map(|listen| &listen.spec));
+        Refusal::of(word, reason.unwrap_or_else(|| error.to_string()))
+    }
+
+    /// Does pen listen there?
+    fn listens_on(&self, place: &Place) -> bool {
+        self.state.listeners.as_ref().is_some_and(|listeners| listeners.has(place))
+    }
+
+    /// None of the new listeners may be in the way of another, or of the control port.
+    fn check_clashes(&self, settings: &Settings, places: &[Place]) -> Result<(), Refusal> {
+        let control = self.control_address();
+        let control = control.map(|address| Place { protocol: Protocol::Tcp, address: address.clone() });
+        check_clashes(places, control.as_slice())
+            .map_err(|(number, error)| self.not_listening(settings, number, &error))
+    }
+
+    /// The new listeners, if they are not what there is.
+    fn new_listeners(
+        &self,
+        settings: &Settings,
+        places: Vec<Place>,
+        workers: u32,
+    ) -> Result<Option<Vec<Planned>>, Refusal> {
+        if self.state.listeners.as_ref().is_some_and(|listeners| listeners.places() == places) {
+            return Ok(None);
+        }
+        self.check_clashes(settings, &places)?;
+        let present = self.state.listeners.as_ref().map_or(0, Listeners::sockets);
+        let mut room = make_room_for_listeners(settings, present);
+        let mut planned = Vec::new();
+        for (number, place) in places.into_iter().enumerate() {
+            planned.push(match self.listens_on(&place) {
+                true => Planned::Stays(place),
+                false => {
+                    let opened = Listener::open(place, settings.listen_queue, workers, &mut room);
+                    Planned::Opened(opened.map_err(|error| self.not_listening(settings, number, &error))?)
+                }
+            });
+        }
+        Ok(Some(planned))
     }
 
     /// Where the log is to go, if it is to be opened: elsewhere, or again, because a reload does that.
@@ -174,7 +212,7 @@ impl Master<'_> {
     pub(super) fn prepare(&self, change: &Change) -> Result<NewResources, Refusal> {
         let settings = &change.reading.settings;
         self.check_transparent(change)?;
-        let (servers, address) = self.resolve(change)?;
+        let (servers, places) = self.resolve(change)?;
         let countries = self.new_countries(change)?;
         let tls = self.new_tls(change)?;
         let log = match self.new_log(change)? {
@@ -185,18 +223,12 @@ impl Master<'_> {
             Some(None) => Some(None),
             None => None,
         };
-        let listener = match self.state.listener.as_ref().is_some_and(|it| *it.address() == address) {
-            true => None,
-            false => {
-                let listener = Listener::open(address, settings.listen_queue);
-                Some(listener.map_err(|error| self.not_listening(settings, &error))?)
-            }
-        };
         let workers = match settings.workers == self.state.settings.workers {
             true => self.state.workers,
             false => worker_count(settings),
         };
-        Ok(NewResources { servers, listener, log, countries, tls, workers })
+        let listeners = self.new_listeners(settings, places, workers)?;
+        Ok(NewResources { servers, listeners, log, countries, tls, workers })
     }
 
     /// What [`Master::prepare`] would complain of, or say somebody should know, without opening anything that somebody
@@ -209,9 +241,14 @@ impl Master<'_> {
             Ok(()) | Err(Refusal::Later) => {}
         };
         match self.resolve(change) {
-            Ok((_, address)) if self.state.listener.as_ref().is_some_and(|it| *it.address() == address) => {}
-            Ok((_, address)) => {
-                note(Listener::check_free(address).map_err(|error| self.not_listening(settings, &error)));
+            Ok((_, places)) => {
+                note(self.check_clashes(settings, &places));
+                for (number, place) in places.into_iter().enumerate() {
+                    if !self.listens_on(&place) {
+                        let free = Listener::check_free(place);
+                        note(free.map_err(|error| self.not_listening(settings, number, &error)));
+                    }
+                }
             }
             Err(refusal) => note(Err(refusal)),
         }

@@ -8,6 +8,7 @@ use super::{CONTROL, ONLY_LOCAL, Text};
 use crate::model::address::Host;
 use crate::model::command::CommandError;
 use crate::model::config::{self, At, Fault, Reading, Rejected, Warning};
+use crate::model::listen::Listen;
 use crate::model::reply;
 use crate::model::settings::{LogDestination, Settings};
 use crate::model::tls::{TlsSettings, Trust};
@@ -61,7 +62,7 @@ impl Master<'_> {
                 })?;
                 config::read(settings, &path.display().to_string(), &text, load).map_err(Unread::from)?
             }
-            Text::Batch(text) => match config::read(settings, CONTROL, text, load) {
+            Text::Batch(text) => match config::read_batch(settings, CONTROL, text, load) {
                 Ok(reading) => match mistakes_in_batch(&reading.warnings) {
                     (mistakes, _) if mistakes.is_empty() => reading,
                     (mistakes, others) => return Err(Unread::Text(mistakes, others)),
@@ -119,8 +120,8 @@ fn names_a_file(before: &Settings, after: &Settings) -> Option<&'static str> {
     let new_log = matches!(&after.log, Some(LogDestination::File(_))) && before.log != after.log;
     let new_page = after.web_stats.is_some() && before.web_stats != after.web_stats;
     let new_countries = after.geoip.is_some() && before.geoip != after.geoip;
-    let listens_on_path = after.listen.as_ref().is_some_and(|spec| spec.path().is_some());
-    let new_listener = listens_on_path && before.listen != after.listen;
+    let path_is_new = |listen: &Listen| listen.spec.path().is_some() && !before.listen.contains(listen);
+    let new_listener = after.listen.iter().any(path_is_new);
     let named = |file: fn(&TlsSettings) -> &Option<PathBuf>| {
         file(&after.tls).is_some() && file(&before.tls) != file(&after.tls)
     };
@@ -185,8 +186,8 @@ mod tests {
         assert_eq!(named(|it| it.log = Some("host:9".parse().unwrap())), None);
         assert_eq!(named(|it| it.web_stats = Some("/w".into())), Some("web_stats"));
         assert_eq!(named(|it| it.geoip = Some("/g".into())), Some("geoip"));
-        assert_eq!(named(|it| it.listen = Some("/l".parse().unwrap())), Some("listen"));
-        assert_eq!(named(|it| it.listen = Some("127.0.0.1:80".parse().unwrap())), None);
+        assert_eq!(named(|it| it.listen = Listen::tcp("/l")), Some("listen"));
+        assert_eq!(named(|it| it.listen = Listen::tcp("127.0.0.1:80")), None);
         assert_eq!(named(|it| it.servers = vec!["/s".parse().unwrap()]), Some("server"));
         assert_eq!(named(|it| it.emergency = Some("/s".parse().unwrap())), Some("server"));
         assert_eq!(named(|it| it.tls.certificate = Some("/c".into())), Some("ssl_certificate"));
@@ -201,6 +202,13 @@ mod tests {
         let with = Settings { servers: vec!["/s".parse().unwrap()], ..Settings::default() };
         let moved = Settings { emergency: Some("/s".parse().unwrap()), ..with.clone() };
         assert_eq!(names_a_file(&with, &moved), None, "it was named by somebody who may");
+        let with = Settings { listen: Listen::tcp("/l"), ..Settings::default() };
+        let listening = |specs: &[&str]| {
+            let listen = specs.iter().flat_map(|spec| Listen::tcp(spec)).collect();
+            Settings { listen, ..Settings::default() }
+        };
+        assert_eq!(names_a_file(&with, &listening(&["8001", "/l"])), None);
+        assert_eq!(names_a_file(&with, &listening(&["/l", "/m"])), Some("listen"));
         let with = Settings { web_stats: Some("/w".into()), ..Settings::default() };
         assert_eq!(names_a_file(&with, &Settings::default()), None, "to write none any more is harmless");
     }

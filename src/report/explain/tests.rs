@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::address::{Host, Port, ServerSpec, SocketAddress};
 use crate::model::ids::{AclId, ServerId, WorkerId};
+use crate::model::listen::{Listen, Protocol};
 use crate::model::time::Seconds;
 use crate::policy::acl::AccessLists;
 use crate::shared::clients::ClientView;
@@ -365,6 +366,25 @@ fn a_client_that_would_have_to_wait_hears_of_that() {
 }
 
 #[test]
+fn a_datagram_does_not_wait_but_costs_another_flow_its_place() {
+    let udp = Listen { protocol: Protocol::Udp, spec: "53".parse().unwrap() };
+    let mut pen = Pen::with(&["127.0.0.1:80"], |settings| {
+        settings.listen = vec![udp.clone()];
+        settings.pending_max = 1;
+    });
+    pen.region.workers().connecting(WORKER, true);
+    assert!(!pen.explain(ip(1), NOW).contains("waits"));
+    let mut finder = crate::shared::slots::SlotFinder::default();
+    while pen.region.slots().claim(&mut finder, WORKER, NOW).is_some() {}
+    assert_eq!(pen.said(1, NOW, "waits"), "for nothing, but another flow ends: all 10 are in use");
+    pen.set(|settings| settings.listen.push(Listen { protocol: Protocol::Tcp, ..udp.clone() }));
+    assert_eq!(
+        pen.said(1, NOW, "waits"),
+        "until a connection ends: all 10 are in use; for a datagram another flow ends"
+    );
+}
+
+#[test]
 fn when_the_tables_are_locked_the_answer_is_to_try_again() {
     let pen = Pen::with(&["127.0.0.1:80"], |_| ());
     std::thread::scope(|scope| {
@@ -504,7 +524,7 @@ proptest! {
                         let who = (address, visit.client);
                         let next =
                             visits::fail(&pen.region, WORKER, &terms, who, verdicts, None, place, true, now);
-                        pen.open.extend(next);
+                        pen.open.extend(next.next);
                     } else {
                         visits::established(&pen.region, WORKER, &terms, visit.client, &place, now);
                         pen.open.push(place);

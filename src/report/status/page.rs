@@ -2,13 +2,14 @@
 //!
 //! Title, order of the first three tables, their columns and colours, and every cell on a line of its own: that is
 //! the classic's page, and how scripts have read it so far. What is new stands after it: the workers and the servers'
-//! states.
+//! states. Columns that only some pens have are the last of their table.
 
 use std::fmt::{self, Display, Write as _};
 use std::io;
 use std::path::Path;
 
-use super::{Snapshot, WorkerRow};
+use super::{Snapshot, WorkerRow, lost_by};
+use crate::shared::workers::Lost;
 use crate::sys::textfile;
 
 const HEAD: &str = "\
@@ -58,6 +59,9 @@ const WORKERS: [&str; 12] = [
 
 /// More of each worker, where clients can be turned away for what they send.
 const REFUSALS: [&str; 3] = ["PROXY refused", "HTTP bad", "HTTP slow"];
+
+/// More of each worker, where there are datagrams; then a column for every way to lose one.
+const TRAFFIC: [&str; 4] = ["flows", "evicted", "datagrams up", "datagrams down"];
 
 /// The whole page.
 pub(super) fn html(snapshot: &Snapshot) -> String {
@@ -120,24 +124,40 @@ pub(super) fn html(snapshot: &Snapshot) -> String {
 
     page.line(format_args!("<h2>Workers</h2>"));
     page.line(format_args!("{}<p>", snapshot.workers_line()));
+    let with_datagrams = snapshot.datagrams.is_some();
     let refusals = if snapshot.with_refusals { &REFUSALS[..] } else { &[] };
-    page.columns(&[&WORKERS[..], refusals].concat());
+    let lost = Lost::ALL.map(|why| format!("lost: {}", lost_by(why)));
+    let lost = lost.each_ref().map(String::as_str);
+    let (traffic, lost) = if with_datagrams { (&TRAFFIC[..], &lost[..]) } else { (&[][..], &[][..]) };
+    page.columns(&[&WORKERS[..], refusals, traffic, lost].concat());
     for row in &snapshot.workers {
-        page.row(&worker(row, snapshot.with_refusals));
+        page.row(&worker(row, snapshot.with_refusals, with_datagrams));
     }
     page.end();
 
     page.line(format_args!("<h2>Server states</h2>"));
-    page.columns(&["server", "state"]);
+    let datagrams = if with_datagrams { &["datagrams sent", "datagrams received"][..] } else { &[] };
+    page.columns(&[&["server", "state"], datagrams].concat());
     for (row, state) in &snapshot.servers {
-        page.row(&[&row.number, state]);
+        let mut cells: Vec<&dyn Display> = vec![&row.number, state];
+        if with_datagrams {
+            cells.extend([&row.datagrams_sent, &row.datagrams_received].map(|it| it as &dyn Display));
+        }
+        page.row(&cells);
     }
     page.end();
+
+    if let Some(datagrams) = &snapshot.datagrams {
+        page.line(format_args!("<h2>Datagrams</h2>"));
+        for line in datagrams.lines() {
+            page.paragraph(Some(Escaped(&line).to_string()));
+        }
+    }
     page.line(format_args!("</body>\n</html>"));
     page.0
 }
 
-fn worker(row: &WorkerRow, with_refusals: bool) -> Vec<&dyn Display> {
+fn worker(row: &WorkerRow, with_refusals: bool, with_datagrams: bool) -> Vec<&dyn Display> {
     let mut cells: Vec<&dyn Display> = vec![
         &row.number,
         &row.pid,
@@ -156,6 +176,13 @@ fn worker(row: &WorkerRow, with_refusals: bool) -> Vec<&dyn Display> {
         cells.extend(
             [&row.refusals.proxy, &row.refusals.bad, &row.refusals.slow].map(|it| it as &dyn Display),
         );
+    }
+    if with_datagrams {
+        let traffic = &row.traffic;
+        cells.extend(
+            [&traffic.flows, &traffic.evicted, &traffic.up, &traffic.down].map(|it| it as &dyn Display),
+        );
+        cells.extend(traffic.lost.iter().map(|it| it as &dyn Display));
     }
     cells
 }
@@ -270,23 +297,34 @@ mod tests {
                 "client,address,age(secs),last server,connects,sent,received",
                 "connection,downfd,upfd,pending data down,pending data up,client,server",
                 "worker,pid,state,connections,pending,accepted,restarts,heartbeat age(secs),settings,\
-                 TLS full,TLS resumed,TLS failed,PROXY refused,HTTP bad,HTTP slow",
-                "server,state",
+                 TLS full,TLS resumed,TLS failed,PROXY refused,HTTP bad,HTTP slow,flows,evicted,datagrams up,\
+                 datagrams down,lost: no server,lost: no room,lost: too long,lost: unreachable,\
+                 lost: no PROXY header",
+                "server,state,datagrams sent,datagrams received",
             ]
         );
         assert_eq!(tables[0][1].join(","), "0,127.0.0.1,1795331283,9001,2,5,9,18,39,3,-4");
-        assert_eq!(tables[4][1].join(","), "0,draining");
+        assert_eq!(tables[4][1].join(","), "0,draining,8,6");
         assert_eq!(tables[0][2][0], "-1");
         assert_eq!(tables[1][1].join(","), "3,127.0.0.7,12,1,4,78,36");
         assert_eq!(tables[2][1].join(","), "7,11,12,6,5,3,-3");
-        assert_eq!(tables[3][1].join(","), "0,4711,ready,1,0,9,1,0,2,5,3,1,7,4,2");
+        assert_eq!(tables[3][1].join(","), "0,4711,ready,1,0,9,1,0,2,5,3,1,7,4,2,31,30,29,28,21,22,23,24,25");
+        assert!(page.ends_with(
+            "<h2>Datagrams</h2>\n\
+             <p>Listening: udp 127.0.0.1:53, tcp 53</p>\n\
+             <p>Flows: 41 begun, 40 evicted; datagrams: 39 up, 38 down</p>\n\
+             <p>Datagrams lost: 1 no server, 2 no room, 3 too long, 4 unreachable, 5 no PROXY header</p>\n\
+             </body>\n</html>\n"
+        ));
     }
 
     #[test]
     fn nothing_in_a_cell_can_be_taken_for_markup() {
         let mut snapshot = snapshot();
         snapshot.servers[0].0.address = "/run/<script>&\"'.sock".to_owned().into();
+        snapshot.datagrams.as_mut().unwrap().listeners = vec!["tcp /run/<b>".into()];
         let page = html(&snapshot);
+        assert!(page.contains("<p>Listening: tcp /run/&lt;b&gt;</p>"));
         assert!(page.contains("<td>/run/&lt;script&gt;&amp;&quot;&#39;.sock</td>"));
     }
 }

@@ -55,7 +55,7 @@ pub(in crate::shared) struct ServerRow {
     path: [AtomicU8; PATH],
     /// [`Definition::tls`].
     tls: AtomicU64,
-    /// [`Definition::proxy`]: [`PROXY_OFF`], [`PROXY_V1`], [`PROXY_V2`].
+    /// [`Definition::proxy`]: [`PROXY_OFF`], [`PROXY_V1`], [`PROXY_V2`], [`PROXY_V2_EVERY`].
     proxy: AtomicU32,
     _reserved: AtomicU32,
 }
@@ -73,6 +73,7 @@ const DRAIN_ALL: u32 = 2;
 const PROXY_OFF: u32 = 0;
 const PROXY_V1: u32 = 1;
 const PROXY_V2: u32 = 2;
+const PROXY_V2_EVERY: u32 = 3;
 
 /// An address as copied out of its row: turning it into a [`SocketAddress`] may allocate, which nobody does with the
 /// lock in hand.
@@ -123,6 +124,7 @@ impl ServerRow {
             ProxySend::Off => PROXY_OFF,
             ProxySend::V1 => PROXY_V1,
             ProxySend::V2 => PROXY_V2,
+            ProxySend::V2Every => PROXY_V2_EVERY,
         };
         self.proxy.store(proxy, Relaxed);
     }
@@ -151,6 +153,7 @@ impl ServerRow {
         match self.proxy.load(Relaxed) {
             PROXY_V1 => ProxySend::V1,
             PROXY_V2 => ProxySend::V2,
+            PROXY_V2_EVERY => ProxySend::V2Every,
             _ => ProxySend::Off,
         }
     }

@@ -4,6 +4,7 @@ pub mod backend;
 pub mod certificates;
 pub mod client;
 pub mod control;
+pub mod dns;
 pub mod http;
 pub mod mmdb;
 pub mod network;
@@ -14,6 +15,7 @@ pub mod processes;
 pub mod programs;
 pub mod scratch;
 pub mod tls;
+pub mod udp;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::OnceLock;
@@ -24,6 +26,7 @@ pub use backend::Backend;
 pub use client::{Ending, Held};
 pub use pen::Pen;
 pub use scratch::Scratch;
+pub use udp::UdpServer;
 
 /// Long enough for anything that should happen at once, on a machine that is busy with all the other tests.
 pub const SOON: Duration = Duration::from_secs(15);

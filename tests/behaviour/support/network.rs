@@ -22,6 +22,11 @@ impl Network {
         .unwrap()
     }
 
+    /// Some. None, with a message: networks cannot be made here.
+    pub fn alone() -> Option<Self> {
+        Network::new().inspect_err(|error| eprintln!("not told: no network can be made here: {error}")).ok()
+    }
+
     /// The sockets and the processes that `work` makes are in this network, wherever they go afterwards.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let within = || {

@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::client::{self, Held};
-use super::{SOON, Scratch, became_true, classic, free_port, page, processes, wait_until};
+use super::{SOON, Scratch, became_true, classic, free_port, page, processes, udp, wait_until};
 
 /// The program: what cargo has built, or `PEN_UNDER_TEST`.
 pub fn program() -> PathBuf {
@@ -101,6 +101,12 @@ impl Builder {
         self
     }
 
+    /// One option more.
+    pub fn option(mut self, option: &str) -> Self {
+        self.options.push(option.to_owned());
+        self
+    }
+
     /// The classic pen gets its default event engine, which survives signals but does not fail over.
     pub fn with_signals(mut self) -> Self {
         self.any_signals = true;
@@ -170,6 +176,7 @@ impl Builder {
             listen: listen.to_owned(),
             workers: if classic() { 0 } else { self.workers as usize },
             is_controlled: self.options.iter().any(|option| option == "SCRATCH/ctl"),
+            is_udp: self.options.iter().any(|option| option == "-U"),
             scratch,
         };
         if self.background {
@@ -255,6 +262,7 @@ pub struct Pen {
     pub listen: String,
     workers: usize,
     is_controlled: bool,
+    is_udp: bool,
     pub scratch: Scratch,
 }
 
@@ -289,6 +297,7 @@ impl Pen {
         }
         match self.listen.contains('/') {
             true => fs::read_to_string("/proc/net/unix").unwrap().contains(&self.listen),
+            false if self.is_udp => udp::bound(self.address.port()),
             false => processes::listening(self.address.port()),
         }
     }

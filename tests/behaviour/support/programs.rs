@@ -1,5 +1,6 @@
-//! Programs that others use beside pen, at work: nginx and HAProxy.
+//! Programs that others use beside pen, at work.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::process::{Child, Command, Stdio};
 
@@ -7,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::tls::has_program;
-use super::{SOON, Scratch, became_true, processes, wait_until};
+use super::{SOON, Scratch, became_true, processes, udp, wait_until};
 
 /// A program that runs until this is dropped. Its configuration and all its files are in `files`.
 pub struct Running {
@@ -16,8 +17,9 @@ pub struct Running {
 }
 
 impl Running {
-    /// `SCRATCH` in the configuration stands for its directory. It is there when it listens on all these ports.
-    fn start(config: &str, ports: &[u16], command: impl FnOnce(&Scratch, &str) -> Command) -> Self {
+    /// `SCRATCH` in the configuration stands for its directory. It is there when it listens on all these ports, by TCP or
+    /// UDP.
+    pub fn start(config: &str, ports: &[u16], command: impl FnOnce(&Scratch, &str) -> Command) -> Self {
         let files = Scratch::new();
         let config = files.write("conf", config.replace("SCRATCH", files.path().to_str().unwrap()));
         let mut command = command(&files, &config);
@@ -29,9 +31,25 @@ impl Running {
         wait_until("the program listens", || {
             let ended = running.child.try_wait().unwrap();
             assert!(ended.is_none(), "{ended:?}: {command:?}: {}", running.files.read("stderr"));
-            ports.iter().all(|port| processes::listening(*port))
+            ports.iter().all(|&port| processes::listening(port) || udp::bound(port))
         });
         running
+    }
+
+    /// Its process; there may be children.
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// Kills it, with all that it has started: nothing is finished, and nobody is told.
+    pub fn kill(self) {
+        let mut family = BTreeSet::from([self.pid()]);
+        let mut fresh: Vec<i32> = family.iter().copied().collect();
+        while let Some(pid) = fresh.pop() {
+            fresh.extend(processes::children(pid).into_iter().filter(|&child| family.insert(child)));
+        }
+        processes::kill_all(&family);
+        wait_until("it is dead", || family.iter().all(|&pid| !processes::alive(pid)));
     }
 
     /// HAProxy with this configuration, behind times for everything.

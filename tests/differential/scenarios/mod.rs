@@ -13,6 +13,7 @@ mod relaying;
 mod signals;
 mod start;
 mod tls;
+mod udp;
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
@@ -111,7 +112,7 @@ pub fn keep_panic(panic: &PanicHookInfo<'_>) -> bool {
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
-    let files: [fn() -> Vec<Scenario>; 13] = [
+    let files: [fn() -> Vec<Scenario>; 14] = [
         start::scenarios,
         choosing::scenarios,
         lists::scenarios,
@@ -125,6 +126,7 @@ pub fn all() -> Vec<Scenario> {
         signals::scenarios,
         deaths::scenarios,
         tls::scenarios,
+        udp::scenarios,
     ];
     files.into_iter().flat_map(|file| file()).collect()
 }

@@ -12,7 +12,7 @@ use super::http::{Requests, Responses};
 use super::relay::{Broken, Direction, Endpoint, Progress, Shown};
 
 /// A connection with all that its bytes meet.
-pub(super) struct Flow<'a> {
+pub(super) struct Turn<'a> {
     pub(super) client: &'a mut Endpoint,
     pub(super) server: &'a mut Endpoint,
     pub(super) up: &'a mut Direction,
@@ -59,9 +59,9 @@ impl Observer<'_> {
 /// What a direction came to in a turn.
 type Moved = Result<Progress, Broken>;
 
-impl Flow<'_> {
+impl Turn<'_> {
     /// Moves what can be moved now: what came of it from the client to the server, and back.
-    pub(super) fn turn(&mut self) -> (Moved, Moved) {
+    pub(super) fn run(&mut self) -> (Moved, Moved) {
         let mut moved_up = self.pump_up();
         self.look_after(&moved_up);
         let was_held_up = self.http.as_ref().is_some_and(|http| !http.is_open());
@@ -94,7 +94,7 @@ impl Flow<'_> {
     }
 
     fn pump_up(&mut self) -> Moved {
-        let Flow { client, server, up, buffers, turn, observer, .. } = self;
+        let Turn { client, server, up, buffers, turn, observer, .. } = self;
         let Some(exchange) = self.http.as_deref_mut() else {
             let splice = !(observer.dumping || observer.is_logging() && **turn);
             let see = |chunk: &[u8]| {
@@ -109,7 +109,7 @@ impl Flow<'_> {
     }
 
     fn pump_down(&mut self) -> Moved {
-        let Flow { client, server, down, buffers, observer, .. } = self;
+        let Turn { client, server, down, buffers, observer, .. } = self;
         let Some(exchange) = self.http.as_deref_mut() else {
             let see = |chunk: &[u8]| observer.show(chunk);
             return down.pump(server, client, buffers, &mut Shown { splice: !observer.dumping, see });
