@@ -2,7 +2,9 @@
 # What it costs to pass datagrams on: CPU time per datagram there and back, of pen -U beside Debian's classic pen -U and
 # nginx (stream); and how many get lost.
 #
-#   [PENS="pen ..."] benches/udp.sh [rounds [seconds [row ...]]]
+#   [PENS="pen ..."] [PROXY_RESPONSES=1] benches/udp.sh [rounds [seconds [row ...]]]
+#
+# With PROXY_RESPONSES nginx ends its session after so many replies, as it is configured for DNS; otherwise sessions go on.
 #
 # Needs nginx, its stream module and Debian's package pen. Without PENS it builds the release binary and compares that;
 # with it, all the pens that are named: before and after a change, say. PENS= is for the others alone.
@@ -90,6 +92,7 @@ events { worker_connections 10000; multi_accept on; }
 stream {
     access_log off;
     proxy_timeout 30s;
+    ${PROXY_RESPONSES+proxy_responses $PROXY_RESPONSES;}
     proxy_buffer_size 64k;
     server {
         listen 127.0.0.1:$port udp rcvbuf=4m sndbuf=4m;
