@@ -1,8 +1,11 @@
 //! From where replies come, from where servers are asked, and with which rights: pen(1), `transparent`, `source`, -u, -j.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::sockopt::ReusePort;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket};
 use nix::unistd::{Pid, User};
 
 use crate::support::network::{Machines, Network, OWN, SERVERS, SOURCES};
@@ -50,6 +53,22 @@ fn replies_come_from_the_address_that_was_asked() {
             }
         }
     }
+}
+
+/// -U: a datagram that claims to be from where pen itself hears is not served: its answer would come in again, for ever.
+#[test]
+fn what_claims_to_be_from_pen_itself_is_not_served() {
+    only_ours!("it answers itself");
+    let s = echoes(1);
+    let pen = Pen::with(&[]).listen("0.0.0.0:PORT").servers(&s).controlled().udp().start();
+    let own = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    setsockopt(&own, ReusePort, &true).unwrap();
+    bind(own.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 5, pen.address.port())).unwrap();
+    let own = UdpSocket::from(own);
+    own.send_to(b"round and round", ("127.0.0.1", pen.address.port())).unwrap();
+    pen.wait_for_total("lost: no server", 1);
+    assert_eq!(s[0].count(), 0);
+    assert_eq!(client("127.0.0.5", "127.0.0.1", &pen).ask("from another port"), "S0");
 }
 
 /// -U: one client port that asks two of pen's addresses has two flows, and the replies of each come from where it asked.
