@@ -231,11 +231,7 @@ pub fn read(
     text: &str,
     loader: impl Fn(&Path) -> io::Result<String>,
 ) -> Result<Reading, Rejected> {
-    let mut reader = Reader::running(base.clone(), &loader);
-    reader.file(file, text);
-    let mut reading = reader.conclude(file)?;
-    reading.remark(file, &[]);
-    Ok(reading)
+    read_with(base, file, &loader, |reader| reader.file(file, text))
 }
 
 /// Reads commands as [`read`] does, that belong together but are no file: a listener is one more. `origin` says whose.
@@ -248,8 +244,17 @@ pub fn read_batch(
     text: &str,
     loader: impl Fn(&Path) -> io::Result<String>,
 ) -> Result<Reading, Rejected> {
-    let mut reader = Reader::running(base.clone(), &loader);
-    reader.growing_lists(|reader| reader.lines(origin, text));
+    read_with(base, origin, &loader, |reader| reader.growing_lists(|reader| reader.lines(origin, text)))
+}
+
+fn read_with(
+    base: &Settings,
+    origin: &str,
+    loader: Loader<'_>,
+    read: impl FnOnce(&mut Reader<'_>),
+) -> Result<Reading, Rejected> {
+    let mut reader = Reader::running(base.clone(), loader);
+    read(&mut reader);
     let mut reading = reader.conclude(origin)?;
     reading.remark(origin, &[]);
     Ok(reading)

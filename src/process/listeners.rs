@@ -89,6 +89,12 @@ impl Share {
     }
 }
 
+/// Those of a group's sockets that are a share's; without one, none.
+fn held<T>(sockets: impl IntoIterator<Item = T>, share: Option<Share>) -> impl Iterator<Item = T> {
+    let mine = move |number| share.is_some_and(|share| share.holds(number));
+    sockets.into_iter().enumerate().filter(move |(number, _)| mine(*number)).map(|(_, socket)| socket)
+}
+
 /// An open listener.
 #[derive(Debug)]
 pub enum Listener {
@@ -265,9 +271,8 @@ impl Listeners {
             match listener {
                 Listener::Stream(stream) => all.push((Protocol::Tcp, stream.as_fd())),
                 Listener::Group(group) => {
-                    let sockets = group.sockets.iter().enumerate();
-                    let mine = sockets.filter(|(number, _)| share.is_some_and(|share| share.holds(*number)));
-                    all.extend(mine.map(|(_, socket)| (Protocol::Udp, socket.as_fd())));
+                    let mine = held(&group.sockets, share);
+                    all.extend(mine.map(|socket| (Protocol::Udp, socket.as_fd())));
                 }
             }
         }
@@ -283,9 +288,8 @@ impl Listeners {
                     all.push(Listening { protocol: Protocol::Tcp, socket: stream.into_socket() });
                 }
                 Listener::Group(group) => {
-                    let sockets = group.sockets.into_iter().enumerate();
-                    let mine = sockets.filter(|(number, _)| share.is_some_and(|share| share.holds(*number)));
-                    all.extend(mine.map(|(_, socket)| Listening { protocol: Protocol::Udp, socket }));
+                    let mine = held(group.sockets, share);
+                    all.extend(mine.map(|socket| Listening { protocol: Protocol::Udp, socket }));
                 }
             }
         }
@@ -303,8 +307,8 @@ impl Listeners {
             .collect()
     }
 
-    /// Sees to a socket for each worker in every group, at most `room` more. Groups that stay smaller, with the number of workers that read
-    /// there, and why.
+    /// Sees to a socket for each worker in every group, at most `room` more. Groups that stay smaller, with the number of
+    /// workers that read there, and why.
     pub fn grow(&mut self, workers: u32, mut room: usize) -> Vec<(Place, usize, io::Error)> {
         let groups = self.0.iter_mut().filter_map(|listener| match listener {
             Listener::Stream(_) => None,

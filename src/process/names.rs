@@ -111,8 +111,7 @@ fn of(protocol: &Option<Protocol>) -> &'static str {
 
 /// Which services give servers their ports: of TCP; and where they are sent datagrams, of UDP if there is none of TCP.
 fn servers_services(settings: &Settings) -> Option<Protocol> {
-    let datagrams = settings.listen.iter().any(|listen| listen.protocol == Protocol::Udp);
-    if datagrams { None } else { Some(Protocol::Tcp) }
+    if settings.listens_with(Protocol::Udp) { None } else { Some(Protocol::Tcp) }
 }
 
 /// The settings' servers with their addresses.
