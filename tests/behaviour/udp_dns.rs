@@ -93,6 +93,22 @@ fn hundreds_of_sockets_lose_nothing() {
     assert!(asked.iter().all(|&asked| asked > MANY / 4), "{asked:?}");
 }
 
+/// Of two servers that both are asked the second dies in the middle of a run: what it had is lost, and those questions by
+/// which the clients that wait for an answer of it find out. The other one answers all that come later.
+fn the_second_is_killed_half_way(pen: &Pen, files: &Scratch, [one, two]: [NameServer; 2]) {
+    let perf = thread::scope(|scope| {
+        let run = scope.spawn(|| dnsperf(pen.address, MANY, 20, 1));
+        wait_until("half of it is done", || passed_on(files) >= MANY / 2);
+        assert!(two.asked() > 0);
+        two.kill();
+        run.join().unwrap()
+    });
+    assert!(perf.lost <= 2 * OUTSTANDING, "{perf:?}");
+    let perf = dnsperf(pen.address, MANY / 10, 20, 5);
+    assert_eq!((perf.completed, perf.lost), (MANY / 10, 0));
+    assert!(one.asked() > MANY / 2);
+}
+
 /// -U: a server that dies costs the questions that it had, and no other: those that it refuses are asked elsewhere.
 #[test]
 fn a_server_that_is_killed_costs_what_it_had() {
@@ -100,19 +116,7 @@ fn a_server_that_is_killed_costs_what_it_had() {
     let Some(servers) = two_name_servers(&["dnsperf"]) else { return };
     let files = Scratch::new();
     let pen = each_on_its_own(&servers, &files);
-    let [one, two] = servers;
-    let perf = thread::scope(|scope| {
-        let run = scope.spawn(|| dnsperf(pen.address, MANY, 20, 1));
-        wait_until("half of it is done", || passed_on(&files) >= MANY / 2);
-        assert!(two.asked() > 0);
-        two.kill();
-        run.join().unwrap()
-    });
-    // And those by which the clients that wait for an answer of it find out.
-    assert!(perf.lost <= 2 * OUTSTANDING, "{perf:?}");
-    let perf = dnsperf(pen.address, MANY / 10, 20, 5);
-    assert_eq!((perf.completed, perf.lost), (MANY / 10, 0));
-    assert!(one.asked() > MANY / 2);
+    the_second_is_killed_half_way(&pen, &files, servers);
 }
 
 /// -U, -b 0: what a dead server refuses is asked elsewhere, every time.
@@ -136,18 +140,7 @@ fn lasting_flows_leave_a_server_that_is_killed() {
     let Some(servers) = two_name_servers(&["dnsperf"]) else { return };
     let files = Scratch::new();
     let pen = Pen::with(&["-U", "-r", "-l", &files.file("log")]).servers(&servers).start();
-    let [one, two] = servers;
-    let perf = thread::scope(|scope| {
-        let run = scope.spawn(|| dnsperf(pen.address, MANY, 20, 1));
-        wait_until("half of it is done", || passed_on(&files) >= MANY / 2);
-        two.kill();
-        run.join().unwrap()
-    });
-    // What it had, and what was on its way to it.
-    assert!(perf.lost <= 2 * OUTSTANDING, "{perf:?}");
-    let perf = dnsperf(pen.address, MANY / 10, 20, 5);
-    assert_eq!((perf.completed, perf.lost), (MANY / 10, 0));
-    assert!(one.asked() > MANY / 2);
+    the_second_is_killed_half_way(&pen, &files, servers);
 }
 
 /// -U: a worker that is killed costs the questions that it was at work on. Those that wait at its sockets are asked by its
