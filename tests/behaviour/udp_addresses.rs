@@ -173,14 +173,7 @@ fn servers_see_the_clients_own_addresses() {
             assert_eq!(seen(&machines, CLIENTS[1 - family], &pen), OWN[family], "of the other family");
         };
         all_is_seen();
-        let before = pen.workers();
-        for &worker in &before {
-            kill(Pid::from_raw(worker), Signal::SIGKILL).unwrap();
-        }
-        wait_until("the workers are replaced", || {
-            let now = pen.workers();
-            now.len() == 2 && !now.iter().any(|worker| before.contains(worker))
-        });
+        pen.kill_workers();
         all_is_seen();
         pen.tell("no transparent");
         assert_eq!(seen(&machines, CLIENTS[family], &pen), OWN[family]);

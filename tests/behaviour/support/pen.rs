@@ -315,6 +315,19 @@ impl Pen {
         pids
     }
 
+    /// Kills all its workers, and waits until as many others have their places.
+    #[track_caller]
+    pub fn kill_workers(&self) {
+        let before = self.workers();
+        for &worker in &before {
+            kill(Pid::from_raw(worker), Signal::SIGKILL).unwrap();
+        }
+        wait_until("the workers are replaced", || {
+            let now = self.workers();
+            now.len() == before.len() && !now.iter().any(|worker| before.contains(worker))
+        });
+    }
+
     /// All its processes.
     pub fn family(&self) -> BTreeSet<i32> {
         processes::family(&self.marker)
