@@ -370,6 +370,12 @@ impl Pen<'_> {
         status.map(how)
     }
 
+    /// Waits until it waits: no process of it has anything to do.
+    pub fn wait_for_rest(&self) {
+        let rests = |&pid: &i32| processes::stat(pid).is_none_or(|stat| stat.state == 'S');
+        wait_until("pen waits", || self.family().iter().all(rests));
+    }
+
     /// Does it use the processor all the time, although nothing happens? On a busy machine the classic gets little of
     /// it, and may need long to show that it would take more.
     pub fn spins(&self) -> bool {

@@ -533,6 +533,11 @@ pub struct Ready {
 impl Ready {
     /// The handshake; an error is what the library says of it.
     pub fn connect(&self, to: TcpStream) -> Result<Secured, String> {
+        self.handshake().connect(to).map(Secured).map_err(|error| format!("{error:?} {error}"))
+    }
+
+    /// A handshake that is still to be made, over whatever the caller likes.
+    pub fn handshake(&self) -> Ssl {
         let mut ssl = Ssl::new(&self.context).unwrap();
         if let Some(name) = &self.name {
             ssl.set_hostname(name).unwrap();
@@ -544,7 +549,7 @@ impl Ready {
             // A copy: OpenSSL resumes none for which a new ticket has come.
             resume(&mut ssl, &SslSession::from_der(&session.to_der().unwrap()).unwrap());
         }
-        ssl.connect(to).map(Secured).map_err(|error| format!("{error:?} {error}"))
+        ssl
     }
 
     #[track_caller]

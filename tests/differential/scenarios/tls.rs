@@ -1,6 +1,7 @@
 //! TLS towards clients.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
 
 use openssl::ssl::SslVersion;
 
@@ -29,10 +30,40 @@ fn answer(pen: &Pen<'_>, client: Client) -> String {
 fn shown(pen: &Pen<'_>, name: Option<&str>) -> String {
     let client = Client::careless();
     let client = if let Some(name) = name { client.name(name) } else { client };
-    let Ok(secured) = client.connect(pen.connect()) else { return "refused".to_owned() };
+    let slow = Slow { stream: pen.connect(), pen, has_read: false };
+    let Ok(secured) = client.build().handshake().connect(slow) else { return "refused".to_owned() };
     let certificate = secured.ssl().peer_certificate().unwrap();
     let name = certificate.subject_name().entries().next().unwrap();
     name.data().to_string().unwrap()
+}
+
+/// A client that reads nothing before pen has answered and waits for more. A classic without a file for a name takes a
+/// handshake that it has to wait for for a failed one; whether it has to must not depend on who is quicker.
+struct Slow<'a> {
+    stream: TcpStream,
+    pen: &'a Pen<'a>,
+    has_read: bool,
+}
+
+impl Read for Slow<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !std::mem::replace(&mut self.has_read, true) {
+            // A reset is for the handshake to find.
+            let _ = self.stream.peek(&mut [0]);
+            self.pen.wait_for_rest();
+        }
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for Slow<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A directory `sni` with certificates for a.test and b.test, as the command that names it.
