@@ -13,7 +13,9 @@ compdir = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin
 
 DOCS     = README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE
-EXAMPLES = contrib/pen@.service contrib/pen.init contrib/dns.cfg contrib/syslog.cfg contrib/sip.cfg
+EXAMPLES = contrib/pen@.service contrib/pen.init contrib/dns.cfg contrib/syslog.cfg contrib/sip.cfg \
+	contrib/penlogd.service contrib/penlog@.service contrib/penlog@.socket
+PROGRAMS = pen penctl penlog penlogd mergelogs
 
 .PHONY: all demo check bench install uninstall clean
 
@@ -31,32 +33,32 @@ check:
 	sh contrib/setup.sh check
 	bash contrib/check.sh
 
-# The cost of the parts, then of the whole beside Debian's pen, and of HTTP headers, TLS and UDP beside other balancers.
+# The cost of the parts, then of the whole beside HAProxy, nginx and Debian's pen: connections, HTTP headers, TLS, UDP; and
+# the log tools beside Debian's.
 bench:
 	sh contrib/setup.sh bench
 	$(CARGO) bench --locked
-	bash benches/compare.sh
+	bash benches/tcp.sh
 	bash benches/http.sh
 	bash benches/tls.sh
 	bash benches/udp.sh
 	bash benches/dns.sh
+	bash benches/logs.sh
 
 # Does not build what is built already, so that it can run as a user who has no compiler.
 install:
-	{ test -x target/release/pen && test -x target/release/penctl; } || $(MAKE) all
+	for program in $(PROGRAMS); do test -x target/release/$$program || exec $(MAKE) all; done
 	install -d '$(bindir)' '$(mandir)' '$(docdir)/examples' '$(compdir)'
-	install -m 755 target/release/pen '$(bindir)/pen'
-	install -m 755 target/release/penctl '$(bindir)/penctl'
-	install -m 644 man/pen.1 '$(mandir)/pen.1'
-	install -m 644 man/penctl.1 '$(mandir)/penctl.1'
+	install -m 755 $(PROGRAMS:%=target/release/%) '$(bindir)'
+	install -m 644 $(PROGRAMS:%=man/%.1) '$(mandir)'
 	install -m 644 contrib/penctl.bash '$(compdir)/penctl'
 	install -m 644 $(DOCS) '$(docdir)'
 	install -m 644 $(EXAMPLES) '$(docdir)/examples'
 	install -m 755 contrib/penctl.cgi '$(docdir)/examples/penctl.cgi'
 
 uninstall:
-	rm -f '$(bindir)/pen' '$(mandir)/pen.1'
-	rm -f '$(bindir)/penctl' '$(mandir)/penctl.1' '$(compdir)/penctl'
+	for program in $(PROGRAMS); do rm -f '$(bindir)'/$$program '$(mandir)'/$$program.1; done
+	rm -f '$(compdir)/penctl'
 	rm -rf '$(docdir)'
 
 clean:

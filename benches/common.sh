@@ -80,3 +80,102 @@ disturbed() { # what machine said then
 countable() {
     if perf stat -x, -e instructions,cycles true 2>&1 | grep -q '^[0-9]'; then echo instructions,cycles; fi
 }
+
+# --- Balancers side by side in front of one server, with http/load.rs for clients. The caller has filled $rows, $names
+# (all balancers), $others (those that ratios are to) and $shown (what else of the load's line is in the table), and
+# defines two functions: start NAME puts a balancer's process into $started and its port into $port, or sets $started to
+# nothing where that balancer has no part in this row; plan ROW sets $mode and $options for the load, $unit (the cost is
+# divided by), $times (rounds), $counters and $goals (the most that each ratio should be, or -).
+
+# One round of $mode against all balancers.
+visit() { # more options
+    local name clients=()
+    for name in "${present[@]}"; do
+        "$load" "$mode" "127.0.0.1:${ports[$name]}" "pid=${pid[$name]}" "${options[@]}" "$@" \
+            > "$dir/$name.line" 2>>"$dir/$name.err" & clients+=($!)
+        [ -n "${TOGETHER-}" ] || wait $! || true
+    done
+    for name in "${clients[@]}"; do wait "$name" || true; done
+}
+
+# The ratios to the others, of one thing that was measured.
+ratios() { # name what
+    local other
+    for other in "${others[@]}"; do
+        if [ -e "$dir/$other.$2" ]; then scaled "$(ratio "$dir/$1.$2" "$dir/$other.$2")" 1 2; else echo -; fi
+    done
+}
+
+# All rows, as a table on standard output.
+compare() {
+    local row name line cost event cells present events began failures
+    local format='%-15s %-8s %9s' header=(row balancer cost)
+    declare -A pid ports failed
+    events=$(countable)
+    [ -n "$events" ] || echo "perf(1) cannot count instructions and cycles here: CPU time alone"
+    began=$(machine)
+    for name in "${others[@]}"; do format+=' %8s' header+=("/$name"); done
+    if [ -n "$events" ]; then
+        format+=' %8s %8s' header+=(kinsn kcycles)
+        for name in "${others[@]}"; do format+=' %8s' header+=("/$name"); done
+    fi
+    for name in "${shown[@]}"; do format+=' %8s' header+=("$name"); done
+    format+='  %-20s %s\n' header+=(targets failed)
+    echo
+    # shellcheck disable=SC2059
+    printf "$format" "${header[@]}"
+    for row in "${rows[@]}"; do
+        counters=$events
+        plan "$row"
+        present=()
+        rm -f "$dir"/*.{cpu,instructions,cycles,line} "$dir"/*.shown-*
+        for name in "${names[@]}"; do
+            start "$name"
+            [ -n "$started" ] || continue
+            pids+=("$started")
+            await "$port" "$name"
+            present+=("$name")
+            pid[$name]=$started ports[$name]=$port failed[$name]=0
+        done
+        for _ in $(seq "$times"); do
+            visit
+            for name in "${present[@]}"; do
+                line=$(cat "$dir/$name.line")
+                failures=$(field failures "$line")
+                failed[$name]=$((failed[$name] + ${failures:-1}))
+                if [ "$mode" = idle ]; then cost=$(field memory "$line"); else cost=$(field cpu "$line"); fi
+                per "$cost" "$(field operations "$line")" >> "$dir/$name.cpu"
+                for cost in "${shown[@]}"; do
+                    event=$(field "$cost" "$line")
+                    echo "${event:--}" >> "$dir/$name.shown-$cost"
+                done
+            done
+            [ -n "$counters" ] || continue
+            visit "events=$counters"
+            for name in "${present[@]}"; do
+                line=$(cat "$dir/$name.line")
+                for event in ${counters//,/ }; do
+                    per "$(field "$event" "$line")" "$(field operations "$line")" >> "$dir/$name.$event"
+                done
+            done
+        done
+        for name in "${present[@]}"; do
+            mapfile -t cells < <(scaled "$(median < "$dir/$name.cpu")" "$unit" 2; ratios "$name" cpu)
+            if [ -n "$counters" ]; then
+                for event in ${events//,/ }; do cells+=("$(scaled "$(median < "$dir/$name.$event")" 1000 1)"); done
+                mapfile -t -O "${#cells[@]}" cells < <(ratios "$name" cycles)
+            elif [ -n "$events" ]; then
+                cells+=(- -)
+                for event in "${others[@]}"; do cells+=(-); done
+            fi
+            for cost in "${shown[@]}"; do cells+=("$(median < "$dir/$name.shown-$cost")"); done
+            case $name in pen*) cells+=("$goals") ;; *) cells+=(-) ;; esac
+            # shellcheck disable=SC2059
+            printf "$format" "$row" "$name" "${cells[@]}" "${failed[$name]}"
+            if [ "${failed[$name]}" -gt 0 ]; then tail -n 2 "$dir/$name.err" >&2; fi
+            stop "${pid[$name]}"
+        done
+    done
+    echo
+    disturbed "$began"
+}

@@ -28,7 +28,7 @@
 # little, and ratios are steadier with TOGETHER: all balancers have their clients at the same time, and so the same
 # share of what disturbs them.
 #
-# The target is for both ratios, to HAProxy and to nginx.
+# Targets are for the ratios to HAProxy, nginx and the classic.
 set -eu
 
 if [ -z "${PEN_ON_ONE_CPU-}" ]; then
@@ -136,31 +136,28 @@ CONF
         started=$!
         ;;
     esac
-    pids+=("$started")
-    await "$port" "$1"
 }
 
-# One round of $mode against all balancers.
-visit() { # more options
-    local name clients=()
-    for name in "${names[@]}"; do
-        "$load" "$mode" "127.0.0.1:${ports[$name]}" "pid=${pid[$name]}" "${options[@]}" "$@" \
-            > "$dir/$name.line" 2>>"$dir/$name.err" & clients+=($!)
-        [ -n "${TOGETHER-}" ] || wait $! || true
-    done
-    for name in "${clients[@]}"; do wait "$name" || true; done
+# What a row is.
+plan() {
+    local kind clients
+    IFS=- read -r kind clients <<<"$1"
+    [[ $clients =~ ^[1-9][0-9]*$ ]] || die "no such row: $1"
+    options=("clients=$clients" "seconds=$seconds")
+    mode=requests unit=1000 times=$rounds goals=-
+    case $kind in
+    request) goals='0.45 0.50 0.95' ;;
+    browser) options+=(request=browser) goals='0.45 0.50 0.95' ;;
+    post) options+=(request=post) ;;
+    close) mode=connections ;;
+    gib) mode=bulk unit=1000000 ;;
+    # Memory does not vary; and a second round would find what the first has left.
+    idle) mode=idle unit=1 times=1 counters= ;;
+    *) die "no such row: $1" ;;
+    esac
 }
 
-# The ratios to the others, of one thing that was measured.
-ratios() { # name what
-    local other
-    for other in haproxy nginx classic; do
-        scaled "$(ratio "$dir/$1.$2" "$dir/$other.$2")" 1 2
-    done
-}
-
-events=$(countable)
-names=(haproxy nginx classic)
+names=(haproxy nginx classic) others=(haproxy nginx classic) shown=(told)
 for n in "${!pens[@]}"; do
     names+=("pen$n")
     echo "pen$n: ${pens[n]} -H"
@@ -170,71 +167,5 @@ for n in "${!plains[@]}"; do
     echo "plain$n: ${plains[n]}"
 done
 echo "haproxy: $(haproxy -v | sed -n '1s/.*version \([^ ]*\).*/\1/p'); $(nginx -v 2>&1); classic: $classic -H"
-[ -n "$events" ] || echo "perf(1) cannot count instructions and cycles here: CPU time alone"
-echo "cost: CPU us per request, ms per GiB, bytes per idle connection"
-echo
-
-began=$(machine)
-format='%-13s %-8s %9s %8s %6s %8s %6s %6s %5s\n'
-[ -z "$events" ] || format='%-13s %-8s %9s %8s %6s %8s %8s %8s %8s %6s %8s %6s %6s %5s\n'
-# shellcheck disable=SC2059
-printf "$format" row balancer cost /haproxy /nginx /classic ${events:+kinsn kcycles /haproxy /nginx /classic} \
-    target failed told
-for row in "${rows[@]}"; do
-    IFS=- read -r kind clients <<<"$row"
-    [[ $clients =~ ^[1-9][0-9]*$ ]] || die "no such row: $row"
-    options=("clients=$clients" "seconds=$seconds")
-    mode=requests unit=1000 times=$rounds counters=$events goal=-
-    case $kind in
-    request) goal=0.50 ;;
-    browser) options+=(request=browser) goal=0.50 ;;
-    post) options+=(request=post) ;;
-    close) mode=connections ;;
-    gib) mode=bulk unit=1000000 ;;
-    # Memory does not vary; and a second round would find what the first has left.
-    idle) mode=idle unit=1 times=1 counters= ;;
-    *) die "no such row: $row" ;;
-    esac
-
-    declare -A pid=() ports=() failed=() told=()
-    rm -f "$dir"/*.{cpu,instructions,cycles}
-    for name in "${names[@]}"; do
-        start "$name"
-        pid[$name]=$started ports[$name]=$port failed[$name]=0
-    done
-    for _ in $(seq "$times"); do
-        visit
-        for name in "${names[@]}"; do
-            line=$(cat "$dir/$name.line")
-            failures=$(field failures "$line")
-            failed[$name]=$((failed[$name] + ${failures:-1}))
-            told[$name]=$(field told "$line")
-            if [ $mode = idle ]; then cost=$(field memory "$line"); else cost=$(field cpu "$line"); fi
-            per "$cost" "$(field operations "$line")" >> "$dir/$name.cpu"
-        done
-        [ -n "$counters" ] || continue
-        visit "events=$counters"
-        for name in "${names[@]}"; do
-            line=$(cat "$dir/$name.line")
-            for event in ${counters//,/ }; do
-                per "$(field "$event" "$line")" "$(field operations "$line")" >> "$dir/$name.$event"
-            done
-        done
-    done
-    for name in "${names[@]}"; do
-        mapfile -t cells < <(scaled "$(median < "$dir/$name.cpu")" $unit 2; ratios "$name" cpu)
-        if [ -n "$counters" ]; then
-            for event in ${events//,/ }; do cells+=("$(scaled "$(median < "$dir/$name.$event")" 1000 1)"); done
-            mapfile -t -O "${#cells[@]}" cells < <(ratios "$name" cycles)
-        elif [ -n "$events" ]; then
-            cells+=(- - - - -)
-        fi
-        case $name in pen*) bound=$goal ;; *) bound=- ;; esac
-        # shellcheck disable=SC2059
-        printf "$format" "$row" "$name" "${cells[@]}" "$bound" "${failed[$name]}" "${told[$name]:--}"
-        if [ "${failed[$name]}" -gt 0 ]; then tail -n 2 "$dir/$name.err" >&2; fi
-        stop "${pid[$name]}"
-    done
-done
-echo
-disturbed "$began"
+echo "cost: CPU us per request, ms per GiB, bytes per idle connection; told: % of requests with both headers"
+compare

@@ -6,6 +6,8 @@
 //! - `selection`: the whole of a connection's way through the tables.
 //! - `access lists`: all verdicts on a client, by few entries and by thousands; and with the country looked up.
 //! - `lock`: alone, and while other processes want it as badly.
+//! - `web logs`: a record of pen and a line of a web server, 500 records later, on their way through penlogd; with
+//!   requests as they are, and with such as are meant to make the search long.
 #![allow(unsafe_code, unreachable_pub, clippy::unwrap_used, missing_docs)]
 
 #[path = "../tests/behaviour/support/mmdb.rs"]
@@ -29,6 +31,7 @@ use pen::shared::region::{Geometry, Region};
 use pen::shared::servers::Definition;
 use pen::shared::visits::{self, Terms};
 use pen::sys::{clock, geoip, sealed};
+use pen::weblogs::consolidation::{Consolidator, Limits};
 
 const WORKER: WorkerId = WorkerId(0);
 const HOT: u32 = 500;
@@ -257,5 +260,48 @@ fn lock(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, client_table, selection, access, lock);
+/// A request by its number.
+type Request = fn(usize) -> String;
+
+fn web_logs(criterion: &mut Criterion) {
+    const DIFFERENT: usize = 200_000;
+    const LATER: usize = 500;
+    let requests: [(&str, Request); 4] = [
+        ("each its own", |number| format!("GET /items/{}/page HTTP/1.1", number * 7919 % DIFFERENT)),
+        ("880 bytes are the same", |number| format!("GET /{}{number}", "a".repeat(880))),
+        ("one is the beginning of all", |number| match number % 1000 {
+            0 => format!("GET /{}", "a".repeat(880)),
+            _ => format!("GET /{}{number}", "a".repeat(880)),
+        }),
+        ("of all lengths", |number| format!("GET /{}{}", "a".repeat(number * 7919 % 860), number % 997)),
+    ];
+    let mut group = criterion.benchmark_group("web logs");
+    for (kind, request) in requests {
+        let record = |number| format!("+ 10.1.2.3 127.0.0.1 {}\n", request(number));
+        let line =
+            |number| format!("10.0.0.1 - - [22/Nov/2026:07:10:00 +0000] \"{}\" 200 1\n", request(number));
+        let records: Vec<_> = (0..DIFFERENT).map(record).collect();
+        let lines: Vec<_> = (0..DIFFERENT).map(line).collect();
+        for entries in [1000, 100_000] {
+            let mut consolidator = Consolidator::new(Limits { entries, ..Limits::default() });
+            let (mut out, mut number) = (Vec::new(), 0);
+            let mut both = || {
+                let from = ([127, 0, 0, 1], 5000).into();
+                out.clear();
+                consolidator.take(from, records[number % DIFFERENT].as_bytes(), Moment(1), &mut out);
+                let earlier = (number + DIFFERENT - LATER) % DIFFERENT;
+                if number >= LATER {
+                    consolidator.take(from, lines[earlier].as_bytes(), Moment(1), &mut out);
+                }
+                number += 1;
+            };
+            (0..entries + LATER).for_each(|_| both());
+            group.bench_function(BenchmarkId::new(kind, entries), |bencher| bencher.iter(&mut both));
+            assert_eq!(consolidator.counts().waited, 0);
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, client_table, selection, access, lock, web_logs);
 criterion_main!(benches);

@@ -5,7 +5,7 @@ _penctl() {
     local commands='abort_on_error abuse acl ascii blacklist block check client_acl clients_max close conn_max
         connection control control_acl debug delayed_forward diff drain dsr_if dsr_ip dummy emergency epoll exit
         explain forgetful geoip hash http http_head_max http_head_timeout idle_timeout idlers include keepalive
-        kqueue limits listen listen_queue log mode multi_accept no peek pending_max pid poll prio proxy_accept
+        kqueue limits listen listen_queue log log_format mode multi_accept no peek pending_max pid poll prio proxy_accept
         proxy_send recent reload roundrobin select server servers socket source ssl_alpn ssl_ca_file ssl_ca_path
         ssl_certificate ssl_ciphers ssl_ciphersuites ssl_client_renegotiation_interval ssl_groups
         ssl_handshake_timeout ssl_key ssl_max_version ssl_min_version ssl_ocsp_response ssl_option
@@ -105,6 +105,7 @@ _penctl() {
     proxy_accept) choices='off' ;;
     proxy_send) choices='1 2 every off' ;;
     listen | 'no listen') choices='tcp udp' ;;
+    log_format) choices='classic json' ;;
     'udp_timeout '*) ((${#given[@]} == 2)) && choices='replies' ;;
     'drain '*) ((${#given[@]} == 2)) && choices='all' ;;
     ssl_max_version | ssl_min_version) choices=$versions ;;

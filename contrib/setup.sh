@@ -38,6 +38,7 @@ testssl:testssl.sh
 nginx:nginx-light
 /usr/lib/nginx/modules/ngx_stream_module.so:libnginx-mod-stream
 haproxy:haproxy
+apache2:apache2-bin
 h2load:nghttp2-client
 wrk:wrk
 nsd:nsd

@@ -56,13 +56,38 @@ fn heads_of_requests_tell_of_the_client_or_are_refused() {
 }
 
 #[test]
+fn datagrams_for_penlogd_become_whole_lines() {
+    run("penlogd", targets::penlogd);
+}
+
+#[test]
+fn requests_in_lines_of_web_servers_are_those_of_pen() {
+    run("web_line", targets::web_line);
+}
+
+#[test]
+fn merged_lines_are_lines_that_say_the_same() {
+    run("merge", targets::merge);
+}
+
+#[test]
 fn the_fuzzers_targets_are_those_with_a_corpus() {
     let manifest = fs::read_to_string(fuzz("Cargo.toml")).unwrap();
     let mut names: Vec<_> =
         fs::read_dir(fuzz("corpus")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    let expected =
-        ["client_hello", "command", "http_head", "http_stream", "proxy_header", "session", "specs"];
+    let expected = [
+        "client_hello",
+        "command",
+        "http_head",
+        "http_stream",
+        "merge",
+        "penlogd",
+        "proxy_header",
+        "session",
+        "specs",
+        "web_line",
+    ];
     assert_eq!(names, expected);
     for name in names {
         let name = name.to_str().unwrap();

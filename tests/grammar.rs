@@ -24,7 +24,7 @@ const CHAIN: u32 = 300;
 const COMMANDS: &str = "abort_on_error abuse acl ascii blacklist block check client_acl clients_max close conn_max \
     connection control control_acl debug delayed_forward diff drain dsr_if dummy emergency epoll exit explain \
     forgetful geoip hash http http_head_max http_head_timeout idle_timeout idlers include keepalive kqueue limits \
-    listen listen_queue log mode multi_accept no peek pending_max pid poll prio proxy_accept proxy_send recent \
+    listen listen_queue log log_format mode multi_accept no peek pending_max pid poll prio proxy_accept proxy_send recent \
     reload roundrobin select server servers socket source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate \
     ssl_ciphers ssl_ciphersuites ssl_client_renegotiation_interval ssl_groups ssl_handshake_timeout ssl_key \
     ssl_max_version ssl_min_version ssl_ocsp_response ssl_option ssl_passthrough ssl_sni_path ssl_ticket_rotation \
@@ -39,7 +39,7 @@ const ARGUMENTS: &str = "0 1 2 3 9 10 25 4095 4096 65535 65536 2147483647 214748
     deny country SE se SEX all acl address blacklist hard max port prio weight sni tls verify none system \
     *.example.com request require TLSv1 TLSv1.2 TLSv1.3 HIGH:!aNULL h2 no_tlsv1 no_tlsv1.2 no_sslv3 append replace \
     keep forwarded proxy default 1024 auto off up down both on # #comment file two circle \
-    tcp udp replies every 53 [::]:53";
+    tcp udp replies every classic json 53 [::]:53";
 
 /// Small, fast and the same everywhere (Steele, Lea and Flood, 2014).
 struct SplitMix(u64);

@@ -687,7 +687,7 @@ fn bash_completes_nothing_that_pen_does_not_know() {
             words.len() > 1 && words.iter().all(|word| Setting::parse(&format!("{command} {word}")).is_ok())
         );
     }
-    for command in ["http", "no http", "proxy_accept", "proxy_send", "server 0 proxy"] {
+    for command in ["http", "no http", "log_format", "proxy_accept", "proxy_send", "server 0 proxy"] {
         let words = completions(&format!("penctl x:1 {command} "));
         assert!(!words.is_empty(), "{command}");
         for word in words {
@@ -719,6 +719,7 @@ fn bash_completes_the_words_of_commands() {
     assert_eq!(completions("penctl x:1 no listen "), set("tcp udp"));
     assert_eq!(completions("penctl x:1 udp_timeout 5 "), set("replies"));
     assert_eq!(completions("penctl x:1 udp_timeout "), set(""));
+    assert_eq!(completions("penctl x:1 log_format "), set("classic json"));
     assert_eq!(completions("penctl x:1 server "), set(""));
     let keys = completions("penctl x:1 server 0 ");
     let with = |more: &str| keys.union(&set(more)).cloned().collect::<BTreeSet<_>>();

@@ -254,6 +254,7 @@ fn kill_one(instructions: u64) {
         let last_used = view.last_used;
         let newcomer = ClientView {
             id: view.id,
+            short_tag: view.short_tag,
             address: client(9),
             last_used,
             server: None,

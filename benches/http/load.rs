@@ -1,4 +1,4 @@
-//! HTTP clients for `benches/http.sh`, and the server behind what they measure.
+//! HTTP clients for `benches/tcp.sh` and `benches/http.sh`, and the server behind what they measure.
 //!
 //! ```text
 //! http_load serve ADDRESS
@@ -12,11 +12,13 @@
 //!
 //! Keys: `request` (`small`: three headers; `browser`: those of a browser; `post`: three and a body of 16 KiB), `clients`
 //! (connections at a time), `seconds`, `pid` (the process to be measured, and its descendants), `events` (what perf(1)
-//! shall count in them).
+//! shall count in them), `sources` (connections come from so many addresses of 127/8, one after the other; each has
+//! visited once before the measurement).
 //!
 //! The answer is one line of `key=value`. Whatever comes before the measurement (connections that stay, and a first
 //! request of each client) and what the clients themselves cost is not in it. `told` is the percentage of requests that
-//! came to the server with exactly one X-Forwarded-For and one X-Forwarded-Proto.
+//! came to the server with exactly one X-Forwarded-For and one X-Forwarded-Proto. `p50`, `p99` and `p999` are
+//! microseconds from a request (with its connection, if it has one of its own) to its response.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 #[path = "../common/mod.rs"]
@@ -24,16 +26,17 @@ mod common;
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 use std::{env, io};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{
-    Backlog, listen, setsockopt,
-    sockopt::{RcvBuf, SndBuf},
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrStorage, bind, connect, listen,
+    setsockopt, socket,
+    sockopt::{IpBindAddressNoPort, RcvBuf, SndBuf},
 };
 
 use common::{GIB, Measurement, UNDER_WAY, complain, fail, memory, settle};
@@ -92,6 +95,8 @@ struct Plan {
     /// Each on a connection of its own.
     apart: bool,
     clients: usize,
+    /// Addresses that they come from; 0: the one that the system takes.
+    sources: u32,
     time: Duration,
     pid: Option<i32>,
     events: Option<String>,
@@ -104,6 +109,7 @@ impl Plan {
             request: Vec::new(),
             apart: mode == "connections",
             clients: if mode == "idle" { 1000 } else { 64 },
+            sources: 0,
             time: Duration::from_secs(2),
             pid: None,
             events: None,
@@ -115,6 +121,7 @@ impl Plan {
             match key {
                 "request" => request = value,
                 "clients" => plan.clients = value.parse().unwrap_or_else(|e| fail(e)),
+                "sources" => plan.sources = value.parse().unwrap_or_else(|e| fail(e)),
                 "seconds" => plan.time = Duration::from_secs_f64(value.parse().unwrap_or_else(|e| fail(e))),
                 "pid" => plan.pid = Some(value.parse().unwrap_or_else(|e| fail(e))),
                 "events" => plan.events = Some(value.to_owned()),
@@ -165,16 +172,36 @@ struct Client {
     head: Vec<u8>,
     /// Of its body, once the head is there.
     left: Option<usize>,
+    asked: Instant,
+}
+
+/// The address with this number, of those that connections come from: 127.1.0.1 and so on.
+fn source(number: u32) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::from_bits(0x7f01_0001 + number), 0)
+}
+
+/// A connection from there.
+fn connect_from(source: SocketAddrV4, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    // As many ports as there are, to each address; the kernel chooses one when it knows where to.
+    setsockopt(&socket, IpBindAddressNoPort, &true)?;
+    bind(socket.as_raw_fd(), &SockaddrIn::from(source))?;
+    connect(socket.as_raw_fd(), &SockaddrStorage::from(to))?;
+    Ok(socket.into())
 }
 
 impl Client {
-    fn connect(plan: &Plan) -> io::Result<Client> {
-        let stream = TcpStream::connect(plan.address)?;
+    fn connect(plan: &Plan, visits: u64) -> io::Result<Client> {
+        let asked = Instant::now();
+        let stream = match plan.sources {
+            0 => TcpStream::connect(plan.address)?,
+            sources => connect_from(source((visits % u64::from(sources)) as u32), plan.address)?,
+        };
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
         // A whole request has room.
         setsockopt(&stream, SndBuf, &UNDER_WAY)?;
-        Ok(Client { stream, head: Vec::new(), left: None })
+        Ok(Client { stream, head: Vec::new(), left: None, asked })
     }
 
     /// Reads what has come. True: the response is whole.
@@ -214,6 +241,8 @@ struct Tally {
     /// Heads of responses, and those to requests that told of the client.
     heads: u64,
     told: u64,
+    /// Microseconds that clients have waited, each time.
+    waits: Vec<u32>,
 }
 
 impl Tally {
@@ -241,9 +270,15 @@ impl Tally {
             complain(format_args!("first failure: {why}"));
         }
         let told = 100.0 * self.told as f64 / self.heads.max(1) as f64;
+        let (failures, mut waits) = (self.failures, self.waits);
+        waits.sort_unstable();
+        let wait = |share: f64| waits.get((waits.len() as f64 * share) as usize);
+        let waits = [("p50", 0.5), ("p99", 0.99), ("p999", 0.999)]
+            .map(|(name, share)| wait(share).map_or(String::new(), |wait| format!(" {name}={wait}")));
+        let rate = if seconds > 0.0 { format!(" rate={:.0}", operations / seconds) } else { String::new() };
         println!(
-            "operations={operations} failures={} seconds={seconds:.3} told={told:.0}{measured}",
-            self.failures
+            "operations={operations} failures={failures} seconds={seconds:.3}{rate}{} told={told:.0}{measured}",
+            waits.concat()
         );
     }
 }
@@ -256,6 +291,8 @@ struct Load<'a> {
     clients: Vec<Option<Client>>,
     /// How many wait for a response.
     waiting: usize,
+    /// Connections so far.
+    visits: u64,
     tally: Tally,
     buffer: Vec<u8>,
 }
@@ -267,6 +304,7 @@ impl Load<'_> {
             epoll: Epoll::new(EpollCreateFlags::empty()).unwrap(),
             clients: (0..plan.clients).map(|_| None).collect(),
             waiting: 0,
+            visits: 0,
             tally: Tally::default(),
             buffer: vec![0; 1 << 16],
         }
@@ -279,13 +317,18 @@ impl Load<'_> {
     /// A client sends its (next) request.
     fn ask(&mut self, number: usize) {
         if self.clients[number].is_none() {
-            let client = Client::connect(self.plan).unwrap_or_else(|e| fail(format_args!("connect: {e}")));
+            let client = Client::connect(self.plan, self.visits);
+            let client = client.unwrap_or_else(|e| fail(format_args!("connect: {e}")));
+            self.visits += 1;
             let event = EpollEvent::new(EpollFlags::EPOLLIN, number as u64);
             self.epoll.add(&client.stream, event).unwrap();
             self.clients[number] = Some(client);
         }
         let Some(client) = &mut self.clients[number] else { return };
         self.waiting += 1;
+        if !self.plan.apart {
+            client.asked = Instant::now();
+        }
         if let Err(e) = client.stream.write_all(&self.plan.request) {
             self.lose(number, format!("request: {e}"));
         }
@@ -315,6 +358,7 @@ impl Load<'_> {
                 Ok(true) => {
                     self.waiting -= 1;
                     self.tally.done += 1;
+                    self.tally.waits.push(client.asked.elapsed().as_micros().try_into().unwrap_or(u32::MAX));
                     if self.plan.apart {
                         self.clients[number] = None;
                     }
@@ -338,8 +382,16 @@ impl Load<'_> {
 fn requests(plan: &Plan) {
     let mut load = Load::new(plan);
     load.ask_all();
-    load.finish();
+    let mut coming = u64::from(plan.sources).saturating_sub(load.visits);
+    while load.waiting > 0 {
+        load.receive(|| {
+            let more = coming > 0;
+            coming = coming.saturating_sub(1);
+            more
+        });
+    }
     settle();
+    load.tally.waits.clear();
     let running = plan.measure();
     let (start, before) = (Instant::now(), load.tally.done);
     load.ask_all();

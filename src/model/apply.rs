@@ -79,6 +79,11 @@ impl Settings {
                 self.log = destination;
                 return line(self.log.as_ref()).into();
             }
+            Command::ShowLogFormat => return line(Some(self.log_format)).into(),
+            Command::LogFormat(format) => {
+                self.log_format = format;
+                return line(Some(self.log_format)).into();
+            }
             Command::ShowWebStats => return line(self.web_stats.as_ref().map(|path| path.display())).into(),
             Command::WebStats(file) => {
                 self.web_stats = file;
@@ -348,7 +353,7 @@ mod tests {
     use super::super::http::Existing;
     use super::super::ids::AclId;
     use super::super::proxy::ProxySend;
-    use super::super::settings::LogDestination;
+    use super::super::settings::{LogDestination, LogFormat};
     use super::super::tls::{ServerTls, Trust};
     use super::*;
 
@@ -378,6 +383,7 @@ mod tests {
             ("listen", ""),
             ("listen_queue", "500\n"),
             ("log", ""),
+            ("log_format", "classic\n"),
             ("mode", "no hash no roundrobin no stubborn no weight no prio\n"),
             ("multi_accept", "100\n"),
             ("pending_max", ""),
@@ -467,6 +473,10 @@ mod tests {
         assert_eq!(reply(&mut settings, "log /a"), "/a\n");
         assert_eq!(reply(&mut settings, "log 127.0.0.1:9900"), "127.0.0.1:9900\n");
         assert_eq!(settings.log, Some(LogDestination::Network("127.0.0.1".into(), 9900)));
+        assert_eq!(reply(&mut settings, "log_format json"), "json\n");
+        assert_eq!(reply(&mut settings, "log_format"), "json\n");
+        assert_eq!(settings.log_format, LogFormat::Json);
+        assert_eq!(reply(&mut settings, "log_format classic"), "classic\n");
         assert_eq!(reply(&mut settings, "no log"), "");
         assert_eq!(reply(&mut settings, "log"), "");
         assert_eq!(reply(&mut settings, "web_stats /w"), "/w\n");

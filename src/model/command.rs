@@ -20,7 +20,8 @@ use super::number::{self, LARGEST, NumberError};
 use super::proxy::ProxySend;
 use super::server_name::NamePattern;
 use super::settings::{
-    AclEntry, FastClose, FileNameError, FlowTimeout, LogDestination, LogDestinationError, Network, file_name,
+    AclEntry, FastClose, FileNameError, FlowTimeout, LogDestination, LogDestinationError, LogFormat, Network,
+    file_name,
 };
 use super::time::Seconds;
 use super::tls::{self, NoSuchWord, ServerTls, TlsOption, TlsVersion, Trust, VerifyClient};
@@ -50,6 +51,10 @@ pub enum Command {
     ShowLog,
     /// `log X`, `no log`.
     Log(Option<LogDestination>),
+    /// `log_format`: which?
+    ShowLogFormat,
+    /// `log_format X`.
+    LogFormat(LogFormat),
     /// `web_stats`: which file?
     ShowWebStats,
     /// `web_stats FILE`, `no web_stats`.
@@ -572,6 +577,7 @@ impl Command {
             | Command::ShowListen
             | Command::ShowUdpTimeout
             | Command::ShowLog
+            | Command::ShowLogFormat
             | Command::ShowWebStats
             | Command::ShowWorkers
             | Command::ShowEmergency
@@ -592,6 +598,7 @@ impl Command {
             | Command::Listen(_)
             | Command::UdpTimeout(_)
             | Command::Log(_)
+            | Command::LogFormat(_)
             | Command::WebStats(_)
             | Command::Workers(_)
             | Command::Source(_)
@@ -735,6 +742,10 @@ fn positive(word: String, words: &mut Words) -> Result<Command, CommandError> {
         "log" => match words.next() {
             Some(given) => Ok(Command::Log(Some(given.parse()?))),
             None => Ok(Command::ShowLog),
+        },
+        "log_format" => match words.next() {
+            Some(given) => Ok(Command::LogFormat(one_of("log_format", &given)?)),
+            None => Ok(Command::ShowLogFormat),
         },
         "mode" => Ok(Command::Mode),
         "proxy_accept" => match words.next().as_deref() {
@@ -1622,6 +1633,21 @@ mod tests {
             assert_eq!(refused(line), reason);
         }
         assert!(refused("listen udp 0").starts_with("listen: port must be"));
+    }
+
+    #[test]
+    fn the_log_has_one_of_two_formats() {
+        assert_eq!(command("log_format"), Command::ShowLogFormat);
+        assert_eq!(command("log_format json"), Command::LogFormat(LogFormat::Json));
+        assert_eq!(command("log_format classic"), Command::LogFormat(LogFormat::Classic));
+        assert!(Command::ShowLogFormat.is_question() && !command("log_format json").is_question());
+        for (line, reason) in [
+            ("log_format JSON", r#"log_format must be classic or json, not "JSON""#),
+            ("log_format ''", r#"log_format must be classic or json, not "''""#),
+            ("no log_format", "do_cmd: ignoring command starting with 'no log_format'"),
+        ] {
+            assert_eq!(refused(line), reason);
+        }
     }
 
     #[test]

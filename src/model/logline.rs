@@ -3,17 +3,17 @@
 //! Both forms are appended to the caller's buffer, which keeps its room from line to line: nothing is allocated here.
 //! Not here: when a request is logged (`net`), where the lines go (`report::log`).
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io::Write;
 
 use super::address::ClientAddress;
 use super::time::WallTime;
 
 /// How much of a request's first line the file keeps, in bytes; mergelogs(1) compares no more.
-const TEXT_MAX: usize = 100;
+pub const TEXT_MAX: usize = 100;
 
 /// The largest datagram that penlogd(1) takes, in bytes.
-const DATAGRAM_MAX: usize = 1024;
+pub const DATAGRAM_MAX: usize = 1024;
 
 /// `CLIENT EPOCH SERVER TEXT\n`. TEXT is the first line of `chunk`, at most 100 bytes of it, with a dot for every byte
 /// that is not printable ASCII.
@@ -31,14 +31,41 @@ pub fn file_line(
     out.push(b'\n');
 }
 
-/// `+ CLIENT SERVER TEXT\n`, at most 1024 bytes in all. TEXT is the first line of `chunk` with a dot for every control
-/// byte; bytes beyond ASCII stay as they are.
-pub fn datagram(out: &mut Vec<u8>, client: &ClientAddress, server: &dyn Display, chunk: &[u8]) {
+/// Tells datagrams of one sender apart, so that their reader notices which are missing: `#STREAM SEQ`, where STREAM is
+/// eight hexadecimal digits that no other sender has, and SEQ counts from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sequence {
+    /// Whose datagrams they are.
+    pub stream: u32,
+    /// The next one's number: how many there have been.
+    pub next: u64,
+}
+
+impl fmt::Display for Sequence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{:08x} {}", self.stream, self.next)
+    }
+}
+
+/// `+ CLIENT SERVER TEXT\n#STREAM SEQ\n`, at most 1024 bytes in all, and that many exactly if TEXT was cut for it. TEXT is
+/// the first line of `chunk` with a dot for every control byte; bytes beyond ASCII stay as they are. The penlogd of pen
+/// 0.34.1 reads no further than the first newline. The next datagram has the next number.
+pub fn datagram(
+    out: &mut Vec<u8>,
+    client: &ClientAddress,
+    server: &dyn Display,
+    sequence: &mut Sequence,
+    chunk: &[u8],
+) {
     let start = out.len();
     write!(out, "+ {client} {server} ").expect("writing to memory");
-    let room = DATAGRAM_MAX.saturating_sub(out.len() - start + 1);
-    out.extend(first_line(chunk).iter().take(room).map(|&byte| tame(byte)));
-    out.push(b'\n');
+    let text_at = out.len();
+    write!(out, "\n{sequence}\n").expect("writing to memory");
+    let room = DATAGRAM_MAX.saturating_sub(out.len() - start);
+    let text = first_line(chunk);
+    let text = &text[..text.len().min(room)];
+    out.splice(text_at..text_at, text.iter().map(|&byte| tame(byte)));
+    sequence.next += 1;
 }
 
 /// A control byte in a log could forge a line or take over the terminal of its reader.
@@ -89,19 +116,45 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_datagram_has_no_time_and_keeps_high_bytes() {
-        let mut out = Vec::new();
-        datagram(&mut out, &client(), &"127.0.0.1", b"GET /\xe5\x1b HTTP/1.0\r\n");
-        assert_eq!(out, b"+ 127.0.0.7 127.0.0.1 GET /\xe5. HTTP/1.0\n");
+    fn sequence(next: u64) -> Sequence {
+        Sequence { stream: 0x00c0_ffee, next }
     }
 
     #[test]
-    fn a_datagram_is_cut_to_1024_bytes() {
-        let mut out = b"another\n".to_vec();
-        datagram(&mut out, &ClientAddress::Unix, &"/run/x.sock", &[b'a'; 4096]);
-        assert_eq!(out.len() - b"another\n".len(), 1024);
-        assert!(out.starts_with(b"another\n+ unix /run/x.sock aaa") && out.ends_with(b"a\n"));
+    fn a_datagram_has_no_time_and_keeps_high_bytes() {
+        let mut out = Vec::new();
+        datagram(&mut out, &client(), &"127.0.0.1", &mut sequence(0), b"GET /\xe5\x1b HTTP/1.0\r\n");
+        assert_eq!(out, b"+ 127.0.0.7 127.0.0.1 GET /\xe5. HTTP/1.0\n#00c0ffee 0\n");
+    }
+
+    #[test]
+    fn datagrams_are_numbered() {
+        let (mut out, mut numbers) = (Vec::new(), sequence(9));
+        for text in ["a", "b"] {
+            datagram(&mut out, &client(), &"::1", &mut numbers, text.as_bytes());
+        }
+        assert_eq!(out, b"+ 127.0.0.7 ::1 a\n#00c0ffee 9\n+ 127.0.0.7 ::1 b\n#00c0ffee 10\n");
+        assert_eq!(numbers, sequence(11));
+    }
+
+    #[test]
+    fn a_datagram_is_cut_to_1024_bytes_whatever_its_number() {
+        for (next, end) in [(0, "a\n#00c0ffee 0\n"), (u64::MAX - 1, "a\n#00c0ffee 18446744073709551614\n")] {
+            let mut out = b"another\n".to_vec();
+            datagram(&mut out, &ClientAddress::Unix, &"/run/x.sock", &mut sequence(next), &[b'a'; 4096]);
+            assert_eq!(out.len() - b"another\n".len(), 1024);
+            assert!(out.starts_with(b"another\n+ unix /run/x.sock aaa") && out.ends_with(end.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn a_text_that_fits_exactly_is_whole() {
+        let mut out = Vec::new();
+        datagram(&mut out, &client(), &"h", &mut sequence(0), b"");
+        let longest = vec![b'a'; 1024 - out.len()];
+        out.clear();
+        datagram(&mut out, &client(), &"h", &mut sequence(0), &longest);
+        assert_eq!(out, [b"+ 127.0.0.7 h ", &longest[..], b"\n#00c0ffee 0\n"].concat());
     }
 
     proptest! {
@@ -112,9 +165,10 @@ mod tests {
             prop_assert!(text[..text.len() - 1].bytes().all(|byte| (b' '..=b'~').contains(&byte)));
 
             let mut out = Vec::new();
-            datagram(&mut out, &client(), &"h", &chunk);
+            datagram(&mut out, &client(), &"h", &mut sequence(7), &chunk);
             prop_assert!(out.len() <= 1024);
-            prop_assert!(!out[..out.len() - 1].iter().any(u8::is_ascii_control));
+            let text = out.strip_suffix(b"\n#00c0ffee 7\n").unwrap();
+            prop_assert!(!text.iter().any(u8::is_ascii_control));
         }
     }
 }

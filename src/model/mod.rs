@@ -11,6 +11,7 @@ pub mod listen;
 pub mod logline;
 pub mod number;
 pub mod proxy;
+pub mod record;
 pub mod render;
 pub mod reply;
 pub mod server_name;

@@ -234,6 +234,7 @@ fn lines(settings: &Settings, protocols: Protocols) -> Vec<Line> {
         debug,
         ascii,
         log,
+        log_format,
         web_stats,
         abort_on_error,
     } = settings;
@@ -287,6 +288,7 @@ fn lines(settings: &Settings, protocols: Protocols) -> Vec<Line> {
     lines.switch("keepalive", *keepalive);
     lines.listeners(listen, protocols.listeners);
     lines.value("listen_queue", listen_queue);
+    lines.value("log_format", log_format);
     lines.value("multi_accept", multi_accept);
     lines.switch("peek", *peek);
     lines.value("pending_max", pending_max);
@@ -495,7 +497,7 @@ mod tests {
     use super::super::listen::Protocol;
     use super::super::number::LARGEST;
     use super::super::server_name::NamePattern;
-    use super::super::settings::{FastClose, FlowTimeout, Network};
+    use super::super::settings::{FastClose, FlowTimeout, LogFormat, Network};
     use super::super::time::Seconds;
     use super::super::tls::{TlsOption, TlsVersion, Trust, VerifyClient};
     use super::*;
@@ -612,6 +614,7 @@ http_head_timeout 10
 idle_timeout 0
 no keepalive
 listen_queue 500
+log_format classic
 multi_accept 100
 no peek
 pending_max 100
@@ -1153,7 +1156,7 @@ prio
     prop_compose! {
         /// Settings that pen can run with.
         fn any_settings()(
-            switches in any::<[bool; 14]>(),
+            switches in any::<[bool; 15]>(),
             seconds in (0..=LARGEST, 0..=LARGEST, 1..=LARGEST, 0..=LARGEST),
             numbers in (1..9999_u32, 1..9999_u32, 1..=LARGEST, 1..=LARGEST, 50..=LARGEST),
             workers in prop::option::of(1..=256_u32),
@@ -1176,7 +1179,7 @@ prio
             (http, tls, udp_timeout) in (http(), tls().boxed(), flow_timeout()),
         ) -> Settings {
             let [roundrobin, hash, weight, prio, stubborn, forgetful, keepalive, dummy, ascii, abort_on_error,
-                lookup, transparent, peek, udp] = switches;
+                lookup, transparent, peek, udp, json] = switches;
             let has_countries = acls.iter().flatten().any(|entry| matches!(entry.network, Network::Country(_)));
             let mut settings = Settings {
                 udp,
@@ -1219,6 +1222,7 @@ prio
                 debug,
                 ascii,
                 log: log.map(|log| log.parse().unwrap()),
+                log_format: if json { LogFormat::Json } else { LogFormat::Classic },
                 web_stats: web_stats.map(Into::into),
                 abort_on_error,
             };

@@ -19,7 +19,7 @@ use super::listen::{Listen, Protocol};
 use super::number::{self, NumberError};
 use super::proxy::ProxySend;
 use super::time::Seconds;
-use super::tls::{TlsSettings, TlsVersion, VerifyClient};
+use super::tls::{NoSuchWord, TlsSettings, TlsVersion, VerifyClient, shown_as};
 
 /// How many entries an access list can have.
 pub const MAX_ENTRIES: usize = 65_536;
@@ -118,6 +118,8 @@ pub struct Settings {
     pub ascii: bool,
     /// `-l`.
     pub log: Option<LogDestination>,
+    /// `log_format`.
+    pub log_format: LogFormat,
     /// `-w`.
     pub web_stats: Option<PathBuf>,
     /// `abort_on_error`: fatal errors at start dump core.
@@ -167,6 +169,7 @@ impl Default for Settings {
             debug: 0,
             ascii: false,
             log: None,
+            log_format: LogFormat::Classic,
             web_stats: None,
             abort_on_error: false,
         }
@@ -322,6 +325,9 @@ pub enum Remark {
     /// Something that connections alone have, by its command, where there are none.
     #[error("{0} has no effect without a TCP listener")]
     Connectionless(&'static str),
+    /// The log has a format, and there is none.
+    #[error("log_format has no effect without log (-l)")]
+    Logless,
     /// Clients without addresses.
     #[error("transparent has no effect: clients of a Unix socket have no address")]
     NothingToShow,
@@ -456,6 +462,9 @@ impl Settings {
             remarks.extend(named.map(|server| Remark::UnusedNames(ServerId(server as u32))));
         }
         self.remarks_on_addresses(&mut remarks);
+        if self.log_format != LogFormat::Classic && self.log.is_none() {
+            remarks.push(Remark::Logless);
+        }
         if !self.listen.is_empty() && !self.listens_with(Protocol::Tcp) {
             let of_connections = [
                 ("ssl_certificate (-E)", self.tls.certificate.is_some()),
@@ -616,6 +625,34 @@ impl fmt::Display for LogDestination {
             }
             LogDestination::Network(host, port) => write!(f, "{host}:{port}"),
         }
+    }
+}
+
+/// What the log says, and how: pen(1), `log_format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum LogFormat {
+    /// A line when a client begins to speak, or for each of its requests: [`super::logline`].
+    #[default]
+    Classic,
+    /// An object when a connection is over, and for each request: [`super::record`].
+    Json,
+}
+
+/// As the command `log_format` takes it.
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LogFormat::Classic => "classic",
+            LogFormat::Json => "json",
+        })
+    }
+}
+
+impl FromStr for LogFormat {
+    type Err = NoSuchWord;
+
+    fn from_str(text: &str) -> Result<Self, NoSuchWord> {
+        shown_as(text, &[LogFormat::Classic, LogFormat::Json], "classic or json")
     }
 }
 
@@ -928,6 +965,14 @@ mod tests {
     }
 
     #[test]
+    fn a_format_without_a_log_is_remarked_on() {
+        assert_eq!(remarked(&["log_format json"]), [Remark::Logless]);
+        assert_eq!(remarked(&["log_format json", "log /l"]), []);
+        assert_eq!(remarked(&["log_format classic"]), []);
+        assert_eq!(Remark::Logless.to_string(), "log_format has no effect without log (-l)");
+    }
+
+    #[test]
     fn an_address_that_servers_will_not_see_is_remarked_on() {
         let unix = ["transparent", "listen /run/pen.sock", "server 0 port 1", "server 1 port 1"];
         assert_eq!(remarked(&["transparent"]), []);
@@ -960,6 +1005,7 @@ mod tests {
         let mut settings = settings("[::1]:80", &["www:http:1:2:3:4", "/run/x.sock"]);
         settings.log = Some(LogDestination::Network("::1".into(), 9900));
         for command in [
+            "log_format json",
             "ssl_certificate /c",
             "ssl_alpn h2",
             "ssl_option no_tlsv1",

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use crate::model::address::{ClientAddress, SocketAddress};
 use crate::model::ids::{ConnId, Target};
+use crate::model::record::Ended;
 use crate::model::settings::Settings;
 use crate::policy::acl::Verdicts;
 use crate::policy::routes::ServerSet;
@@ -28,13 +29,15 @@ pub(super) struct Arrival {
     pub(super) visitor: ClientRef,
     pub(super) verdicts: Verdicts,
     pub(super) among: Option<Rc<ServerSet>>,
+    /// How many servers were tried.
+    pub(super) attempts: u16,
 }
 
 impl Arrival {
     /// None: its visit has not begun.
     fn of(connection: &Connection) -> Option<Self> {
-        let Connection { client: address, visitor, verdicts, .. } = *connection;
-        Some(Arrival { address, visitor: visitor?, verdicts, among: connection.among.clone() })
+        let Connection { client: address, visitor, verdicts, attempts, .. } = *connection;
+        Some(Arrival { address, visitor: visitor?, verdicts, among: connection.among.clone(), attempts })
     }
 }
 
@@ -88,7 +91,7 @@ impl Worker<'_> {
         let visit =
             visits::begin(self.region, self.id, &self.terms, address, verdicts, among.as_deref(), self.now);
         connection.visitor = Some(visit.client);
-        let arrival = Arrival { address, visitor: visit.client, verdicts, among };
+        let mut arrival = Arrival { address, visitor: visit.client, verdicts, among, attempts: 0 };
         if self.settings.dummy {
             if let Some(reservation) = visit.reservation {
                 visits::give_back(self.region, self.id, reservation);
@@ -98,17 +101,20 @@ impl Worker<'_> {
             self.answering.join(&mut self.connections, key, self.now);
             self.describe(key);
             if !watched && self.watch(key, Side::Client).is_err() {
-                return self.close(key, Ending::Closed);
+                return self.close(key, Ending::Closed, Ended::NoResources);
             }
             if readable {
                 self.answer(key);
             }
             return;
         }
-        let Some(Connect { server, established, reservation }) =
-            self.connect_any(&arrival, visit.reservation)
-        else {
-            return self.without_server(key, client, watched);
+        let connected = self.connect_any(&mut arrival, visit.reservation);
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.attempts = arrival.attempts;
+        }
+        let Connect { server, established, reservation } = match connected {
+            Ok(connect) => connect,
+            Err(why) => return self.without_server(key, client, watched, why),
         };
         if let Some(connection) = self.connections.get_mut(key) {
             connection.phase = Phase::Connecting { client, server, reservation };
@@ -118,7 +124,7 @@ impl Worker<'_> {
         self.describe(key);
         let client_watched = if watched { Ok(()) } else { self.watch(key, Side::Client) };
         if client_watched.and_then(|()| self.watch(key, Side::Server)).is_err() {
-            return self.close(key, Ending::Closed);
+            return self.close(key, Ending::Closed, Ended::NoResources);
         }
         if established {
             self.establish(key, None, None);
@@ -127,7 +133,7 @@ impl Worker<'_> {
 
     /// No server was found for this client. If the list of servers is a newer one than the client was looked after with,
     /// that says nothing: it comes again, as soon as this worker has been told what belongs to that list.
-    fn without_server(&mut self, key: Key, client: Endpoint, watched: bool) {
+    fn without_server(&mut self, key: Key, client: Endpoint, watched: bool, why: Ended) {
         let newest = self.region.servers().generation();
         let told = self.settings.generation == newest;
         let Some(connection) = self.connections.get_mut(key) else {
@@ -135,13 +141,13 @@ impl Worker<'_> {
         };
         let among = connection.among.take();
         if told && among.is_none_or(|set| set.generation() == newest) {
-            return self.turn_away(key, client);
+            return self.turn_away(key, client, why);
         }
         connection.phase = Phase::Waiting { client };
         self.peeking.join(&mut self.connections, key, self.now);
         self.describe(key);
         if !watched && self.watch(key, Side::Client).is_err() {
-            return self.close(key, Ending::Closed);
+            return self.close(key, Ending::Closed, Ended::NoResources);
         }
         if told {
             self.call(key);
@@ -181,27 +187,36 @@ impl Worker<'_> {
     }
 
     /// Nobody takes this client. The connection is in no queue, its phase is `Between`.
-    pub(super) fn turn_away(&mut self, key: Key, client: Endpoint) {
-        client.part();
-        self.forget(key);
-    }
-
-    /// A connection that holds nothing any more but its slot is over.
-    pub(super) fn forget(&mut self, key: Key) {
+    pub(super) fn turn_away(&mut self, key: Key, client: Endpoint, why: Ended) {
         if let Some(connection) = self.connections.remove(key) {
+            self.log_turned_away(&connection, Some(&client), why);
+            client.part();
             self.release_slot(connection.conn);
         }
     }
 
-    /// Tries one server after the other until a connect is at least under way. None: nobody takes this client.
-    fn connect_any(&mut self, arrival: &Arrival, mut next: Option<Reservation>) -> Option<Connect> {
+    /// A connection that holds nothing any more but its slot is over.
+    pub(super) fn forget(&mut self, key: Key, why: Ended) {
+        if let Some(connection) = self.connections.remove(key) {
+            self.log_turned_away(&connection, None, why);
+            self.release_slot(connection.conn);
+        }
+    }
+
+    /// Tries one server after the other until a connect is at least under way. Else nobody takes this client, and why.
+    fn connect_any(
+        &mut self,
+        arrival: &mut Arrival,
+        mut next: Option<Reservation>,
+    ) -> Result<Connect, Ended> {
         while let Some(reservation) = next {
             let identity = self.identities.get(&reservation.tls);
             if reservation.tls != 0 && identity.is_none() {
                 // This worker has not been told yet how to speak TLS to it.
                 visits::give_back(self.region, self.id, reservation);
-                return None;
+                return Err(self.unserved(arrival));
             }
+            arrival.attempts = arrival.attempts.saturating_add(1);
             let source = source(&self.settings, arrival.address, &reservation.address);
             let options = ConnectOptions { source, keepalive: self.settings.keepalive };
             match socket::connect(&reservation.address, options) {
@@ -220,19 +235,30 @@ impl Worker<'_> {
                             }
                         },
                     };
-                    return Some(Connect { server, established: attempt.established, reservation });
+                    return Ok(Connect { server, established: attempt.established, reservation });
                 }
                 Err(error) if socket::is_exhaustion(&error) => {
                     // Another server needs a descriptor as well.
                     visits::give_back(self.region, self.id, reservation);
                     self.lack_descriptors();
-                    return None;
+                    return Err(Ended::NoResources);
                 }
                 Err(error) => next = self.server_failed(arrival, reservation, &error),
             }
         }
         self.messages.debug(1, format_args!("no server for client {}", arrival.address));
-        None
+        Err(self.unserved(arrival))
+    }
+
+    /// Why nobody takes this client.
+    pub(super) fn unserved(&self, arrival: &Arrival) -> Ended {
+        if arrival.attempts > 0 {
+            Ended::ConnectFailed
+        } else if !arrival.verdicts.permits(self.terms.rules.client_acl) {
+            Ended::ClientRefused
+        } else {
+            Ended::NoServer
+        }
     }
 
     pub(super) fn tell_unbound(&self, arrival: &Arrival, source: Option<Source>, error: &io::Error) {
@@ -339,7 +365,7 @@ impl Worker<'_> {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        let Some(arrival) = Arrival::of(connection) else {
+        let Some(mut arrival) = Arrival::of(connection) else {
             return;
         };
         let (Phase::Connecting { client, server, reservation }
@@ -352,9 +378,16 @@ impl Worker<'_> {
         // Closed before its place is given back, so that the server never sees one connection too many.
         drop(server);
         let next = self.server_failed(&arrival, reservation, error);
-        let Some(Connect { server, established, reservation }) = self.connect_any(&arrival, next) else {
-            self.region.workers().connecting(self.id, false);
-            return self.without_server(key, client, true);
+        let connected = self.connect_any(&mut arrival, next);
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.attempts = arrival.attempts;
+        }
+        let Connect { server, established, reservation } = match connected {
+            Ok(connect) => connect,
+            Err(why) => {
+                self.region.workers().connecting(self.id, false);
+                return self.without_server(key, client, true, why);
+            }
         };
         if let Some(connection) = self.connections.get_mut(key) {
             connection.phase = Phase::Connecting { client, server, reservation };
@@ -362,7 +395,7 @@ impl Worker<'_> {
         self.connecting.join(&mut self.connections, key, self.now);
         self.describe(key);
         if self.watch(key, Side::Server).is_err() {
-            return self.close(key, Ending::Closed);
+            return self.close(key, Ending::Closed, Ended::NoResources);
         }
         if established {
             self.establish(key, None, None);
@@ -417,6 +450,9 @@ impl Worker<'_> {
         else {
             return;
         };
+        if self.log.wants_records() {
+            connection.connected = Some(self.now);
+        }
         if let Some(visitor) = connection.visitor {
             visits::established(self.region, self.id, &self.terms, visitor, &reservation, self.now);
         }

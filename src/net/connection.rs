@@ -23,17 +23,22 @@ use std::rc::Rc;
 
 use crate::model::address::ClientAddress;
 use crate::model::ids::ConnId;
+use crate::model::listen::Protocol;
+use crate::model::record::Ended;
 use crate::model::settings::FastClose;
+use crate::model::time::Moment;
 use crate::policy::acl::Verdicts;
 use crate::policy::http::Exchange;
 use crate::policy::routes::ServerSet;
 use crate::shared::clients::ClientRef;
+use crate::shared::slots::About;
 use crate::shared::visits::{self, Reservation};
 use crate::sys::poller::Readiness;
 use crate::sys::reason::words;
 use crate::sys::socket;
 
 use super::deadlines::Link;
+use super::ends::{Asker, Past, log_last_requests, log_requests, tls_facts};
 use super::event_loop::Worker;
 use super::proxy::Announced;
 use super::relay::{Broken, Direction, DirectionState, Endpoint, Progress, ROUNDS};
@@ -75,6 +80,16 @@ pub struct Connection {
     pub(super) link: Link,
     /// With `-H`: what its bytes are taken for.
     pub(super) http: Option<Box<Exchange>>,
+    /// How many servers were tried for it.
+    pub(super) attempts: u16,
+    /// When bytes could flow, if the log is to be told.
+    pub(super) connected: Option<Moment>,
+    /// The name in its ClientHello, if that is passed through and the log is to be told.
+    pub(super) asked: Option<Box<str>>,
+    /// Bytes that its client was sent from here, and not by a server.
+    pub(super) own_bytes: u32,
+    /// Its server's stream has come to its end, and its client's had not.
+    pub(super) server_first: bool,
     /// It is in the queue of those whose client has begun a head.
     pub(super) heading: bool,
     /// The next bytes from the client begin a request, as far as the log is concerned.
@@ -102,7 +117,7 @@ pub(super) enum Phase {
     /// `dummy`: waits for a request.
     Answering { client: Endpoint },
     /// There is no server any more. The client still takes what was sent to it; what it sends is ignored.
-    Lingering { client: Endpoint, ending: Ending },
+    Lingering { client: Endpoint, ending: Ending, why: Ended, past: Option<Box<Past>> },
     /// Taken apart, for as long as it takes to put the next phase together.
     Between,
 }
@@ -136,6 +151,11 @@ impl Connection {
             among: None,
             link: Link::default(),
             http: None,
+            attempts: 0,
+            connected: None,
+            asked: None,
+            own_bytes: 0,
+            server_first: false,
             heading: false,
             turn: true,
             queued: false,
@@ -154,14 +174,14 @@ impl Worker<'_> {
             (Phase::Peeking { client }, Side::Client) => {
                 client.note(readiness);
                 match readiness.failed() {
-                    true => self.close(key, Ending::Closed),
+                    true => self.close(key, Ending::Closed, Ended::ClientGone),
                     false => self.peek(key, readiness.ending()),
                 }
             }
             (Phase::Waiting { client }, Side::Client) => {
                 client.note(readiness);
                 if readiness.failed() || client.flush().is_err() {
-                    self.close(key, Ending::Closed);
+                    self.close(key, Ending::Closed, Ended::ClientGone);
                 }
             }
             (Phase::Shaking { client }, Side::Client) => {
@@ -171,7 +191,7 @@ impl Worker<'_> {
             (Phase::Connecting { client, .. } | Phase::Securing { client, .. }, Side::Client) => {
                 client.note(readiness);
                 if readiness.failed() || client.flush().is_err() {
-                    self.close(key, Ending::Reset);
+                    self.close(key, Ending::Reset, Ended::ClientGone);
                 }
             }
             (Phase::Connecting { .. }, Side::Server) => self.connect_answered(key, readiness),
@@ -217,6 +237,10 @@ impl Worker<'_> {
             return;
         };
 
+        let wants_records = self.log.wants_records();
+        if let Some(http) = connection.http.as_deref_mut() {
+            http.keep_journal_if(wants_records, self.now);
+        }
         let before = (up.bytes(), down.bytes());
         let was_refused = connection.http.as_ref().is_some_and(|http| http.refusal().is_some());
         let mut turn = Turn {
@@ -249,14 +273,29 @@ impl Worker<'_> {
             let who = (connection.conn, connection.client);
             Self::tell_refused(self.region, self.id, &self.messages, who, refusal);
         }
+        if let Some(http) = connection.http.as_deref_mut().filter(|_| wants_records) {
+            let over = http.take_over();
+            if !over.is_empty() {
+                let asker = Asker {
+                    worker: self.id,
+                    conn: connection.conn,
+                    client: connection.client,
+                    server: Some(reservation.server()),
+                    tls: tls_facts(Some(client), None),
+                };
+                log_requests(&mut self.log, &asker, &over, self.now);
+            }
+        }
         let (up_progress, down_progress) = match (moved_up, moved_down) {
             (Err(Broken::Source(error)), _) | (_, Err(Broken::Sink(error))) => {
+                let why = if is_reset(&error) { Ended::ClientReset } else { Ended::ClientTlsBroken };
                 self.tell_broken(key, "client", &error);
-                return self.close(key, Ending::Reset);
+                return self.close(key, Ending::Reset, why);
             }
             (_, Err(Broken::Source(error))) => {
+                let why = if is_reset(&error) { Ended::ServerReset } else { Ended::ServerTlsBroken };
                 self.tell_broken(key, "server", &error);
-                return self.linger(key, Ending::Reset);
+                return self.linger(key, Ending::Reset, why);
             }
             (Err(Broken::Sink(_)), Ok(down)) => (Progress::default(), down),
             (Ok(up), Ok(down)) => (up, down),
@@ -269,7 +308,7 @@ impl Worker<'_> {
         let ended = |direction: &Direction| direction.state() == DirectionState::Ended;
         if ended(down) && up.was_reset() {
             // Not an end: what was read there is all that was left.
-            return self.linger(key, Ending::Reset);
+            return self.linger(key, Ending::Reset, Ended::ServerReset);
         }
         let fast = self.settings.tcp_fastclose;
         // Only a response would open it again.
@@ -287,10 +326,17 @@ impl Worker<'_> {
                 // closing on what was not read.
                 let answers = client.is_secured() && !ended(up);
                 let end = if answers || stuck { Self::linger } else { Self::close };
-                return end(self, key, Ending::Closed);
+                let why = match (ended(up), ended(down)) {
+                    (true, true) if !connection.server_first => Ended::ClientClosed,
+                    (true, true) => Ended::ServerClosed,
+                    _ if stuck => Ended::ServerClosed,
+                    _ => Ended::FastClose,
+                };
+                return end(self, key, Ending::Closed, why);
             }
         }
         if up_progress.ended || down_progress.ended {
+            connection.server_first = ended(down) && (!ended(up) || connection.server_first);
             if up_progress.ended {
                 server.finish();
             }
@@ -305,10 +351,10 @@ impl Worker<'_> {
         // A side that is broken shows it when it is read, unless its direction has ended or is held up.
         let unread = held_up || up.state() != DirectionState::Flowing || up.backlog() + server.held() > 0;
         if client.failed() && unread {
-            return self.close(key, Ending::Reset);
+            return self.close(key, Ending::Reset, Ended::ClientReset);
         }
         if ended(down) && (server.failed() || up.state() == DirectionState::Abandoned) {
-            return self.linger(key, Ending::Closed);
+            return self.linger(key, Ending::Closed, Ended::ServerClosed);
         }
         if connection.http.is_some() {
             self.watch_head(key);
@@ -378,19 +424,32 @@ impl Worker<'_> {
             Ok(None) => {}
             Ok(Some(count)) if count > 0 => {
                 // A page of a few hundred bytes always fits into an empty socket.
-                let sent = client.send(&self.page).is_ok_and(|sent| sent == self.page.len());
-                self.linger(key, if sent { Ending::Closed } else { Ending::Reset });
+                let sent = client.send(&self.page).unwrap_or(0);
+                connection.own_bytes = sent as u32;
+                self.linger(
+                    key,
+                    if sent == self.page.len() { Ending::Closed } else { Ending::Reset },
+                    Ended::Dummy,
+                );
             }
-            Ok(Some(_)) | Err(_) => self.close(key, Ending::Closed),
+            Ok(Some(_)) | Err(_) => self.close(key, Ending::Closed, Ended::ClientGone),
         }
     }
 
     /// The server is gone (or was never there) and the client has been sent everything. Closing at once could
-    /// take that away from it: a reset overtakes what is on its way, and closing on unread bytes is a reset.
-    pub(super) fn linger(&mut self, key: Key, ending: Ending) {
+    /// take that away from it: a reset overtakes what is on its way, and closing on unread bytes is a reset. `why`: what the
+    /// log is told when that is over, too.
+    pub(super) fn linger(&mut self, key: Key, ending: Ending, why: Ended) {
+        let mut past = None;
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
+        if self.log.wants_records() {
+            log_last_requests(&mut self.log, self.id, connection, why, self.now);
+            if let Phase::Relaying { reservation, up, down, .. } = &connection.phase {
+                past = Some(Box::new(Past::new(reservation, up.passed(), down.passed())));
+            }
+        }
         let mut client = match std::mem::replace(&mut connection.phase, Phase::Between) {
             Phase::Relaying { client, server, up, down, reservation } => {
                 let visitor = connection.visitor;
@@ -414,7 +473,7 @@ impl Worker<'_> {
             client.finish();
         }
         if let Some(connection) = self.connections.get_mut(key) {
-            connection.phase = Phase::Lingering { client, ending };
+            connection.phase = Phase::Lingering { client, ending, why, past };
         }
         self.lingering.join(&mut self.connections, key, self.now);
         self.describe(key);
@@ -426,20 +485,20 @@ impl Worker<'_> {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        let Phase::Lingering { client, ending } = &mut connection.phase else {
+        let Phase::Lingering { client, ending, why, .. } = &mut connection.phase else {
             return;
         };
-        let ending = *ending;
+        let (ending, why) = (*ending, *why);
         let held = client.held() > 0;
         match client.flush() {
             Ok(true) if held => client.suspect(),
             Ok(_) => {}
-            Err(_) => return self.close(key, ending),
+            Err(_) => return self.close(key, ending, why),
         }
         for _ in 0..ROUNDS {
             let delivered = || client.held() == 0 && socket::unacknowledged(client.socket().as_fd()) == 0;
             if ending == Ending::Reset && delivered() {
-                return self.close(key, ending);
+                return self.close(key, ending, why);
             }
             if !client.readable() {
                 return;
@@ -449,7 +508,7 @@ impl Worker<'_> {
                 Ok(Some(count)) if count > 0 => {}
                 // Looked for again as soon as the client has everything.
                 Ok(Some(_)) if client.held() > 0 => {}
-                Ok(Some(_)) | Err(_) => return self.close(key, ending),
+                Ok(Some(_)) | Err(_) => return self.close(key, ending, why),
             }
             if client.has_paused() {
                 break;
@@ -460,13 +519,13 @@ impl Worker<'_> {
 
     /// Time is up for a client whose server is gone.
     pub(super) fn stop_lingering(&mut self, key: Key) {
-        if let Some(Phase::Lingering { ending, .. }) = self.connections.get(key).map(|it| &it.phase) {
-            self.close(key, *ending);
+        if let Some(&Phase::Lingering { ending, why, .. }) = self.connections.get(key).map(|it| &it.phase) {
+            self.close(key, ending, why);
         }
     }
 
-    /// Ends a connection, whatever its phase: everything that it holds is given back, once.
-    pub(super) fn close(&mut self, key: Key, ending: Ending) {
+    /// Ends a connection, whatever its phase: everything that it holds is given back, once, and the log is told why.
+    pub(super) fn close(&mut self, key: Key, ending: Ending, why: Ended) {
         let Some(connection) = self.connections.get(key) else {
             return;
         };
@@ -481,9 +540,10 @@ impl Worker<'_> {
             Phase::Lingering { .. } => &mut self.lingering,
         };
         queue.leave(&mut self.connections, key);
-        let Some(connection) = self.connections.remove(key) else {
+        let Some(mut connection) = self.connections.remove(key) else {
             return;
         };
+        self.log_end(&mut connection, why);
         let client = match connection.phase {
             Phase::Announcing { client } => Endpoint::client(client, false),
             Phase::Peeking { client }
@@ -551,17 +611,17 @@ impl Worker<'_> {
         let Some(connection) = self.connections.get(key) else {
             return;
         };
-        let (client, server, target, bits) = match &connection.phase {
+        let (client, server, reservation, bits) = match &connection.phase {
             Phase::Announcing { client } => (client, -1, None, state::CONNECTING),
             Phase::Peeking { client } | Phase::Waiting { client } | Phase::Shaking { client } => {
                 (client.socket(), -1, None, state::CONNECTING)
             }
             Phase::Connecting { client, server, reservation }
             | Phase::Securing { client, server, reservation } => {
-                (client.socket(), server.socket().as_raw_fd(), Some(reservation.target), state::CONNECTING)
+                (client.socket(), server.socket().as_raw_fd(), Some(reservation), state::CONNECTING)
             }
             Phase::Relaying { client, server, reservation, .. } => {
-                (client.socket(), server.socket().as_raw_fd(), Some(reservation.target), state::CONNECTED)
+                (client.socket(), server.socket().as_raw_fd(), Some(reservation), state::CONNECTED)
             }
             Phase::Answering { client } | Phase::Lingering { client, .. } => {
                 (client.socket(), -1, None, state::CONNECTED)
@@ -570,8 +630,18 @@ impl Worker<'_> {
         };
         let client = client.as_raw_fd();
         let visitor = connection.visitor.map(|visitor| visitor.id);
+        let target = reservation.map(|reservation| reservation.target);
         self.region.slots().describe(connection.conn, visitor, target, bits, client, server);
+        let (chosen, attempts) = (reservation.map(|reservation| reservation.chosen), connection.attempts);
+        let client_tag = connection.visitor.map_or(0, ClientRef::short_tag);
+        let about = About { protocol: Protocol::Tcp, chosen, attempts, client_tag };
+        self.region.slots().note(connection.conn, about);
     }
+}
+
+/// Is this an error of the connection itself, and not of what is spoken on it?
+fn is_reset(error: &std::io::Error) -> bool {
+    !matches!(error.kind(), std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::Other)
 }
 
 #[cfg(test)]

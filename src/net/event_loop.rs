@@ -10,6 +10,7 @@ use slotmap::{Key as _, KeyData, SlotMap};
 
 use crate::model::ids::{ConnId, WorkerId};
 use crate::model::listen::Protocol;
+use crate::model::record::Ended;
 use crate::model::settings::Settings;
 use crate::model::time::{Moment, Seconds};
 use crate::model::tls::ServerIdentity;
@@ -217,6 +218,8 @@ impl<'a> Worker<'a> {
         let own = descriptors.own;
         let acceptor = Acceptor::new(streams);
         let page = page(&acceptor);
+        let mut log = RequestLog::new(inheritance.log);
+        log.set_format(settings.log_format);
         let spare = limit.saturating_sub(own + 2 * u64::from(settings.conn_max));
         Ok(Worker {
             id,
@@ -230,7 +233,7 @@ impl<'a> Worker<'a> {
             outbox: Outbox::default(),
             settings,
             messages: inheritance.messages,
-            log: RequestLog::new(inheritance.log),
+            log,
             poller,
             acceptor,
             udp,
@@ -275,10 +278,17 @@ impl<'a> Worker<'a> {
     /// # Errors
     /// The poller's, which would be a defect.
     pub fn run(&mut self) -> io::Result<End> {
+        let end = self.serve();
+        self.log_the_rest();
+        self.write_log();
+        end
+    }
+
+    fn serve(&mut self) -> io::Result<End> {
         let mut events = Events::with_capacity(EVENTS);
         self.region.workers().set_settings(self.id, self.settings.generation);
         self.region.workers().beat(self.id, self.now);
-        let end = loop {
+        loop {
             self.poller.wait(&mut events, self.patience())?;
             self.now = clock::now();
             self.turn += 1;
@@ -315,14 +325,12 @@ impl<'a> Worker<'a> {
             self.ask_again();
             self.write_log();
             if news && !self.take_orders() {
-                break End::Orphaned;
+                return Ok(End::Orphaned);
             }
             if let Some(end) = self.end() {
-                break end;
+                return Ok(end);
             }
-        };
-        self.write_log();
-        Ok(end)
+        }
     }
 
     /// How long the loop may sleep.
@@ -361,20 +369,21 @@ impl<'a> Worker<'a> {
         self.end_overdue_peeking();
         let handshake = self.settings.tls.handshake_timeout;
         while let Some(key) = self.shaking.overdue(&self.connections, Some(handshake), self.now) {
-            self.handshake_failed(key, &format!("not done within {handshake} s"));
+            let reason = format!("not done within {handshake} s");
+            self.handshake_failed(key, &reason, Ended::HandshakeTimeout);
         }
         while let Some(key) = self.connecting.overdue(&self.connections, connect, self.now) {
             self.connect_failed(key, &io::ErrorKind::TimedOut.into());
         }
         while let Some(key) = self.relaying.overdue(&self.connections, idle, self.now) {
-            self.close(key, Ending::Closed);
+            self.close(key, Ending::Closed, Ended::IdleTimeout);
         }
         let head = Some(self.settings.http.head_timeout);
         while let Some(key) = self.heading.overdue(&self.connections, head, self.now) {
             self.head_overdue(key);
         }
         while let Some(key) = self.answering.overdue(&self.connections, answer, self.now) {
-            self.close(key, Ending::Closed);
+            self.close(key, Ending::Closed, Ended::IdleTimeout);
         }
         while let Some(key) = self.lingering.overdue(&self.connections, Some(LINGER), self.now) {
             self.stop_lingering(key);
@@ -392,7 +401,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn write_log(&mut self) {
+    pub(super) fn write_log(&mut self) {
         let lost = self.log.flush();
         let told = self.log_told.is_some_and(|told| self.now.seconds_since(told) < TOLD_AGAIN);
         if lost > 0 && !told {
@@ -479,9 +488,9 @@ impl<'a> Worker<'a> {
         }
         let found = self.connections.iter().find(|(_, connection)| connection.conn == conn);
         if let Some((key, _)) = found {
-            self.close(key, Ending::Closed);
+            self.close(key, Ending::Closed, Ended::ClosedByCommand);
         } else if let Some(key) = self.flow_in(conn) {
-            self.end_flow(key);
+            self.end_flow(key, Ended::ClosedByCommand);
         }
     }
 
@@ -516,6 +525,7 @@ impl<'a> Worker<'a> {
         if let Change::Replace(sink) = new.log {
             self.log.replace(sink);
         }
+        self.log.set_format(self.settings.log_format);
         if let Some(listeners) = new.listeners.filter(|_| !self.draining) {
             self.descriptors.listen(listeners.len());
             let (streams, ears) = by_protocol(listeners);

@@ -1,8 +1,10 @@
 //! Handshakes of TLS: a client's before its visit begins, a server's before bytes flow.
 
+use std::io;
 use std::os::fd::OwnedFd;
 
 use crate::model::ids::Target;
+use crate::model::record::Ended;
 use crate::policy::acl::Verdicts;
 use crate::shared::visits;
 use crate::shared::workers::Handshake;
@@ -26,13 +28,13 @@ impl Worker<'_> {
                 visits::give_back(self.region, self.id, reservation);
             }
             self.messages.debug(1, format_args!("no server for client {address}"));
-            return self.turn_away(key, Endpoint::client(client, unix));
+            return self.turn_away(key, Endpoint::client(client, unix), Ended::ClientRefused);
         }
         let secured = match self.tls.accept(client, &self.outbox) {
             Ok(secured) => secured,
             Err(error) => {
                 self.tell_handshake_failed(key, &words(&error));
-                return self.forget(key);
+                return self.forget(key, Ended::NoResources);
             }
         };
         if let Some(connection) = self.connections.get_mut(key) {
@@ -41,7 +43,7 @@ impl Worker<'_> {
         self.shaking.join(&mut self.connections, key, self.now);
         self.describe(key);
         if self.watch(key, Side::Client).is_err() {
-            self.close(key, Ending::Closed);
+            self.close(key, Ending::Closed, Ended::NoResources);
         }
     }
 
@@ -70,14 +72,24 @@ impl Worker<'_> {
                     self.visit(key, client, true);
                 }
             }
-            Err(error) => self.handshake_failed(key, &words(&error)),
+            Err(error) => {
+                let gone = match error.kind() {
+                    // Whoever just looks whether there is somebody, too.
+                    io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::BrokenPipe
+                    | io::ErrorKind::TimedOut => Ended::ClientGone,
+                    _ => Ended::HandshakeFailed,
+                };
+                self.handshake_failed(key, &words(&error), gone);
+            }
         }
     }
 
     /// The client's handshake has failed or taken too long.
-    pub(super) fn handshake_failed(&mut self, key: Key, reason: &str) {
+    pub(super) fn handshake_failed(&mut self, key: Key, reason: &str, why: Ended) {
         self.tell_handshake_failed(key, reason);
-        self.close(key, Ending::Closed);
+        self.close(key, Ending::Closed, why);
     }
 
     fn tell_handshake_failed(&self, key: Key, reason: &str) {

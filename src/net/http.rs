@@ -66,6 +66,8 @@ impl Filter for Requests<'_, '_> {
 pub(super) struct Responses<'a, 'b> {
     pub(super) exchange: &'a mut Exchange,
     pub(super) observer: &'a Observer<'b>,
+    /// The server was reset: the end of what it has sent is no end of a response.
+    pub(super) reset: bool,
 }
 
 impl Filter for Responses<'_, '_> {
@@ -91,7 +93,11 @@ impl Filter for Responses<'_, '_> {
         false
     }
 
-    fn end(&mut self, _: &mut Outgoing) {}
+    fn end(&mut self, _: &mut Outgoing) {
+        if !self.reset {
+            self.exchange.end_of_responses();
+        }
+    }
 }
 
 impl Refusal {
@@ -106,6 +112,13 @@ impl Refusal {
                 b"HTTP/1.1 408 Request Timeout\r\nContent-Type: text/plain\r\nContent-Length: 20\r\nConnection: close\
                   \r\n\r\n408 Request Timeout\n"
             }
+        }
+    }
+
+    fn status(self) -> u16 {
+        match self {
+            Refusal::Bad(_) => 400,
+            Refusal::Slow => 408,
         }
     }
 
@@ -160,6 +173,7 @@ impl Worker<'_> {
         if let Some(connection) = self.connections.get_mut(key)
             && let Some(http) = &mut connection.http
         {
+            http.keep_journal_if(self.log.wants_records(), self.now);
             http.refuse(Refusal::Slow);
             let who = (connection.conn, connection.client);
             Self::tell_refused(self.region, self.id, &self.messages, who, Refusal::Slow);
@@ -190,8 +204,12 @@ impl Worker<'_> {
         let Some(connection) = self.connections.get_mut(key) else {
             return true;
         };
-        let (Phase::Relaying { client, down, .. }, Some(http)) = (&mut connection.phase, &connection.http)
+        let (Phase::Relaying { client, down, .. }, Some(http)) =
+            (&mut connection.phase, &mut connection.http)
         else {
+            return false;
+        };
+        let Some(why) = http.refusal().map(Refusal::ended) else {
             return false;
         };
         if down.backlog() + client.held() > 0 {
@@ -202,10 +220,13 @@ impl Worker<'_> {
             Turn::Close => Ok(true),
             Turn::Answer(refusal) => {
                 let response = refusal.response();
-                client.send(response).map(|sent| sent == response.len())
+                let sent = client.send(response);
+                connection.own_bytes = *sent.as_ref().unwrap_or(&0) as u32;
+                http.answered_here(refusal.status(), connection.own_bytes.into());
+                sent.map(|sent| sent == response.len())
             }
         };
-        self.linger(key, if matches!(sent, Ok(true)) { Ending::Closed } else { Ending::Reset });
+        self.linger(key, if matches!(sent, Ok(true)) { Ending::Closed } else { Ending::Reset }, why);
         true
     }
 }

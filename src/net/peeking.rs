@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
+use crate::model::record::Ended;
 use crate::policy::acl::Verdicts;
 use crate::policy::client_hello::{self, Hello};
 use crate::sys::socket;
@@ -15,6 +16,10 @@ use crate::sys::socket;
 use super::connection::{Connection, Ending, Key, Phase, Side};
 use super::event_loop::Worker;
 use super::relay::Endpoint;
+
+/// The longest name that the log is told, in bytes: none is longer, and none is where TLS ends here. No more of what clients
+/// make up is kept, or makes an object too long for a datagram or a pipe.
+const LONGEST_TOLD: usize = 255;
 
 impl Worker<'_> {
     /// Must the client speak first? Not to `dummy`, which waits for a request anyway, and not if nobody takes it.
@@ -36,7 +41,7 @@ impl Worker<'_> {
         self.peeking.join(&mut self.connections, key, self.now);
         self.describe(key);
         if self.watch(key, Side::Client).is_err() {
-            self.close(key, Ending::Closed);
+            self.close(key, Ending::Closed, Ended::NoResources);
         }
     }
 
@@ -51,19 +56,26 @@ impl Worker<'_> {
         let length = if routes.is_some() { client_hello::LONGEST } else { 1 };
         let room = &mut self.buffers.scratch[..length];
         let count = match socket::peek(client.socket().as_fd(), room) {
-            Ok(0) => return self.close(key, Ending::Closed),
+            Ok(0) => return self.close(key, Ending::Closed, Ended::ClientGone),
             Ok(count) => count,
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 return;
             }
-            Err(_) => return self.close(key, Ending::Closed),
+            Err(_) => return self.close(key, Ending::Closed, Ended::ClientGone),
         };
+        let mut asked = None;
         let among = match routes {
             None => None,
             Some(routes) => match client_hello::parse(&room[..count]) {
-                Hello::Incomplete if ending => return self.close(key, Ending::Closed),
+                Hello::Incomplete if ending => {
+                    return self.close(key, Ending::Closed, Ended::ClientGone);
+                }
                 Hello::Incomplete => return,
-                Hello::Name(name) => routes.find(Some(&name)),
+                Hello::Name(name) => {
+                    let is_told = self.log.wants_records() && name.len() <= LONGEST_TOLD;
+                    asked = is_told.then(|| Box::<str>::from(&*name));
+                    routes.find(Some(&name))
+                }
                 Hello::NoName | Hello::NotTls => routes.find(None),
             },
         };
@@ -72,6 +84,7 @@ impl Worker<'_> {
             return;
         };
         connection.among = among;
+        connection.asked = asked;
         let Phase::Peeking { client } = std::mem::replace(&mut connection.phase, Phase::Between) else {
             return;
         };
@@ -85,7 +98,8 @@ impl Worker<'_> {
         while let Some(key) = self.peeking.overdue(&self.connections, timeout, self.now) {
             match self.connections.get(key).map(|it| &it.phase) {
                 Some(Phase::Announcing { .. }) => self.header_overdue(key),
-                _ => self.close(key, Ending::Closed),
+                Some(Phase::Waiting { .. }) => self.close(key, Ending::Closed, Ended::NoServer),
+                _ => self.close(key, Ending::Closed, Ended::PeekTimeout),
             }
         }
     }

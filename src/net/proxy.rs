@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use crate::model::address::{ClientAddress, SocketAddress};
 use crate::model::listen::Protocol;
 use crate::model::proxy::ProxySend;
+use crate::model::record::Ended;
 use crate::model::time::Seconds;
 use crate::policy::proxy_header::{
     self, ClientCertificate, ClientTls, Flaw, Header, Outgoing, Route, Verdict,
@@ -48,6 +49,18 @@ enum NoHeader {
     Failed(io::Error),
 }
 
+impl NoHeader {
+    /// What the log is told.
+    fn ended(&self) -> Ended {
+        match self {
+            NoHeader::Stranger => Ended::ProxyRefused,
+            NoHeader::Flaw(_) => Ended::ProxyBroken,
+            NoHeader::Ended | NoHeader::Failed(_) => Ended::ClientGone,
+            NoHeader::Late(_) => Ended::ProxyTimeout,
+        }
+    }
+}
+
 impl Connection {
     /// Its client came by TLS that ended before it reached us, as was announced.
     pub(super) fn is_secured_before(&self) -> bool {
@@ -69,7 +82,7 @@ impl Worker<'_> {
             Err(reason) => {
                 self.count_refused(key, &reason);
                 drop(client);
-                return self.forget(key);
+                return self.forget(key, reason.ended());
             }
         }
         if let Some(connection) = self.connections.get_mut(key) {
@@ -78,7 +91,7 @@ impl Worker<'_> {
         self.peeking.join(&mut self.connections, key, self.now);
         self.describe(key);
         if self.watch(key, Side::Client).is_err() {
-            self.close(key, Ending::Closed);
+            self.close(key, Ending::Closed, Ended::NoResources);
         }
     }
 
@@ -120,7 +133,7 @@ impl Worker<'_> {
 
     fn refuse_header(&mut self, key: Key, reason: &NoHeader) {
         self.count_refused(key, reason);
-        self.close(key, Ending::Closed);
+        self.close(key, Ending::Closed, reason.ended());
     }
 
     fn count_refused(&self, key: Key, reason: &NoHeader) {

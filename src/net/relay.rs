@@ -460,6 +460,7 @@ pub struct Direction {
     /// The side that it writes to was reset, and had not ended its own stream before.
     reset: bool,
     bytes: u64,
+    passed: u64,
 }
 
 /// What a turn of a direction came to.
@@ -505,6 +506,12 @@ impl Direction {
     /// Bytes read so far.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Bytes that went on, or are held until they can: with what the filter has put in and without what it has taken
+    /// out.
+    pub fn passed(&self) -> u64 {
+        self.passed
     }
 
     /// Bytes taken and not yet handed on, beside what the other side holds; at most the size of a pipe.
@@ -593,6 +600,7 @@ impl Direction {
             let moved = if unseen >= SMALL {
                 let moved = self.splice_once(from, to, buffers, unseen.min(PIPE))?;
                 filter.skip(moved);
+                self.passed += moved;
                 moved
             } else {
                 self.copy_once(from, to, buffers, filter)?
@@ -644,6 +652,7 @@ impl Direction {
         if taken < count {
             self.backlog = Backlog::Bytes(pool.keep(&chunk[taken..]), 0);
         }
+        self.passed += count as u64;
         Ok(count as u64)
     }
 
@@ -665,6 +674,7 @@ impl Direction {
                 bytes += piece.len();
             }
             let taken = to.send_pieces(&batch[..count])?;
+            self.passed += bytes as u64;
             if taken < bytes {
                 let mut left = pool.empty();
                 let mut before = taken;
@@ -673,6 +683,7 @@ impl Direction {
                     before -= skipped;
                     left.extend_from_slice(&piece[skipped..]);
                 }
+                self.passed += (left.len() - (bytes - taken)) as u64;
                 self.backlog = Backlog::Bytes(left, 0);
                 break;
             }

@@ -36,14 +36,14 @@ pub(super) struct Observer<'a> {
 }
 
 impl Observer<'_> {
-    /// There is a request log.
+    /// The log wants to know with what each request begins.
     pub(super) fn is_logging(&self) -> bool {
-        self.log.enabled()
+        self.log.wants_lines()
     }
 
     /// A request begins with these bytes.
     pub(super) fn record(&mut self, bytes: &[u8]) {
-        if self.log.enabled() {
+        if self.log.wants_lines() {
             self.log.record(self.client, &Host(self.server), clock::wall(), bytes);
         }
     }
@@ -109,12 +109,12 @@ impl Turn<'_> {
     }
 
     fn pump_down(&mut self) -> Moved {
-        let Turn { client, server, down, buffers, observer, .. } = self;
+        let Turn { client, server, up, down, buffers, observer, .. } = self;
         let Some(exchange) = self.http.as_deref_mut() else {
             let see = |chunk: &[u8]| observer.show(chunk);
             return down.pump(server, client, buffers, &mut Shown { splice: !observer.dumping, see });
         };
-        down.pump(server, client, buffers, &mut Responses { exchange, observer })
+        down.pump(server, client, buffers, &mut Responses { exchange, observer, reset: up.was_reset() })
     }
 }
 

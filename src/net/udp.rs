@@ -31,6 +31,7 @@ use std::time::Duration;
 use slotmap::SlotMap;
 
 use crate::model::ids::ConnId;
+use crate::model::record::Ended;
 use crate::model::time::{Moment, Seconds};
 use crate::sys::datagram::Inbox;
 use crate::sys::poller::Poller;
@@ -147,14 +148,14 @@ impl Worker<'_> {
             self.establish_flow(key);
             let active = self.udp.flows.get(key).map(|flow| flow.active);
             if active.is_some_and(|active| active.plus(idle) <= self.now) {
-                self.end_flow(key);
+                self.end_flow(key, Ended::IdleTimeout);
             }
         }
         while let Some(key) = self.udp.young.overdue(&self.udp.flows, Some(idle), self.now) {
-            self.end_flow(key);
+            self.end_flow(key, Ended::IdleTimeout);
         }
         while let Some(key) = self.udp.proven.overdue(&self.udp.flows, Some(idle), self.now) {
-            self.end_flow(key);
+            self.end_flow(key, Ended::IdleTimeout);
         }
         self.lose_overdue_datagrams();
     }

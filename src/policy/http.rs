@@ -16,6 +16,7 @@
 pub mod body;
 pub mod exchange;
 pub mod head;
+pub mod journal;
 pub mod outgoing;
 pub mod responses;
 

@@ -1,11 +1,11 @@
-//! Going to the background, so that whoever started pen learns whether it runs.
+//! Going to the background, so that whoever started a program learns whether it runs.
 //!
-//! The process that was started waits on a pipe until its child, which becomes the master, says that the workers
-//! accept connections, or why not, or ends without saying anything.
+//! The process that was started waits on a pipe until its child, which becomes the daemon (pen's master, for one), says
+//! that it is at work, or why not, or ends without saying anything.
 
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 
-use crate::process::complain;
+use crate::process::complain_as;
 use crate::report::messages::Messages;
 use crate::sys::reason::words;
 use crate::sys::{fork, signal};
@@ -27,9 +27,11 @@ pub enum Detached {
 pub struct WaitingParent {
     pipe: PipeReader,
     daemon: i32,
+    /// What both are called.
+    program: &'static str,
 }
 
-/// Tells whoever started pen how that went.
+/// Tells whoever started the program how that went.
 #[derive(Debug)]
 pub enum StartupNotifier {
     /// Sees standard error.
@@ -38,19 +40,19 @@ pub enum StartupNotifier {
     Background(PipeWriter),
 }
 
-/// Makes the daemon. Signals must be blocked: they stay so in the daemon, and are let through in the parent.
+/// Makes the daemon of that program. Signals must be blocked: they stay so in the daemon, and are let through in the parent.
 ///
 /// # Errors
 ///
 /// Out of processes or descriptors.
-pub fn detach() -> io::Result<Detached> {
+pub fn detach(program: &'static str) -> io::Result<Detached> {
     // What is buffered would be written by both.
     io::stdout().flush()?;
     let (reader, writer) = io::pipe()?;
     match fork::fork()? {
         fork::Forked::Parent(daemon) => {
             signal::unblock_all()?;
-            Ok(Detached::WaitingParent(WaitingParent { pipe: reader, daemon }))
+            Ok(Detached::WaitingParent(WaitingParent { pipe: reader, daemon, program }))
         }
         fork::Forked::Child => {
             let notifier = StartupNotifier::Background(writer);
@@ -59,7 +61,7 @@ pub fn detach() -> io::Result<Detached> {
                 Err(error) => {
                     notifier.failed(
                         &format!("cannot go to the background: {}", words(&error)),
-                        &Messages::syslog(0),
+                        &Messages::syslog(0).of(program),
                     );
                     fork::exit_now(1);
                 }
@@ -80,9 +82,11 @@ impl WaitingParent {
         match outcome.as_slice() {
             STARTED => Ok(()),
             [] => Err(match (read, fork::wait(self.daemon)) {
-                (Err(error), _) => format!("cannot learn whether pen has started: {}", words(&error)),
-                (Ok(()), Some(status)) => format!("pen {status} while it started"),
-                (Ok(()), None) => "pen ended while it started".to_string(),
+                (Err(error), _) => {
+                    format!("cannot learn whether {} has started: {}", self.program, words(&error))
+                }
+                (Ok(()), Some(status)) => format!("{} {status} while it started", self.program),
+                (Ok(()), None) => format!("{} ended while it started", self.program),
             }),
             reason => {
                 // It cleans up before it ends; nothing of it is left when this returns.
@@ -110,7 +114,7 @@ impl WaitingParent {
 }
 
 impl StartupNotifier {
-    /// Pen runs.
+    /// It runs.
     ///
     /// # Errors
     ///
@@ -122,10 +126,10 @@ impl StartupNotifier {
         }
     }
 
-    /// Pen does not run.
+    /// It does not run. The messages say by their name which program that is.
     pub fn failed(self, reason: &str, messages: &Messages) {
         match self {
-            StartupNotifier::Foreground => complain(reason),
+            StartupNotifier::Foreground => complain_as(messages.program(), reason),
             StartupNotifier::Background(mut pipe) => {
                 messages.error(format_args!("{reason}"));
                 // If nobody waits nobody can be told.
@@ -145,7 +149,7 @@ mod tests {
         #[expect(clippy::zombie_processes, reason = "waiting is what is tested")]
         let child = std::process::Command::new("sh").args(["-c", &format!("exit {status}")]).spawn().unwrap();
         let daemon = i32::try_from(child.id()).unwrap();
-        (WaitingParent { pipe: reader, daemon }, StartupNotifier::Background(writer))
+        (WaitingParent { pipe: reader, daemon, program: "pen" }, StartupNotifier::Background(writer))
     }
 
     #[test]

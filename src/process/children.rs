@@ -132,6 +132,7 @@ impl<'a> Master<'a> {
         let readers = self.supervisor.readers();
         while let Some((pid, status)) = fork::reap() {
             if let Some(death) = self.supervisor.reaped(pid, status, now) {
+                self.log_left_behind(death.worker, now);
                 let lost = self.state.region.reclaim(death.worker);
                 self.state.region.workers().set_count(self.supervisor.places());
                 // Slots and places on servers are free now, and clients that the dead one was to accept still wait.

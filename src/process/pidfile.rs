@@ -1,7 +1,7 @@
-//! The pid file: pen(1), `-p`.
+//! The pid file: `-p` of pen(1) and penlogd(1).
 //!
-//! It holds the master's number without a line end, and is locked for as long as the master lives: whether a file
-//! that is there means a running pen is then no guess. Files without a lock may be those of older versions, so the
+//! It holds the number of the daemon (of pen: the master) without a line end, and is locked for as long as that lives:
+//! whether a file that is there means a running program is then no guess. Files without a lock may be those of older versions, so the
 //! number in them is looked at as well.
 
 use std::fs::{self, File};
@@ -23,12 +23,14 @@ pub struct PidFile {
 /// Why there is no pid file.
 #[derive(Debug, thiserror::Error)]
 pub enum PidFileError {
-    /// Another pen has it.
-    #[error("pid file {} belongs to a running pen{}", path.display(), number(*pid))]
+    /// Another process of this program has it.
+    #[error("pid file {} belongs to a running {program}{}", path.display(), number(*pid))]
     Taken {
         /// The file.
         path: PathBuf,
-        /// The other pen, if the file says which.
+        /// What is running.
+        program: &'static str,
+        /// Which process that is, if the file says so.
         pid: Option<i32>,
     },
     /// A folder, a link, a device.
@@ -52,29 +54,30 @@ fn number(pid: Option<i32>) -> String {
 }
 
 impl PidFile {
-    /// Makes the file, or takes over a stale one, and writes this process's number into it.
+    /// Makes the file, or takes over a stale one, and writes this process's number into it. `program`: what this process and
+    /// others like it are called.
     ///
     /// # Errors
     ///
     /// See [`PidFileError`]. A file that was there is as it was, then.
-    pub fn claim(path: &Path) -> Result<Self, PidFileError> {
-        claim(path, is_pen)
+    pub fn claim(path: &Path, program: &'static str) -> Result<Self, PidFileError> {
+        claim(path, program, |pid| is_called(pid, program))
     }
 }
 
-fn claim(path: &Path, is_pen: impl Fn(i32) -> bool) -> Result<PidFile, PidFileError> {
+fn claim(path: &Path, program: &'static str, is_one: impl Fn(i32) -> bool) -> Result<PidFile, PidFileError> {
     let unwritable = |reason| PidFileError::Unwritable { path: path.to_path_buf(), reason };
     if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
         return Err(PidFileError::NotAFile { path: path.to_path_buf() });
     }
     let mut file = loop {
         let mut file = lockfile::open(path).map_err(unwritable)?;
-        let taken = |pid| PidFileError::Taken { path: path.to_path_buf(), pid };
+        let taken = |pid| PidFileError::Taken { path: path.to_path_buf(), program, pid };
         if !lockfile::try_lock(&file).map_err(unwritable)? {
             return Err(taken(written_pid(&mut file)));
         }
         match written_pid(&mut file) {
-            Some(pid) if pid != fork::own_pid() && is_pen(pid) => return Err(taken(Some(pid))),
+            Some(pid) if pid != fork::own_pid() && is_one(pid) => return Err(taken(Some(pid))),
             _ => {}
         }
         // Its last owner may have removed it after it was opened here: then nobody would ever see this lock.
@@ -99,10 +102,10 @@ fn written_pid(file: &mut File) -> Option<i32> {
     text.trim().parse().ok().filter(|&pid| pid > 0)
 }
 
-/// Is that a process called pen? Numbers are used again, so that one lives is not enough.
-fn is_pen(pid: i32) -> bool {
+/// Is that a process of that name? Numbers are used again, so that one lives is not enough.
+fn is_called(pid: i32, program: &str) -> bool {
     signal::process_exists(pid)
-        && fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "pen")
+        && fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == program)
 }
 
 #[cfg(test)]
@@ -134,7 +137,7 @@ mod tests {
     #[test]
     fn it_holds_the_number_alone_and_goes_in_the_end() {
         let folder = Folder::new("plain");
-        let held = PidFile::claim(&folder.pidfile()).unwrap();
+        let held = PidFile::claim(&folder.pidfile(), "pen").unwrap();
         assert_eq!(fs::read_to_string(folder.pidfile()).unwrap(), std::process::id().to_string());
         let mode = fs::metadata(folder.pidfile()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777 & !0o644, 0, "more than 0644: {mode:o}");
@@ -145,12 +148,12 @@ mod tests {
     #[test]
     fn a_locked_file_is_not_taken_and_its_owner_is_named() {
         let folder = Folder::new("locked");
-        let held = PidFile::claim(&folder.pidfile()).unwrap();
-        let error = PidFile::claim(&folder.pidfile()).unwrap_err().to_string();
+        let held = PidFile::claim(&folder.pidfile(), "pen").unwrap();
+        let error = PidFile::claim(&folder.pidfile(), "pen").unwrap_err().to_string();
         let expected = format!("belongs to a running pen (pid {})", std::process::id());
         assert!(error.ends_with(&expected), "{error}");
         drop(held);
-        PidFile::claim(&folder.pidfile()).unwrap();
+        PidFile::claim(&folder.pidfile(), "pen").unwrap();
     }
 
     #[test]
@@ -160,7 +163,7 @@ mod tests {
             ["999999999", "", "rubbish", "-1", "0", "12345678901234567890123456789012345678901234567890"]
         {
             fs::write(folder.pidfile(), stale).unwrap();
-            let _held = PidFile::claim(&folder.pidfile()).unwrap();
+            let _held = PidFile::claim(&folder.pidfile(), "pen").unwrap();
             assert_eq!(fs::read_to_string(folder.pidfile()).unwrap(), std::process::id().to_string());
         }
     }
@@ -169,11 +172,11 @@ mod tests {
     fn an_unlocked_file_of_a_running_pen_is_not_taken() {
         let folder = Folder::new("older");
         fs::write(folder.pidfile(), "1").unwrap();
-        let error = claim(&folder.pidfile(), |pid| pid == 1).unwrap_err();
+        let error = claim(&folder.pidfile(), "pen", |pid| pid == 1).unwrap_err();
         assert!(matches!(error, PidFileError::Taken { pid: Some(1), .. }));
         assert_eq!(fs::read_to_string(folder.pidfile()).unwrap(), "1");
         // A process that is not a pen was given the number since.
-        claim(&folder.pidfile(), |_| false).unwrap();
+        claim(&folder.pidfile(), "pen", |_| false).unwrap();
     }
 
     #[test]
@@ -182,18 +185,18 @@ mod tests {
         let victim = folder.0.join("victim");
         fs::write(&victim, "precious").unwrap();
         symlink(&victim, folder.pidfile()).unwrap();
-        assert!(matches!(PidFile::claim(&folder.pidfile()), Err(PidFileError::NotAFile { .. })));
+        assert!(matches!(PidFile::claim(&folder.pidfile(), "pen"), Err(PidFileError::NotAFile { .. })));
         assert!(lockfile::open(&folder.pidfile()).is_err(), "a link was followed");
         assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
-        assert!(matches!(PidFile::claim(&folder.0), Err(PidFileError::NotAFile { .. })));
+        assert!(matches!(PidFile::claim(&folder.0, "pen"), Err(PidFileError::NotAFile { .. })));
         let missing = folder.0.join("no/such");
-        assert!(matches!(PidFile::claim(&missing), Err(PidFileError::Unwritable { .. })));
+        assert!(matches!(PidFile::claim(&missing, "pen"), Err(PidFileError::Unwritable { .. })));
     }
 
     #[test]
     fn a_file_that_somebody_else_put_there_stays() {
         let folder = Folder::new("other");
-        let held = PidFile::claim(&folder.pidfile()).unwrap();
+        let held = PidFile::claim(&folder.pidfile(), "pen").unwrap();
         let other = folder.0.join("other");
         fs::write(&other, "1").unwrap();
         fs::rename(&other, folder.pidfile()).unwrap();

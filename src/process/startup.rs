@@ -27,7 +27,6 @@ use crate::model::time::Moment;
 use crate::policy::acl::AccessLists;
 use crate::process::background::{self, Detached, StartupNotifier};
 use crate::process::check::unwritable;
-use crate::process::complain;
 use crate::process::descriptors::Descriptors;
 use crate::process::listeners::{Listeners, Place, check_clashes};
 use crate::process::listening::{ListenError, StreamListener};
@@ -38,6 +37,7 @@ use crate::process::pidfile::PidFile;
 use crate::process::resolver::{self, ResolverProcess, Spawned};
 use crate::process::tls::{Loaded, Tls};
 use crate::process::worker;
+use crate::process::{PEN, complain};
 use crate::report::log;
 use crate::report::messages::Messages;
 use crate::shared::region::{Geometry, Phase, Region};
@@ -98,7 +98,9 @@ fn start(launch: Launch, settings: Settings) -> Result<ExitCode, String> {
         let messages = Messages::stderr(settings.debug);
         return Ok(become_master(launch, settings, prepared, StartupNotifier::Foreground, messages));
     }
-    match background::detach().map_err(|error| format!("cannot go to the background: {}", words(&error)))? {
+    match background::detach(PEN)
+        .map_err(|error| format!("cannot go to the background: {}", words(&error)))?
+    {
         Detached::WaitingParent(parent) => {
             let Prepared { mut listeners, mut control, .. } = prepared;
             // If the daemon has died silently, its Unix sockets go here.
@@ -332,7 +334,11 @@ pub(super) fn control_address(spec: &ListenSpec, names: &mut ResolvedNames) -> R
 }
 
 /// The user to become.
-pub(super) fn find_user(name: &str) -> Result<User, String> {
+///
+/// # Errors
+///
+/// There is none of that name: why not.
+pub fn find_user(name: &str) -> Result<User, String> {
     match User::find(name) {
         Ok(Some(user)) => Ok(user),
         Ok(None) => Err(format!("there is no user called {name}; name another with -u")),
@@ -359,7 +365,11 @@ pub(super) fn privileges_needed(launch: &Launch, settings: &Settings) -> Result<
 }
 
 /// Is there a jail to go to?
-pub(super) fn check_jail(jail: &Path) -> Result<(), String> {
+///
+/// # Errors
+///
+/// There is none: why not.
+pub fn check_jail(jail: &Path) -> Result<(), String> {
     match std::fs::metadata(jail) {
         Ok(found) if found.is_dir() => Ok(()),
         Ok(_) => Err(format!("the jail {} is not a directory", jail.display())),
@@ -433,8 +443,12 @@ fn become_master(
             Some(to) => Some(log::open(&names.log_destination(to)).map_err(|error| error.to_string())?),
             None => None,
         };
-        let pidfile =
-            launch.pidfile.as_deref().map(PidFile::claim).transpose().map_err(|error| error.to_string())?;
+        let pidfile = launch
+            .pidfile
+            .as_deref()
+            .map(|path| PidFile::claim(path, PEN))
+            .transpose()
+            .map_err(|error| error.to_string())?;
         let geometry = Geometry { clients: settings.clients_max, connections: settings.conn_max };
         let region = Region::create(geometry).map_err(|error| error.to_string())?;
         region.set_phase(Phase::Serving);

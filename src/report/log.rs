@@ -5,7 +5,13 @@
 //! is in exactly one of the two files. What the system does not take (disk full, nobody reads the FIFO, no penlogd)
 //! is counted and dropped: a log must never stop the traffic it tells of.
 //!
-//! The form of the lines is [`logline`]'s business.
+//! With `log_format json` there are objects instead, each on a line: of connections and requests that are over. A pipe
+//! takes no more than PIPE_BUF bytes as a whole and a datagram has an end too, so there the request of an object is cut
+//! for it.
+//!
+//! The form of the lines is [`logline`]'s and [`record`]'s business.
+//!
+//! [`record`]: crate::model::record
 
 use std::fmt;
 use std::fs::File;
@@ -15,11 +21,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use crate::model::address::ClientAddress;
-use crate::model::logline;
-use crate::model::settings::LogDestination;
+use crate::model::logline::{self, Sequence};
+use crate::model::record::{ConnectionRecord, RequestRecord};
+use crate::model::settings::{LogDestination, LogFormat};
 use crate::model::time::WallTime;
 use crate::sys::logfile;
 use crate::sys::privileges;
+use crate::sys::random;
 use crate::sys::reason::words;
 
 /// At most this many bytes to a file at a time.
@@ -27,6 +35,9 @@ const CHUNK: usize = 64 * 1024;
 
 /// To anything but a regular file: PIPE_BUF, up to which Linux takes a write to a pipe whole or not at all.
 const PIPE_CHUNK: usize = 4096;
+
+/// What a datagram can hold over IPv4; over IPv6 it is a little more.
+const DATAGRAM_MAX: usize = 65_507;
 
 /// An open log.
 #[derive(Debug)]
@@ -114,6 +125,7 @@ impl AsFd for Sink {
 #[derive(Debug)]
 pub struct RequestLog {
     output: Output,
+    format: LogFormat,
     /// Whole lines, or whole datagrams one after another. Emptied by a flush, never freed.
     gathered: Vec<u8>,
     /// Where each of them ends in `gathered`.
@@ -133,7 +145,11 @@ enum Output {
         /// The last write stopped inside a line and the system took no more of it: the next begins a new line.
         torn: bool,
     },
-    Network(UdpSocket),
+    Network {
+        socket: UdpSocket,
+        /// A sink's own: whoever opens it anew begins another stream, and so does each worker.
+        sequence: Sequence,
+    },
 }
 
 impl From<Option<Sink>> for Output {
@@ -145,29 +161,81 @@ impl From<Option<Sink>> for Output {
                 let regular = file.metadata().is_ok_and(|about| about.is_file());
                 Output::File { file, chunk: if regular { CHUNK } else { PIPE_CHUNK }, torn: false }
             }
-            Some(Sink::Network(fd)) => Output::Network(UdpSocket::from(fd)),
+            Some(Sink::Network(fd)) => Output::Network {
+                socket: UdpSocket::from(fd),
+                sequence: Sequence { stream: random::number(), next: 0 },
+            },
+        }
+    }
+}
+
+impl Output {
+    /// How long a line can be that is taken as a whole.
+    fn most(&self) -> usize {
+        match self {
+            Output::File { chunk: PIPE_CHUNK, .. } => PIPE_CHUNK,
+            Output::Nowhere | Output::File { .. } => usize::MAX,
+            Output::Network { .. } => DATAGRAM_MAX,
         }
     }
 }
 
 impl RequestLog {
-    /// No sink: nothing is logged.
+    /// No sink: nothing is logged. The format is the classic's until [`RequestLog::set_format`].
     pub fn new(sink: Option<Sink>) -> Self {
-        RequestLog { output: sink.into(), gathered: Vec::new(), ends: Vec::new(), lost: 0, told: 0 }
+        let format = LogFormat::Classic;
+        RequestLog { output: sink.into(), format, gathered: Vec::new(), ends: Vec::new(), lost: 0, told: 0 }
     }
 
-    /// Is anything logged at all?
-    pub fn enabled(&self) -> bool {
-        !matches!(self.output, Output::Nowhere)
+    /// From now on; what was collected is written as it is.
+    pub fn set_format(&mut self, format: LogFormat) {
+        self.format = format;
     }
 
-    /// One line: the client, the time, the server's address without port, and the first line of `chunk`.
+    /// Is [`RequestLog::record`] of any use?
+    pub fn wants_lines(&self) -> bool {
+        self.format == LogFormat::Classic && !matches!(self.output, Output::Nowhere)
+    }
+
+    /// Are [`RequestLog::connection`] and [`RequestLog::request`] of any use?
+    pub fn wants_records(&self) -> bool {
+        self.format == LogFormat::Json && !matches!(self.output, Output::Nowhere)
+    }
+
+    /// One line: the client, the time, the server's address without port, and the first line of `chunk`. Nothing in
+    /// another format than the classic's.
     pub fn record(&mut self, client: &ClientAddress, server: &dyn fmt::Display, now: WallTime, chunk: &[u8]) {
-        match self.output {
+        if !self.wants_lines() {
+            return;
+        }
+        match &mut self.output {
             Output::Nowhere => return,
             Output::File { .. } => logline::file_line(&mut self.gathered, client, server, now, chunk),
-            Output::Network(_) => logline::datagram(&mut self.gathered, client, server, chunk),
+            Output::Network { sequence, .. } => {
+                logline::datagram(&mut self.gathered, client, server, sequence, chunk);
+            }
         }
+        self.collected();
+    }
+
+    /// A connection is over, or a flow of datagrams: one object. Nothing in another format than JSON.
+    pub fn connection(&mut self, record: &ConnectionRecord<'_>) {
+        if self.wants_records() {
+            record.write_json(&mut self.gathered);
+            self.collected();
+        }
+    }
+
+    /// A request is over: the same.
+    pub fn request(&mut self, record: &RequestRecord<'_>) {
+        if self.wants_records() {
+            record.write_json(&mut self.gathered, self.output.most());
+            self.collected();
+        }
+    }
+
+    /// The last line is whole.
+    fn collected(&mut self) {
         self.ends.push(self.gathered.len());
         if self.gathered.len() >= CHUNK {
             self.write_out();
@@ -200,7 +268,7 @@ impl RequestLog {
         self.lost += match &mut self.output {
             Output::Nowhere => 0,
             Output::File { file, chunk, torn } => append(file, &self.gathered, &self.ends, *chunk, torn),
-            Output::Network(socket) => send(socket, &self.gathered, &self.ends),
+            Output::Network { socket, .. } => send(socket, &self.gathered, &self.ends),
         };
         self.gathered.clear();
         self.ends.clear();
@@ -283,6 +351,10 @@ fn send(socket: &UdpSocket, gathered: &[u8], ends: &[usize]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::address::SocketAddress;
+    use crate::model::ids::{ConnId, ServerId, Target, WorkerId};
+    use crate::model::listen::Protocol;
+    use crate::model::record::{Chosen, ChosenServer, Ended, WallMicros};
     use proptest::prelude::*;
     use std::io::Read;
     use std::net::IpAddr;
@@ -371,7 +443,7 @@ mod tests {
     #[test]
     fn without_a_sink_nothing_is_gathered() {
         let mut log = RequestLog::new(None);
-        assert!(!log.enabled());
+        assert!(!log.wants_lines());
         record(&mut log, "GET /");
         assert!(log.gathered.is_empty());
         assert_eq!(log.flush(), 0);
@@ -501,6 +573,144 @@ mod tests {
         }
     }
 
+    fn request(text: &[u8], say: impl FnOnce(&RequestRecord<'_>)) {
+        let address = SocketAddress::Inet(([127, 0, 0, 1], 80).into());
+        let chosen = Chosen::RoundRobin;
+        say(&RequestRecord {
+            worker: WorkerId(0),
+            conn: ConnId(0),
+            client: client(),
+            server: Some(ChosenServer { target: Target::Server(ServerId(0)), address: &address, chosen }),
+            request: text,
+            status: Some(200),
+            began: WallMicros(1_795_331_283_000_000),
+            duration: 1,
+            up: 1,
+            down: 1,
+            ended: Ended::ServerClosed,
+            tls: None,
+        });
+    }
+
+    fn connection(log: &mut RequestLog) {
+        log.connection(&ConnectionRecord {
+            protocol: Protocol::Tcp,
+            worker: WorkerId(0),
+            conn: ConnId(0),
+            client: Some(client()),
+            server: None,
+            attempts: 0,
+            began: WallMicros(1_795_331_283_000_000),
+            connected_after: None,
+            duration: 1,
+            up: 0,
+            down: 0,
+            datagrams: None,
+            ended: Ended::ClientClosed,
+            tls: None,
+        });
+    }
+
+    fn json_to(path: &std::path::Path) -> RequestLog {
+        let mut log = log_to(path);
+        log.set_format(LogFormat::Json);
+        log
+    }
+
+    /// The requests of a log's objects, or what event else there is.
+    fn events(text: &str) -> Vec<String> {
+        let objects = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let shown = objects.map(|it| it.get("request").unwrap_or(&it["event"]).as_str().unwrap().to_owned());
+        shown.collect()
+    }
+
+    #[test]
+    fn each_format_has_its_own_and_changes_between_lines() {
+        let path = scratch("formats");
+        let mut log = log_to(&path);
+        let all = |log: &mut RequestLog, text: &str| {
+            record(log, text);
+            connection(log);
+            request(text.as_bytes(), |record| log.request(record));
+        };
+        assert!(log.wants_lines() && !log.wants_records());
+        all(&mut log, "first");
+        log.set_format(LogFormat::Json);
+        assert!(log.wants_records() && !log.wants_lines());
+        all(&mut log, "second");
+        log.set_format(LogFormat::Classic);
+        all(&mut log, "third");
+        assert_eq!(log.flush(), 0);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 4, "{text}");
+        assert!(lines[0].ends_with(" first") && lines[3].ends_with(" third"), "{text}");
+        assert_eq!(events(&lines[1..3].join("\n")), ["connection", "second"]);
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn without_a_sink_no_format_wants_anything() {
+        let mut log = RequestLog::new(None);
+        for format in [LogFormat::Classic, LogFormat::Json] {
+            log.set_format(format);
+            assert!(!log.wants_lines() && !log.wants_records());
+            connection(&mut log);
+        }
+        assert!(log.gathered.is_empty());
+    }
+
+    #[test]
+    fn a_file_takes_a_request_of_any_length() {
+        let path = scratch("long");
+        let mut log = json_to(&path);
+        let text = vec![0x1b; 100_000];
+        request(&text, |record| log.request(record));
+        connection(&mut log);
+        assert_eq!(log.flush(), 0);
+        let requests = events(&std::fs::read_to_string(&path).unwrap());
+        assert_eq!((requests[0].len(), requests[1].as_str()), (100_000, "connection"));
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn an_object_in_a_pipe_is_never_longer_than_what_the_kernel_takes_as_a_whole() {
+        let path = scratch("pipe");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+        let mut log = json_to(&path);
+        for length in [10, 3000, 4000, 30_000] {
+            request(&vec![b'x'; length], |record| log.request(record));
+        }
+        let lengths: Vec<usize> =
+            log.ends.iter().scan(0, |start, &end| Some(end - std::mem::replace(start, end))).collect();
+        assert_eq!(lengths[2..], [PIPE_CHUNK; 2]);
+        assert!(lengths[1] > 3000 && lengths[1] < PIPE_CHUNK);
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_datagram_is_one_object_and_what_is_too_long_for_it_is_cut() {
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let port = receiver.local_addr().unwrap().port();
+        let destination = LogDestination::Network("127.0.0.1".into(), port);
+        let mut log = RequestLog::new(Some(open(&destination).unwrap()));
+        log.set_format(LogFormat::Json);
+        connection(&mut log);
+        request(&vec![b'\n'; 40_000], |record| log.request(record));
+        assert_eq!(log.flush(), 0);
+        let mut buffer = vec![0; 70_000];
+        let mut receive = || {
+            let length = receiver.recv(&mut buffer).unwrap();
+            (length, events(std::str::from_utf8(&buffer[..length]).unwrap()).remove(0))
+        };
+        assert_eq!(receive().1, "connection");
+        let (length, text) = receive();
+        // Each of them is six bytes, so five may be left.
+        assert!((DATAGRAM_MAX - 5..=DATAGRAM_MAX).contains(&length));
+        assert!(text.len() > 10_000 && text.bytes().all(|byte| byte == b'\n'));
+    }
+
     #[test]
     fn the_network_log_sends_one_datagram_a_record() {
         let penlogd = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -513,8 +723,69 @@ mod tests {
         assert_eq!(log.flush(), 0);
         let mut buffer = [0; 2048];
         let length = penlogd.recv(&mut buffer).unwrap();
-        assert_eq!(&buffer[..length], b"+ 127.0.0.7 127.0.0.1 GET /a HTTP/1.0\n");
+        let text = std::str::from_utf8(&buffer[..length]).unwrap();
+        let (record, sequence) = text.split_once('\n').unwrap();
+        assert_eq!(record, "+ 127.0.0.7 127.0.0.1 GET /a HTTP/1.0");
+        assert!(sequence.len() == 12 && sequence.starts_with('#') && sequence.ends_with(" 0\n"), "{text}");
         assert_eq!(penlogd.recv(&mut buffer).unwrap(), 1024);
+    }
+
+    /// The stream and number of the next datagram.
+    fn sequence(penlogd: &UdpSocket) -> (String, u64) {
+        let mut buffer = [0; 2048];
+        let length = penlogd.recv(&mut buffer).unwrap();
+        let text = std::str::from_utf8(&buffer[..length]).unwrap();
+        let (stream, number) = text.lines().nth(1).unwrap().split_once(' ').unwrap();
+        (stream.to_owned(), number.parse().unwrap())
+    }
+
+    #[test]
+    fn each_log_numbers_its_datagrams_and_begins_anew_with_another_sink() {
+        let penlogd = UdpSocket::bind("127.0.0.1:0").unwrap();
+        penlogd.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let port = penlogd.local_addr().unwrap().port();
+        let sink = open(&LogDestination::Network("127.0.0.1".into(), port)).unwrap();
+        let mut other = RequestLog::new(Some(sink.try_clone().unwrap()));
+        let mut log = RequestLog::new(Some(sink.try_clone().unwrap()));
+        let mut streams = std::collections::BTreeSet::new();
+        let mut expect = |log: &mut RequestLog, numbers: std::ops::Range<u64>| {
+            for _ in numbers.clone() {
+                record(log, "GET /");
+            }
+            log.flush();
+            for number in numbers {
+                let (stream, found) = sequence(&penlogd);
+                assert_eq!(found, number);
+                streams.insert(stream);
+            }
+        };
+        expect(&mut log, 0..3);
+        expect(&mut other, 0..1);
+        expect(&mut log, 3..5);
+        log.replace(Some(sink));
+        expect(&mut log, 0..2);
+        assert_eq!(streams.len(), 3, "{streams:?}");
+    }
+
+    #[test]
+    fn a_datagram_that_was_not_sent_has_a_number_all_the_same() {
+        let penlogd = UdpSocket::bind("127.0.0.1:0").unwrap();
+        penlogd.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let port = penlogd.local_addr().unwrap().port();
+        let sink = open(&LogDestination::Network("127.0.0.1".into(), port)).unwrap();
+        let Sink::Network(socket) = sink.try_clone().unwrap() else { panic!("{sink:?}") };
+        let mut log = RequestLog::new(Some(sink));
+        // It hears nobody but itself: for all others there is nobody.
+        penlogd.connect(penlogd.local_addr().unwrap()).unwrap();
+        for _ in 0..10 {
+            record(&mut log, "GET /");
+            log.flush();
+        }
+        assert!(log.lost() > 0);
+        penlogd.connect(UdpSocket::from(socket).local_addr().unwrap()).unwrap();
+        record(&mut log, "GET /");
+        log.flush();
+        assert_eq!(sequence(&penlogd).1, 10);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Messages for people: timestamped on stderr in the foreground, syslog (facility user, ident pen) else.
+//! Messages for people: timestamped on stderr in the foreground, syslog (facility user) else.
 //!
 //! Nothing here waits: a balancer must not stop because syslogd did. The syslog socket is non-blocking, and what it
 //! does not take is dropped. Nothing here trusts either: text may quote what came over the network, so everything
@@ -19,6 +19,9 @@ use crate::model::reply::push_printable;
 use crate::model::time::{Moment, Seconds};
 use crate::sys::clock;
 
+/// Whose messages they are if nothing else is said.
+const PROGRAM: &str = "pen";
+
 /// Where syslog daemons listen.
 const SYSLOG: &str = "/dev/log";
 
@@ -29,6 +32,8 @@ const RECONNECT: Seconds = Seconds(1);
 #[derive(Debug)]
 pub struct Messages {
     level: AtomicU8,
+    /// Who tells, for syslog.
+    program: &'static str,
     channel: Channel,
 }
 
@@ -41,7 +46,7 @@ enum Channel {
 impl Messages {
     /// Foreground: one write(2) a line to stderr, `YYYY-MM-DD HH:MM:SS: text`.
     pub fn stderr(debug: u8) -> Self {
-        Messages { level: AtomicU8::new(debug), channel: Channel::Stderr }
+        Messages { level: AtomicU8::new(debug), program: PROGRAM, channel: Channel::Stderr }
     }
 
     /// Background: syslog through the syslog crate, over a non-blocking socket opened now (before chroot). If there
@@ -49,8 +54,19 @@ impl Messages {
     pub fn syslog(debug: u8) -> Self {
         Messages {
             level: AtomicU8::new(debug),
+            program: PROGRAM,
             channel: Channel::Syslog(Syslog::open(Path::new(SYSLOG)).ok()),
         }
+    }
+
+    /// The same, told by another program than pen.
+    pub fn of(self, program: &'static str) -> Self {
+        Messages { program, ..self }
+    }
+
+    /// Who tells.
+    pub fn program(&self) -> &'static str {
+        self.program
     }
 
     /// Changes the level.
@@ -121,7 +137,7 @@ impl Messages {
             Channel::Syslog(Some(syslog)) => {
                 let mut out = String::new();
                 escape_into(&mut out, text);
-                syslog.send(severity, &out, clock::now());
+                syslog.send(self.program, severity, &out, clock::now());
             }
         }
     }
@@ -170,15 +186,15 @@ impl Syslog {
     }
 
     /// One datagram. A daemon that is not there any more is looked for, now and then; one that is busy loses it.
-    fn send(&self, severity: Severity, text: &str, now: Moment) {
-        let Err(failure) = self.try_send(severity, text) else {
+    fn send(&self, program: &str, severity: Severity, text: &str, now: Moment) {
+        let Err(failure) = self.try_send(program, severity, text) else {
             return;
         };
         if failure.kind() == io::ErrorKind::WouldBlock || !self.may_seek(now) {
             return;
         }
         if self.socket.connect(&self.path).is_ok() {
-            let _ = self.try_send(severity, text);
+            let _ = self.try_send(program, severity, text);
         }
     }
 
@@ -191,11 +207,11 @@ impl Syslog {
         true
     }
 
-    fn try_send(&self, severity: Severity, text: &str) -> io::Result<()> {
+    fn try_send(&self, program: &str, severity: Severity, text: &str) -> io::Result<()> {
         let formatter = Formatter3164 {
             facility: Facility::LOG_USER,
             hostname: None,
-            process: "pen".into(),
+            process: program.to_owned(),
             // Asked for anew: this may be a child of the process that opened the socket.
             pid: process::id(),
         };
@@ -265,12 +281,14 @@ mod tests {
     fn syslog_gets_facility_user_the_name_and_this_process() {
         let daemon = Daemon::start("tag");
         let syslog = Syslog::open(&daemon.path).unwrap();
-        syslog.send(Severity::LOG_ERR, "cannot reopen the log", Moment(1));
+        syslog.send("pen", Severity::LOG_ERR, "cannot reopen the log", Moment(1));
         let heard = daemon.hears();
         assert!(heard.starts_with("<11>"), "{heard}");
         assert!(heard.ends_with(&format!(" pen[{}]: cannot reopen the log", process::id())), "{heard}");
-        syslog.send(Severity::LOG_DEBUG, "x", Moment(1));
-        assert!(daemon.hears().starts_with("<15>"));
+        syslog.send("penlogd", Severity::LOG_DEBUG, "x", Moment(1));
+        let heard = daemon.hears();
+        assert!(heard.starts_with("<15>"), "{heard}");
+        assert!(heard.ends_with(&format!(" penlogd[{}]: x", process::id())), "{heard}");
     }
 
     #[test]
@@ -280,10 +298,10 @@ mod tests {
         let syslog = Syslog::open(&path).unwrap();
         drop(daemon);
         let second = RECONNECT.micros();
-        syslog.send(Severity::LOG_DEBUG, "lost", Moment(second));
+        syslog.send("pen", Severity::LOG_DEBUG, "lost", Moment(second));
         let daemon = Daemon::start("restart");
-        syslog.send(Severity::LOG_DEBUG, "too early", Moment(second + second / 2));
-        syslog.send(Severity::LOG_DEBUG, "found", Moment(second * 2));
+        syslog.send("pen", Severity::LOG_DEBUG, "too early", Moment(second + second / 2));
+        syslog.send("pen", Severity::LOG_DEBUG, "found", Moment(second * 2));
         assert!(daemon.hears().ends_with(": found"));
     }
 
@@ -293,7 +311,7 @@ mod tests {
         let syslog = Syslog::open(&daemon.path).unwrap();
         // Far more than net.unix.max_dgram_qlen and a socket's buffer take. Without O_NONBLOCK this would hang.
         for _ in 0..20_000 {
-            syslog.send(Severity::LOG_DEBUG, "x", Moment(1));
+            syslog.send("pen", Severity::LOG_DEBUG, "x", Moment(1));
         }
         assert!(daemon.hears().ends_with(": x"));
     }
@@ -304,7 +322,7 @@ mod tests {
         let syslog = Syslog::open(&path).unwrap();
         let daemon = Daemon::start("late");
         assert_eq!(daemon.path, path);
-        syslog.send(Severity::LOG_DEBUG, "hello", Moment(1));
+        syslog.send("pen", Severity::LOG_DEBUG, "hello", Moment(1));
         assert!(daemon.hears().ends_with(": hello"));
     }
 }

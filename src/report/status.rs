@@ -644,6 +644,7 @@ mod tests {
 
     fn view(slot: u32, seen: u64) -> ClientView {
         ClientView {
+            short_tag: 0,
             id: ClientId(slot),
             address: ClientAddress::Inet(IpAddr::from([127, 0, 0, 7]), 0),
             last_used: Moment(seen),

@@ -36,11 +36,27 @@ pub struct ClientRef {
     pub tag: u32,
 }
 
+/// What a short tag can be.
+pub const SHORT_TAG: u16 = 0x3ff;
+
+impl ClientRef {
+    /// Its tag where there is little room: one in a thousand of other uses of the slot has the same.
+    pub fn short_tag(self) -> u16 {
+        short(self.tag)
+    }
+}
+
+fn short(tag: u32) -> u16 {
+    (tag >> KIND.count_ones()) as u16 & SHORT_TAG
+}
+
 /// A client as reports show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientView {
     /// Its slot.
     pub id: ClientId,
+    /// Which use of that slot this is, as [`ClientRef::short_tag`].
+    pub short_tag: u16,
     /// Port 0.
     pub address: ClientAddress,
     /// Its last visit; some microseconds later than it was if many came in one microsecond.
@@ -106,6 +122,7 @@ impl<'a> Clients<'a> {
             let key = slot.key(tag)?;
             let view = ClientView {
                 id,
+                short_tag: short(tag),
                 address: key.address(),
                 last_used: Moment(slot.last.load(Relaxed)),
                 server: self.server_of(slot),
@@ -404,6 +421,7 @@ mod tests {
         fn touched(&self, old: Option<ClientView>, address: ClientAddress) -> ClientView {
             let new = ClientView {
                 id: ClientId(0),
+                short_tag: 0,
                 address,
                 last_used: Moment(0),
                 server: None,
@@ -486,7 +504,7 @@ mod tests {
                 }
                 let mut seen: Vec<ClientView> = clients.iter().collect();
                 seen.sort_by_key(|view| view.last_used);
-                seen.iter_mut().for_each(|view| view.id = ClientId(0));
+                seen.iter_mut().for_each(|view| (view.id, view.short_tag) = (ClientId(0), 0));
                 let expected: Vec<ClientView> = model.clients.iter().map(|(_, view)| *view).collect();
                 prop_assert_eq!(seen, expected);
                 prop_assert_eq!(clients.used() as usize, model.clients.len());

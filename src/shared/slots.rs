@@ -11,7 +11,10 @@ use std::sync::atomic::{
 };
 
 use crate::model::ids::{ClientId, ConnId, MAX_WORKERS, Target, WorkerId};
+use crate::model::listen::Protocol;
+use crate::model::record::Chosen;
 use crate::model::time::Moment;
+use crate::shared::clients::SHORT_TAG;
 use crate::shared::region::{CONNECTIONS, Region};
 use crate::shared::servers::ServerKey;
 
@@ -74,12 +77,52 @@ pub(super) struct ConnSlot {
     up_fd: AtomicI32,
     pending_up: AtomicU32,
     pending_down: AtomicU32,
-    _reserved: AtomicU32,
+    /// An [`About`].
+    about: AtomicU32,
     up: AtomicU64,
     down: AtomicU64,
     started: AtomicU64,
 }
 const _: () = assert!(size_of::<ConnSlot>() == 64);
+
+/// What the log would say of a connection, for the case that its owner cannot do so any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct About {
+    /// A connection or a flow.
+    pub protocol: Protocol,
+    /// What has led to its server, if it has one.
+    pub chosen: Option<Chosen>,
+    /// How many servers were tried.
+    pub attempts: u16,
+    /// Its client's [`short_tag`](crate::shared::clients::ClientRef::short_tag); 0: it has no record.
+    pub client_tag: u16,
+}
+
+impl About {
+    /// The log has said it.
+    const LOGGED: u32 = 1 << 31;
+    const UDP: u32 = 1 << 30;
+    /// Where `client_tag` begins, of ten bits, above `chosen`, which is above `attempts`.
+    const TAG: u32 = 20;
+
+    fn pack(self) -> u32 {
+        let position = self.chosen.and_then(|chosen| Chosen::ALL.iter().position(|one| *one == chosen));
+        let chosen = position.map_or(0, |position| position as u32 + 1) << 16;
+        let protocol = if self.protocol == Protocol::Udp { About::UDP } else { 0 };
+        let tag = u32::from(self.client_tag & SHORT_TAG) << About::TAG;
+        protocol | tag | chosen | u32::from(self.attempts)
+    }
+
+    fn unpack(word: u32) -> Self {
+        let position = (word >> 16 & 0xf).checked_sub(1);
+        About {
+            protocol: if word & About::UDP == 0 { Protocol::Tcp } else { Protocol::Udp },
+            chosen: position.and_then(|position| Chosen::ALL.get(position as usize).copied()),
+            attempts: word as u16,
+            client_tag: (word >> About::TAG) as u16 & SHORT_TAG,
+        }
+    }
+}
 
 /// The connection table's part of the header.
 #[repr(C, align(64))]
@@ -252,6 +295,39 @@ impl<'a> Slots<'a> {
         }
     }
 
+    /// Owner only: what the log would say.
+    pub fn note(&self, conn: ConnId, about: About) {
+        if let Some(slot) = self.slot(conn.0) {
+            slot.about.store(about.pack(), Relaxed);
+        }
+    }
+
+    /// Owner only: the log has said it, though the slot stays in use until the owner has ended.
+    pub fn set_logged(&self, conn: ConnId) {
+        if let Some(slot) = self.slot(conn.0) {
+            slot.about.fetch_or(About::LOGGED, Relaxed);
+        }
+    }
+
+    /// When the slot was claimed, for its owner.
+    pub fn started(&self, conn: ConnId) -> Moment {
+        self.slot(conn.0).map_or(Moment(0), |slot| Moment(slot.started.load(Relaxed)))
+    }
+
+    /// The connections of a dead worker that the log has not told of, before they are swept.
+    pub fn untold(
+        &self,
+        worker: WorkerId,
+    ) -> impl Iterator<Item = (ConnId, ConnectionView, About)> + use<'a> {
+        let slots = *self;
+        (0..self.frontier()).filter_map(move |number| {
+            let slot = slots.slot(number).filter(|slot| slot.owner() == Some(worker))?;
+            let about = slot.about.load(Relaxed);
+            let is_told = about & About::LOGGED != 0;
+            (!is_told).then(|| (ConnId(number), slots.read(slot), About::unpack(about)))
+        })
+    }
+
     /// Owner only: the state bits changed.
     pub fn set_state(&self, conn: ConnId, state: u32) {
         if let Some(slot) = self.slot(conn.0) {
@@ -374,7 +450,9 @@ impl ConnSlot {
 
     /// As a free slot is, so that a claimed one says nothing of its last owner's connection.
     fn blank(&self) {
-        for field in [&self.client, &self.server, &self.state, &self.pending_up, &self.pending_down] {
+        for field in
+            [&self.client, &self.server, &self.state, &self.pending_up, &self.pending_down, &self.about]
+        {
             field.store(0, Relaxed);
         }
         for field in [&self.down_fd, &self.up_fd] {
@@ -392,6 +470,36 @@ mod tests {
     use crate::model::ids::ServerId;
     use crate::shared::region::Geometry;
     use crate::shared::servers::Definition;
+
+    #[test]
+    fn what_the_log_would_say_fits_into_a_word() {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            for chosen in Chosen::ALL.iter().copied().map(Some).chain([None]) {
+                for (attempts, client_tag) in [(0, SHORT_TAG), (1, 0), (u16::MAX, SHORT_TAG)] {
+                    let about = About { protocol, chosen, attempts, client_tag };
+                    assert_eq!(About::unpack(about.pack()), about);
+                    assert_eq!(about.pack() & About::LOGGED, 0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_log_has_told_of_is_not_told_again() {
+        let region = region(4);
+        let (slots, mut finder) = (region.slots(), SlotFinder::default());
+        let [one, two] = [(); 2].map(|()| slots.claim(&mut finder, ONE, Moment(7)).unwrap());
+        let about = About { protocol: Protocol::Udp, chosen: Some(Chosen::Hash), attempts: 2, client_tag: 3 };
+        slots.note(one, about);
+        slots.set_logged(two);
+        let untold: Vec<_> =
+            slots.untold(ONE).map(|(conn, view, about)| (conn, view.started, about)).collect();
+        assert_eq!(untold, [(one, Moment(7), about)]);
+        assert_eq!(slots.untold(TWO).count(), 0);
+        slots.release(&mut finder, two);
+        let again = slots.claim(&mut finder, ONE, Moment(8)).unwrap();
+        assert_eq!((again, slots.untold(ONE).count()), (two, 2));
+    }
 
     fn region(connections: u32) -> Region {
         let region = Region::create(Geometry { clients: 16, connections }).unwrap();

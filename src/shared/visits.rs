@@ -18,12 +18,15 @@ use std::cell::Cell;
 use crate::model::address::{ClientAddress, SocketAddress};
 use crate::model::ids::{Target, WorkerId};
 use crate::model::proxy::ProxySend;
+use crate::model::record::Chosen;
 use crate::model::settings::Settings;
 use crate::model::time::{Moment, Seconds};
 use crate::policy::acl::Verdicts;
 use crate::policy::blacklist::{self, Standing};
 use crate::policy::routes::ServerSet;
-use crate::policy::selection::{self, Choice, FailoverState, Rules, ServerTable, ServerView, Visitor};
+use crate::policy::selection::{
+    self, Choice, Decision, FailoverState, Rule, Rules, ServerTable, ServerView, Visitor,
+};
 use crate::shared::clients::ClientRef;
 use crate::shared::region::Region;
 use crate::shared::servers::{RawAddress, ServerKey, ServerRow};
@@ -74,6 +77,8 @@ pub struct Reservation {
     pub proxy: ProxySend,
     /// What [`fail`] needs to find the next one.
     pub failover: FailoverState,
+    /// What has led there.
+    pub chosen: Chosen,
     /// Which server that is, wherever in the list it stands by now.
     key: ServerKey,
     /// The client's remembered server when it came.
@@ -119,12 +124,12 @@ pub fn begin(
     let mut cursor = before;
     let choice = match context.is_outdated() {
         true => None,
-        false => selection::choose(&terms.rules, &context, &visitor, &mut cursor),
+        false => chosen(&selection::decide(&terms.rules, &context, &visitor, &mut cursor)),
     };
     if cursor != before {
         region.servers().set_cursor(among, cursor);
     }
-    let place = choice.and_then(|choice| context.take(worker, choice));
+    let place = choice.and_then(|(choice, chosen)| context.take(worker, choice, chosen));
     let provisional = match place.as_ref().and_then(|place| remembered_as(place.choice.target, place.key)) {
         // With -r every connection goes elsewhere: nothing is gained before a server has answered.
         Some(key) if remembered.is_none() && !terms.rules.forgetful && !terms.rules.roundrobin => {
@@ -190,7 +195,7 @@ pub fn fail(
         true => None,
         false => selection::choose_next(&terms.rules, &context, &visitor, &failed.failover),
     };
-    let place = next.and_then(|next| context.take(worker, next));
+    let place = next.and_then(|next| context.take(worker, next, after_failure(next.target)));
     let provisional = if failed.provisional {
         let next = place.as_ref().and_then(|place| remembered_as(place.choice.target, place.key));
         let moved = next.map_or(ServerKey::NONE, ServerKey::unconfirmed);
@@ -292,6 +297,30 @@ pub fn count_datagrams(region: &Region, worker: WorkerId, reservation: &Reservat
     region.ledger().count_datagrams(worker, reservation.key.row(), up, down);
 }
 
+/// A choice, and what has led to it.
+fn chosen(decision: &Decision) -> Option<(Choice, Chosen)> {
+    let choice = decision.choice?;
+    let by_rule = match decision.rule {
+        Rule::Denied => Chosen::Abuse,
+        Rule::LastServer => Chosen::LastServer,
+        Rule::Prio => Chosen::Prio,
+        Rule::Weight => Chosen::Weight,
+        Rule::Hash => Chosen::Hash,
+        Rule::RoundRobin => Chosen::RoundRobin,
+    };
+    let first = decision.first.map(Target::Server);
+    Some((choice, if first == Some(choice.target) { by_rule } else { after_failure(choice.target) }))
+}
+
+/// What has led to a server that another one comes before.
+fn after_failure(target: Target) -> Chosen {
+    match target {
+        Target::Server(_) => Chosen::Failover,
+        Target::Emergency => Chosen::Emergency,
+        Target::Abuse => Chosen::Abuse,
+    }
+}
+
 /// What a client remembers of a server. Nothing of the emergency and the abuse server: it is a new one next time.
 fn remembered_as(target: Target, key: ServerKey) -> Option<ServerKey> {
     matches!(target, Target::Server(_)).then_some(key)
@@ -309,6 +338,7 @@ pub(super) struct VisitContext<'a> {
 /// A place taken; what else a [`Reservation`] needs is added without the lock.
 struct Reserved {
     choice: Choice,
+    chosen: Chosen,
     address: RawAddress,
     tls: u64,
     proxy: ProxySend,
@@ -328,7 +358,7 @@ impl VisitContext<'_> {
     }
 
     /// Takes a place on the chosen target. None only if the choice was not one to make.
-    fn take(&self, worker: WorkerId, choice: Choice) -> Option<Reserved> {
+    fn take(&self, worker: WorkerId, choice: Choice, chosen: Chosen) -> Option<Reserved> {
         let key = self.region.servers().key(choice.target);
         let row = self.region.servers().row_of(key)?;
         let address = row.usable_address()?;
@@ -340,7 +370,7 @@ impl VisitContext<'_> {
         if let Some(until) = probe {
             row.probe(worker, until);
         }
-        Some(Reserved { choice, address, tls: row.tls(), proxy: row.proxy(), key, probe })
+        Some(Reserved { choice, chosen, address, tls: row.tls(), proxy: row.proxy(), key, probe })
     }
 }
 
@@ -373,6 +403,7 @@ impl Reserved {
             tls: self.tls,
             proxy: self.proxy,
             failover: self.choice.failover,
+            chosen: self.chosen,
             key: self.key,
             remembered,
             client,

@@ -8,11 +8,15 @@ use std::mem::MaybeUninit;
 use std::sync::Once;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::model::record::WallMicros;
 use crate::model::time::{Moment, WallTime};
 
 unsafe extern "C" {
     /// tzset(3): reads `TZ` and the zone file that it names.
     fn tzset();
+
+    /// Seconds that UTC is ahead of the local zone when no summer time applies: tzset sets it.
+    static timezone: libc::c_long;
 }
 
 /// CLOCK_MONOTONIC: the same in all processes.
@@ -31,13 +35,16 @@ pub fn wall() -> WallTime {
     WallTime(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
 }
 
+/// The same in microseconds.
+pub fn wall_micros() -> WallMicros {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    WallMicros(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+}
+
 /// `YYYY-MM-DD HH:MM:SS` in local time. The zone is read once, at the first call: call it before a chroot.
 /// A time that no calendar holds is shown as its number of seconds.
 pub fn local(time: WallTime) -> String {
-    static ZONE: Once = Once::new();
-    // SAFETY: tzset reads the environment; pen is single-threaded wherever it changes that, and `Once` keeps two
-    // threads from being in here.
-    ZONE.call_once(|| unsafe { tzset() });
+    read_zone();
     let Ok(seconds) = libc::time_t::try_from(time.0) else {
         return time.to_string();
     };
@@ -58,6 +65,23 @@ pub fn local(time: WallTime) -> String {
         parts.tm_min,
         parts.tm_sec
     )
+}
+
+/// How many seconds the local zone is ahead of UTC when no summer time applies.
+pub fn standard_zone() -> i64 {
+    read_zone();
+    // SAFETY: it exists wherever tzset does, has this type there (POSIX), and only tzset writes to it, which has been
+    // called for the last time.
+    let behind = unsafe { timezone };
+    -behind
+}
+
+/// The zone is read once.
+fn read_zone() {
+    static ZONE: Once = Once::new();
+    // SAFETY: tzset reads the environment; pen is single-threaded wherever it changes that, and `Once` keeps two
+    // threads from being in here.
+    ZONE.call_once(|| unsafe { tzset() });
 }
 
 #[cfg(test)]
@@ -83,6 +107,11 @@ mod tests {
         assert_eq!(text.len(), 19, "{text}");
         assert!(text.starts_with("2001-09-0"), "{text}");
         assert!(text.ends_with(":40"), "{text}");
+    }
+
+    #[test]
+    fn no_zone_is_more_than_a_day_from_utc() {
+        assert!(standard_zone().abs() < 86_400);
     }
 
     #[test]

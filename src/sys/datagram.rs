@@ -32,6 +32,10 @@ const STRIDE: usize = LARGEST + 3 * 64;
 /// Bytes that may wait in a listening socket, in each direction: as many as a batch can have.
 const QUEUE: usize = BATCH * LARGEST;
 
+/// Bytes that may wait in the socket of a collector, with what the kernel needs for each datagram: a burst of some ten
+/// thousand.
+const COLLECTED: usize = 16 << 20;
+
 /// How often a call that failed because of an earlier datagram is made again.
 const TRIES: usize = 8;
 
@@ -540,6 +544,76 @@ pub fn join_group(address: SocketAddr) -> io::Result<OwnedFd> {
     setsockopt(&socket, sockopt::ReusePort, &true)?;
     KernelAddress::from(address).bind(&socket)?;
     Ok(socket)
+}
+
+/// A socket that hears what anybody sends to this port and never answers: over IPv6 and IPv4, or over IPv4 alone where the
+/// system has no IPv6. As much may wait in it as the system allows, up to `COLLECTED`.
+///
+/// # Errors
+/// The kernel's.
+pub fn open_collector(port: u16) -> io::Result<OwnedFd> {
+    let open = |address: IpAddr| {
+        let address = KernelAddress::from(SocketAddr::new(address, port));
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let socket = ns::socket(address.family(), SockType::Datagram, flags, None)?;
+        if address.family() == ns::AddressFamily::Inet6 {
+            setsockopt(&socket, sockopt::Ipv6V6Only, &false)?;
+        }
+        if setsockopt(&socket, sockopt::RcvBufForce, &COLLECTED).is_err() {
+            setsockopt(&socket, sockopt::RcvBuf, &COLLECTED)?;
+        }
+        address.bind(&socket)?;
+        Ok(socket)
+    };
+    match open(Ipv6Addr::UNSPECIFIED.into()) {
+        Err(error) if lacks_family(&error) => open(Ipv4Addr::UNSPECIFIED.into()),
+        result => result,
+    }
+}
+
+/// Is it that there is no IPv6?
+fn lacks_family(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
+/// What a socket holds that nobody has read, and what it could not hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Queue {
+    /// Bytes that wait, with what the kernel needs for each datagram.
+    pub waiting: u32,
+    /// As many may.
+    pub limit: u32,
+    /// Datagrams that the kernel has dropped since the socket was opened, most of them for lack of room. Counted modulo
+    /// 2³².
+    pub dropped: u32,
+}
+
+/// What is known of the datagrams that have come to a socket.
+///
+/// # Errors
+/// The kernel is older than 4.12.
+pub fn queue(socket: BorrowedFd<'_>) -> io::Result<Queue> {
+    // linux/sock_diag.h: SK_MEMINFO_*.
+    const FIELDS: usize = 9;
+    const WAITING: usize = 0;
+    const LIMIT: usize = 1;
+    const DROPPED: usize = 8;
+    let mut told = [0u32; FIELDS];
+    let mut length = size_of_val(&told) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `told`, which is as long, and the length to `length`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            told.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Queue { waiting: told[WAITING], limit: told[LIMIT], dropped: told[DROPPED] })
 }
 
 /// A socket for datagrams of clients, before it has that address.

@@ -74,7 +74,7 @@ pub enum PrivilegeError {
 
 fn way_out(reason: &io::Error) -> &'static str {
     match reason.kind() {
-        io::ErrorKind::PermissionDenied => "; start pen as root, or leave the option out",
+        io::ErrorKind::PermissionDenied => "; start it as root, or leave the option out",
         _ => "",
     }
 }
@@ -297,6 +297,6 @@ mod tests {
             return; // It would lock this test program in.
         }
         let error = enter_jail(Path::new("/")).unwrap_err().to_string();
-        assert!(error.contains("start pen as root"), "{error}");
+        assert!(error.contains("start it as root"), "{error}");
     }
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
 
@@ -129,20 +129,88 @@ fn one_line_for_each_turn_of_the_client() {
     assert_eq!(requests, ["GET /1 HTTP/1.1", "GET /2 HTTP/1.1", "POST /3 HTTP/1.1", "GET /4 HTTP/1.1"]);
 }
 
+/// What comes next to this socket: the record, and what follows it.
+fn datagram(log: &UdpSocket) -> (String, String) {
+    let mut datagram = [0; 2000];
+    let length = log.recv(&mut datagram).expect("a datagram comes");
+    let text = String::from_utf8_lossy(&datagram[..length]).into_owned();
+    let (record, rest) = text.split_once('\n').expect("a record ends with a newline");
+    (record.to_owned(), rest.to_owned())
+}
+
+/// The stream and the number behind a record: `#STREAM SEQ`.
+#[track_caller]
+fn sequence(rest: &str) -> (String, u64) {
+    let words = rest.strip_prefix('#').and_then(|rest| rest.strip_suffix('\n')?.split_once(' '));
+    let (stream, number) = words.unwrap_or_else(|| panic!("no sequence: {rest:?}"));
+    let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    assert!(stream.len() == 8 && stream.bytes().all(hex), "{rest:?}");
+    (stream.to_owned(), number.parse().unwrap())
+}
+
+fn penlogd() -> UdpSocket {
+    let log = UdpSocket::bind("127.0.0.1:0").unwrap();
+    log.set_read_timeout(Some(SOON)).unwrap();
+    log
+}
+
 /// pen(1), REQUEST LOG: with a port, a host that is sent each line in a datagram.
 #[test]
 fn lines_can_go_to_a_host() {
-    let s = webs(1);
-    let log = UdpSocket::bind("127.0.0.1:0").unwrap();
-    log.set_read_timeout(Some(SOON)).unwrap();
+    let (s, log) = (webs(1), penlogd());
     let pen = Pen::with(&["-l", &log.local_addr().unwrap().to_string()]).servers(&s).start();
     for n in [7, 8] {
         client::request(pen.connect_from(&format!("127.0.0.{n}")), &format!("/page{n}"));
-        let mut datagram = [0; 2000];
-        let length = log.recv(&mut datagram).expect("a datagram comes");
-        let text = String::from_utf8_lossy(&datagram[..length]).into_owned();
-        assert_eq!(text, format!("+ 127.0.0.{n} 127.0.0.1 GET /page{n} HTTP/1.0\n"));
+        assert_eq!(datagram(&log).0, format!("+ 127.0.0.{n} 127.0.0.1 GET /page{n} HTTP/1.0"));
     }
+}
+
+/// pen(1), REQUEST LOG: a second line has the worker's number and that of the datagram, from 0; a log that is set again
+/// begins anew.
+#[test]
+fn datagrams_of_each_worker_are_numbered() {
+    only_ours!("its datagrams have no numbers");
+    let (s, log) = (webs(1), penlogd());
+    let address = log.local_addr().unwrap().to_string();
+    let pen = Pen::with(&["-l", &address]).servers(&s).workers(3).controlled().start();
+    let mut next = BTreeMap::new();
+    for n in 0..40 {
+        client::request(pen.connect(), &format!("/{n}"));
+        let (record, rest) = datagram(&log);
+        assert!(record.ends_with(&format!(" GET /{n} HTTP/1.0")), "{record}");
+        let (stream, number) = sequence(&rest);
+        let expected = next.entry(stream.clone()).or_insert(0);
+        assert_eq!(number, *expected, "of {stream}");
+        *expected += 1;
+    }
+    assert!(next.len() <= 3, "more streams than workers: {next:?}");
+    assert_eq!(pen.ask("no log") + &pen.ask(&format!("log {address}")), format!("{address}\n"));
+    // A worker that has not heard of the log yet sends nothing.
+    log.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let mut buffer = [0; 2000];
+    wait_until("there is a stream that begins anew", || {
+        client::request(pen.connect(), "/");
+        let length = log.recv(&mut buffer).unwrap_or(0);
+        let text = String::from_utf8_lossy(&buffer[..length]);
+        let Some((_, rest)) = text.split_once('\n') else { return false };
+        let (stream, number) = sequence(rest);
+        !next.contains_key(&stream) && number == 0
+    });
+}
+
+/// pen(1), REQUEST LOG: a datagram has at most 1024 bytes, its number included.
+#[test]
+fn a_long_request_is_cut_to_fit_its_datagram() {
+    only_ours!("its datagrams have no numbers");
+    let (s, log) = (webs(1), penlogd());
+    let pen = Pen::with(&["-l", &log.local_addr().unwrap().to_string()]).servers(&s).start();
+    let path = "x".repeat(2000);
+    client::request(pen.connect(), &format!("/{path}"));
+    let (record, rest) = datagram(&log);
+    sequence(&rest);
+    assert_eq!(record.len() + 1 + rest.len(), 1024);
+    let text = record.strip_prefix("+ 127.0.0.1 127.0.0.1 ").unwrap();
+    assert!(format!("GET /{path} HTTP/1.0").starts_with(text), "{text}");
 }
 
 /// pen(1), REQUEST LOG: HUP opens the log anew. Under load, with several workers, every line is written exactly once

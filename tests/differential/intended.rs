@@ -207,6 +207,7 @@ pub static DIFFERENCES: &[Difference] = &[
         "127.0.0.10 <epoch> 127.0.0.1 are you there?\n",
         OWNER,
     ),
+    differs("case_097_over_the_network", "more behind it", "false", "true", NUMBERED),
     differs("case_098_a_network_log_by_command", "set", "127.0.0.1\n", "127.0.0.1:<LOG>\n", LOGPORT),
     differs("case_098_a_network_log_by_command", "log", "127.0.0.1\n", "127.0.0.1:<LOG>\n", LOGPORT),
     differs("case_098_a_network_log_by_command", "records go on after no log", "true", "false", NOLOG),
@@ -612,6 +613,148 @@ pub static DIFFERENCES: &[Difference] = &[
     differs("datagrams_that_are_long", "32769", "32768 bytes", "32769 bytes", CUT),
     differs("datagrams_that_are_long", "65507", "32768 bytes", "65507 bytes", CUT),
     differs("a_first_datagram_that_is_empty", "answer", "silence", "S0 ", EMPTY),
+    differs(
+        "case_146_a_request_of_many_characters",
+        "100",
+        "127.0.0.1 - - [22/Nov/2026:07:10:00 +0000] \"GET /yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\" 200 1\n",
+        "192.0.2.1 - - [22/Nov/2026:07:10:00 +0000] \"GET /yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\" 200 1\n",
+        LONGREQUEST,
+    ),
+    differs(
+        "case_146_a_request_of_many_characters",
+        "120",
+        "127.0.0.1 - - [22/Nov/2026:07:10:00 +0000] \"GET /yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\" 200 1\n",
+        "192.0.2.1 - - [22/Nov/2026:07:10:00 +0000] \"GET /yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\" 200 1\n",
+        LONGREQUEST,
+    ),
+    differs(
+        "as_many_entries_as_penlogd_is_told_to_keep",
+        "-n 2, the first",
+        "127.0.0.1 - - [22/Nov/2026:07:10:00 +0000] \"GET /1\" 200 1\n",
+        "192.0.2.1 - - [22/Nov/2026:07:10:00 +0000] \"GET /1\" 200 1\n",
+        ENTRIES,
+    ),
+    differs(
+        "case_147_servers_that_are_no_ipv4_addresses",
+        "::1",
+        "killed by SIGSEGV\n",
+        "127.0.0.1 - - [22/Nov/2026:07:10:00 +0000] \"GET /\" 200 1\n",
+        DATAGRAM,
+    ),
+    differs(
+        "case_147_servers_that_are_no_ipv4_addresses",
+        "no.such.host.invalid",
+        "killed by SIGSEGV\n",
+        "127.0.0.1 - - [22/Nov/2026:07:10:00 +0000] \"GET /\" 200 1\n",
+        DATAGRAM,
+    ),
+    differs(
+        "what_penlogd_takes_for_a_line",
+        "the request alone",
+        "192.0.2.1 /z\"\n",
+        "192.0.2.1 \"GET /z\"\n",
+        WHOLELINE,
+    ),
+    differs(
+        "a_request_with_quotes",
+        "as servers write them",
+        "127.0.0.1 - - [22/Nov/2026:07:10:00 +0000] \"GET /\\\"z\\\" HTTP/1.0\" 200 1\n",
+        "192.0.2.1 - - [22/Nov/2026:07:10:00 +0000] \"GET /\\\"z\\\" HTTP/1.0\" 200 1\n",
+        QUOTES,
+    ),
+    differs(
+        "a_line_that_comes_before_its_counterpart",
+        "log",
+        "127.0.0.1 - - [22/Nov/2026:07:10:00 +0000] \"GET /z\" 200 1\n",
+        "192.0.2.1 - - [22/Nov/2026:07:10:00 +0000] \"GET /z\" 200 1\n",
+        WAITS,
+    ),
+    differs(
+        "datagrams_that_forge_lines",
+        "two lines",
+        "a - - \\\"GET /1\\\"\\nb - - \\\"GET /2\\\"\\n\n",
+        "a - - \\\"GET /1\\\"\\\\x0ab - - \\\"GET /2\\\"\\n\n",
+        FORGED,
+    ),
+    differs(
+        "datagrams_that_forge_lines",
+        "an escape sequence",
+        "a - - \\\"GET /\\u{1b}[2J\\\"\\n\n",
+        "a - - \\\"GET /\\\\x1b[2J\\\"\\n\n",
+        FORGED,
+    ),
+    differs(
+        "datagrams_that_forge_lines",
+        "a carriage return",
+        "a - - \\\"GET /\\rb\\\"\\n\n",
+        "a - - \\\"GET /\\\\x0db\\\"\\n\n",
+        FORGED,
+    ),
+    differs(
+        "datagrams_that_forge_lines",
+        "no newline",
+        "a \"GET /1\"b \"GET /2\"\n",
+        "a \"GET /1\"\nb \"GET /2\"\n",
+        FORGED,
+    ),
+    differs("case_148_signals_to_penlogd", "INT", "killed by SIGINT", "exit 0", INT),
+    differs("case_148_signals_to_penlogd", "then there is a pid file", "true", "false", INT),
+    differs(
+        "how_penlogd_is_called",
+        "abc",
+        "exit 0, stdout speaks, stderr silent",
+        "exit 1, stdout silent, stderr speaks",
+        CHECKED,
+    ),
+    differs(
+        "how_penlog_is_called",
+        "nobody there",
+        "exit 0, stdout silent, stderr silent",
+        "exit 0, stdout silent, stderr speaks",
+        TOLD,
+    ),
+    differs(
+        "a_long_line_through_penlog_and_penlogd",
+        "log",
+        "192.0.2.1 \"GET /z\" x and so on, 1031 bytes\n",
+        "192.0.2.1 \"GET /z\" x and so on, 2019 bytes\n",
+        PUTTOGETHER,
+    ),
+    differs(
+        "case_150_logs_merged",
+        "a second line",
+        "192.0.2.10 - - [08/Jan/2002:23:28:50 +0000] \"GET /robots.txt HTTP/1.0\" 404 268\n192.0.2.10 - - [08/Jan/2002:22:29:40 +0000] \"GET /robots.txt HTTP/1.0\" 404 268\n192.0.2.11 - - [08/Jan/2002:23:28:51 +0000] \"GET /news.html HTTP/1.0\" 200 4017\n10.0.0.1 - bob [08/Jan/2002:23:31:00 +0000] \"GET /other HTTP/1.0\" 200 1 \"ref\" \"UA x\"\n",
+        "192.0.2.10 - - [08/Jan/2002:23:28:50 +0000] \"GET /robots.txt HTTP/1.0\" 404 268\n192.0.2.11 - - [08/Jan/2002:23:28:51 +0000] \"GET /news.html HTTP/1.0\" 200 4017\n192.0.2.12 - - [08/Jan/2002:23:29:40 +0000] \"GET /robots.txt HTTP/1.0\" 404 268\n10.0.0.1 - bob [08/Jan/2002:23:31:00 +0000] \"GET /other HTTP/1.0\" 200 1 \"ref\" \"UA x\"\n",
+        HOUR,
+    ),
+    differs(
+        "requests_that_pen_has_cut",
+        "101",
+        "10.0.0.1 - - [01/Mar/2024:12:01:40 +0000] \"GET /yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\" 200 1\n",
+        "192.0.2.1 - - [01/Mar/2024:12:01:40 +0000] \"GET /yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\" 200 1\n",
+        CUTREQUEST,
+    ),
+    differs(
+        "requests_that_pen_has_cut",
+        "150",
+        "10.0.0.1 - - [01/Mar/2024:12:01:40 +0000] \"GET /yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\" 200 1\n",
+        "192.0.2.1 - - [01/Mar/2024:12:01:40 +0000] \"GET /yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\" 200 1\n",
+        CUTREQUEST,
+    ),
+    differs(
+        "a_request_with_quotes_is_merged",
+        "log",
+        "10.0.0.1 - - [01/Mar/2024:12:01:40 +0000] \"GET /\\\"z\\\"\" 200 1\n",
+        "192.0.2.1 - - [01/Mar/2024:12:01:40 +0000] \"GET /\\\"z\\\"\" 200 1\n",
+        QUOTES,
+    ),
+    differs(
+        "the_zone_of_a_merged_log",
+        "AAA-1",
+        "10.0.0.2 - - [08/Jan/2002:23:28:51 +0000] \"GET /news.html HTTP/1.0\" 200 4017\n",
+        "192.0.2.11 - - [08/Jan/2002:23:28:51 +0000] \"GET /news.html HTTP/1.0\" 200 4017\n",
+        ZONE,
+    ),
 ];
 
 const fn differs(
@@ -672,6 +815,7 @@ const PIECES: &str = "A command is read to the end of its line, in however many 
 const FREEZE: &str = "A silent client of the control port waits alone.";
 const STATUS: &str = "The page is answered without a file, too.";
 const LOGPORT: &str = "The port belongs to the answer.";
+const NUMBERED: &str = "Ours number their datagrams behind the newline, so that a loss is noticed.";
 const NOLOG: &str = "`no log` ends a network log, too.";
 const SERVICE: &str = "A service's name is a port, as on the command line.";
 const DOUBLED: &str = "Reading a file again does not double its lists.";
@@ -693,3 +837,16 @@ const STAPLE: &str = "A response that has expired would be worse than none.";
 const EMPTY: &str = "An empty datagram is one, not an end.";
 const FAMILIES: &str = "Clients over IPv6 are served by servers over IPv4, with datagrams too.";
 const CUT: &str = "Datagrams are passed on whole, however long.";
+const LONGREQUEST: &str = "Requests of 100 characters and more are matched, too: all that pen sends of them.";
+const ENTRIES: &str = "penlogd keeps as many entries as it is told, not one less.";
+const DATAGRAM: &str = "No datagram ends penlogd.";
+const WHOLELINE: &str = "Nothing of the request is taken off with the first word.";
+const QUOTES: &str = "A quote that the web server has escaped does not end the request, and is a quote.";
+const WAITS: &str = "A line waits for pen's entry for a while.";
+const FORGED: &str = "A datagram is one line, whatever is in it.";
+const TOLD: &str = "penlog says when nobody takes what it sends, and goes on.";
+const PUTTOGETHER: &str = "What penlog sends of a long line in pieces is one line again, matched and whole.";
+const HOUR: &str =
+    "Every hour is right; the classic takes the second line that it reads for one of the summer.";
+const CUTREQUEST: &str = "What pen has cut off a request does not keep it from its line.";
+const ZONE: &str = "Times are compared as they are, whatever the zone of who compares them.";

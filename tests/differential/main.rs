@@ -25,6 +25,7 @@ mod stage;
 #[allow(dead_code, unused_imports, unused_macros)] // what only the stories of tests/behaviour use
 #[path = "../behaviour/support/mod.rs"]
 mod support;
+mod traffic;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -33,13 +34,16 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use compare::Comparison;
+use compare::{Comparison, Lines};
 use missing::Capability;
 use scenarios::Scenario;
 use stage::{Program, Transcript};
 
 /// Scenarios mostly wait.
 const THREADS: usize = 8;
+
+/// Of logs no more lines are shown.
+const MOST_SHOWN: usize = 5;
 
 /// What became of a test.
 enum Outcome {
@@ -215,7 +219,13 @@ fn print(name: &str, classic: &Transcript, ours: &Transcript) {
     let mut text = format!("--- {name}\n");
     for (who, transcript) in [("classic", classic), ("ours", ours)] {
         for seen in &transcript.observations {
-            text += &format!("{who:8} {:?}: {:?}\n", seen.label, seen.text);
+            let count = seen.text.lines().count();
+            if !seen.lines || count <= MOST_SHOWN {
+                text += &format!("{who:8} {:?}: {:?}\n", seen.label, seen.text);
+                continue;
+            }
+            text += &format!("{who:8} {:?}, {count} lines:\n", seen.label);
+            seen.text.lines().take(MOST_SHOWN).for_each(|line| text += &format!("    {line}\n"));
         }
     }
     print!("{text}");
@@ -250,6 +260,7 @@ fn summary(outcomes: &[(&str, Outcome)], total: usize, start: Instant) -> ExitCo
                 }
                 sum.observations += comparison.observations;
                 sum.equal += comparison.equal;
+                sum.lines.add(&comparison.lines);
                 sum.intended.extend(&comparison.intended);
                 sum.failures.extend(comparison.failures.iter().map(|failure| format!("{name}: {failure}")));
             }
@@ -279,6 +290,14 @@ fn summary(outcomes: &[(&str, Outcome)], total: usize, start: Instant) -> ExitCo
         println!("\nfailures:");
     }
     sum.failures.iter().for_each(|failure| println!("  {failure}"));
+    let Lines { compared, intended, unlike } = sum.lines;
+    if compared > 0 {
+        println!(
+            "\nlines of the log tools: {compared} compared: {} equal, {intended} different as intended, {unlike} \
+             different",
+            compared - intended - unlike
+        );
+    }
     let cases: usize = missing::MISSING.iter().map(|entry| entry.cases.len()).sum();
     println!(
         "\n{} scenarios, {} observations compared: {} equal, {} intended differences ({} reasons), {} failures; \

@@ -31,6 +31,8 @@ pub struct Observation {
     pub label: String,
     /// What was seen, without what differs from run to run.
     pub text: String,
+    /// Is it a log of many lines, which the summary counts?
+    pub lines: bool,
 }
 
 /// What a scenario saw of one pen.
@@ -82,14 +84,22 @@ impl Stage {
 
     /// Notes what was seen. A label that comes again gets a number.
     pub fn note(&self, label: impl Display, text: impl Display) {
+        self.add(label, self.normalised(&text.to_string()), false);
+    }
+
+    /// Notes lines as they are, every byte of them.
+    pub fn note_lines(&self, label: impl Display, lines: String) {
+        self.add(label, lines, true);
+    }
+
+    fn add(&self, label: impl Display, text: String, lines: bool) {
         let label = self.normalised(&label.to_string());
-        let text = self.normalised(&text.to_string());
         let mut transcript = self.transcript.borrow_mut();
         let seen = &transcript.observations;
         let free = |label: &String| seen.iter().all(|seen| seen.label != *label);
         let numbered = (2..).map(|number| format!("{label} ({number})"));
         let label = std::iter::once(label.clone()).chain(numbered).find(free).unwrap();
-        transcript.observations.push(Observation { label, text });
+        transcript.observations.push(Observation { label, text, lines });
     }
 
     /// Notes something that is wrong with a pen of ours whatever the classic does.

@@ -26,8 +26,12 @@ use pen::policy::http::responses::Responses;
 use pen::policy::proxy_header::{self, Flaw, Header, Outgoing, Route, Verdict as HeaderVerdict};
 
 mod http_head;
+mod merge;
+mod weblogs;
 
 pub use http_head::http_head;
+pub use merge::merge;
+pub use weblogs::{penlogd, web_line};
 
 /// More lines than this say nothing new, and take time.
 const MOST_LINES: usize = 32;

@@ -7,6 +7,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 
+use crate::model::record::Ended;
 use crate::report::dump::dump;
 use crate::shared::visits;
 use crate::shared::workers::Lost;
@@ -102,7 +103,7 @@ impl Worker<'_> {
             let (times, last) = flow.stuck;
             flow.stuck = (if last + 1 == turn { times.saturating_add(1) } else { 1 }, turn);
             if flow.stuck.0 > STUCK {
-                return self.end_flow(key);
+                return self.end_flow(key, Ended::ServerLost);
             }
         }
         match error {
@@ -118,7 +119,7 @@ impl Worker<'_> {
         };
         let tally = flow.caller.tally;
         if tally.down > 0 && tally.down >= tally.up.saturating_mul(replies.into()) {
-            self.end_flow(key);
+            self.end_flow(key, Ended::Replied);
         }
     }
 
@@ -143,6 +144,9 @@ impl Worker<'_> {
         };
         if batch {
             flow.pace.took(usize::try_from(passed.0).unwrap_or(usize::MAX));
+        }
+        if flow.caller.tally.down == 0 && self.log.wants_records() {
+            flow.caller.answered = Some(self.now);
         }
         let tally = &mut flow.caller.tally;
         tally.down += passed.0;

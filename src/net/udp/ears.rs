@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use slotmap::{Key as _, SlotMap};
 
 use crate::model::address::SocketAddress;
+use crate::model::record::Ended;
 use crate::shared::workers::Lost;
 use crate::sys::datagram::{Arrival, BATCH, Inbox};
 use crate::sys::poller::Poller;
@@ -158,7 +159,7 @@ impl Worker<'_> {
         }
         let flows = self.udp.flows.iter().filter(|(_, flow)| left.contains(&flow.caller.origin.ear));
         for key in flows.map(|(key, _)| key).collect::<Vec<FlowKey>>() {
-            self.end_flow(key);
+            self.end_flow(key, Ended::ListenerClosed);
         }
         self.lose_datagrams_of(|origin| left.contains(&origin.ear));
         for key in left {

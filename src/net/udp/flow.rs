@@ -21,7 +21,10 @@ use slotmap::Key as _;
 
 use crate::model::address::{ClientAddress, SocketAddress};
 use crate::model::ids::ConnId;
+use crate::model::listen::Protocol;
+use crate::model::record::{ConnectionRecord, Ended};
 use crate::model::time::Moment;
+use crate::shared::slots::About;
 use crate::shared::visits::{self, Reservation};
 use crate::shared::workers::Lost;
 use crate::sys::datagram;
@@ -69,6 +72,8 @@ pub(super) struct Caller {
     /// Until it is known that its server is there.
     pub(super) kept: Kept,
     pub(super) tally: Tally,
+    /// When the first reply came, if the log is to be told.
+    pub(super) answered: Option<Moment>,
 }
 
 /// What a client gets sent again to the next server, if the one that it went to is not there. The first datagram may be
@@ -188,17 +193,31 @@ impl Worker<'_> {
         };
         self.region.workers().opened(self.id);
         self.region.workers().flow_began(self.id);
-        let arrival = Arrival { address, visitor: visit.client, verdicts, among: None };
-        let caller =
-            Caller { origin, arrival, conn, destination, kept: Kept::default(), tally: Tally::default() };
+        let arrival = Arrival { address, visitor: visit.client, verdicts, among: None, attempts: 0 };
+        let caller = Caller {
+            origin,
+            arrival,
+            conn,
+            destination,
+            kept: Kept::default(),
+            tally: Tally::default(),
+            answered: None,
+        };
         Ok(self.open_flow(caller, Some(reservation))?)
     }
 
     /// Gives a client a server, this one or the next that can be had. Else it is parted with.
-    fn open_flow(&mut self, caller: Caller, place: Option<Reservation>) -> Result<FlowKey, Lost> {
-        let (socket, reservation) = match self.connect_any_datagrams(&caller.arrival, place) {
+    fn open_flow(&mut self, mut caller: Caller, place: Option<Reservation>) -> Result<FlowKey, Lost> {
+        let (socket, reservation) = match self.connect_any_datagrams(&mut caller.arrival, place) {
             Ok(connected) => connected,
             Err(lost) => {
+                let why = match lost {
+                    Lost::NoRoom => Ended::NoResources,
+                    Lost::NoServer | Lost::TooLong | Lost::Unreachable | Lost::Proxy => {
+                        self.unserved(&caller.arrival)
+                    }
+                };
+                self.log_flow(&caller, None, why);
                 self.part_with(caller);
                 return Err(lost);
             }
@@ -228,7 +247,7 @@ impl Worker<'_> {
             None => Ok(()),
         };
         if watched.is_err() {
-            self.end_flow(key);
+            self.end_flow(key, Ended::NoResources);
             return Err(Lost::NoRoom);
         }
         Ok(key)
@@ -237,7 +256,7 @@ impl Worker<'_> {
     /// Tries one server after the other until one can be sent to.
     fn connect_any_datagrams(
         &mut self,
-        arrival: &Arrival,
+        arrival: &mut Arrival,
         mut next: Option<Reservation>,
     ) -> Result<(OwnedFd, Reservation), Lost> {
         while let Some(reservation) = next {
@@ -248,6 +267,7 @@ impl Worker<'_> {
                     continue;
                 }
             };
+            arrival.attempts = arrival.attempts.saturating_add(1);
             match self.open_socket(arrival, &reservation, server) {
                 Ok(socket) => return Ok((socket, reservation)),
                 Err(error) if datagram::is_lack(&error) => {
@@ -360,15 +380,16 @@ impl Worker<'_> {
         };
         let is_news = visits::shun(self.region, self.id, &self.terms, reservation, self.now);
         self.tell_failure(reservation.target, &reservation.address, error, is_news);
-        self.end_flow(key);
+        self.end_flow(key, Ended::ServerLost);
     }
 
-    /// Ends a flow, whatever its phase: everything that it holds is given back, once. Replies that wait to be sent are
-    /// sent all the same.
-    pub(in crate::net) fn end_flow(&mut self, key: FlowKey) {
+    /// Ends a flow, whatever its phase: everything that it holds is given back, once, and the log is told why. Replies that
+    /// wait to be sent are sent all the same.
+    pub(in crate::net) fn end_flow(&mut self, key: FlowKey, why: Ended) {
         let Some(flow) = self.take_out(key) else {
             return;
         };
+        self.log_flow(&flow.caller, Some(&flow.reservation), why);
         // Closed before its place is given back.
         drop(flow.socket);
         visits::give_back(self.region, self.id, flow.reservation);
@@ -396,6 +417,34 @@ impl Worker<'_> {
         self.release_slot(conn);
     }
 
+    /// The log is to be told of a flow that is over, or that goes with its worker.
+    fn log_flow(&mut self, caller: &Caller, reservation: Option<&Reservation>, why: Ended) {
+        if !self.log.wants_records() {
+            return;
+        }
+        let Caller { arrival, conn, tally, answered, .. } = caller;
+        let record = self.record(Protocol::Udp, *conn, arrival.address, why);
+        self.log.connection(&ConnectionRecord {
+            server: reservation.map(Reservation::server),
+            attempts: arrival.attempts.into(),
+            connected_after: self.after(*conn, *answered),
+            up: tally.bytes_up,
+            down: tally.bytes_down,
+            datagrams: Some((tally.up, tally.down)),
+            ..record
+        });
+    }
+
+    /// The same of all that there are. Their slots.
+    pub(in crate::net) fn log_all_flows(&mut self, why: Ended) -> Vec<ConnId> {
+        let flows = std::mem::take(&mut self.udp.flows);
+        for flow in flows.values() {
+            self.log_flow(&flow.caller, Some(&flow.reservation), why);
+        }
+        self.udp.flows = flows;
+        self.udp.flows.values().map(|flow| flow.caller.conn).collect()
+    }
+
     /// Shows the flow's sockets and its server in its slot.
     fn describe_flow(&self, key: FlowKey) {
         let Some(Flow { caller, socket, reservation, .. }) = self.udp.flows.get(key) else {
@@ -405,5 +454,8 @@ impl Worker<'_> {
         let (visitor, server) = (Some(caller.arrival.visitor.id), Some(reservation.target));
         let slots = self.region.slots();
         slots.describe(caller.conn, visitor, server, state::CONNECTING, ear, socket.as_raw_fd());
+        let (chosen, attempts) = (Some(reservation.chosen), caller.arrival.attempts);
+        let client_tag = caller.arrival.visitor.short_tag();
+        slots.note(caller.conn, About { protocol: Protocol::Udp, chosen, attempts, client_tag });
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use crate::model::ids::ConnId;
+use crate::model::record::Ended;
 use crate::model::time::Moment;
 use crate::shared::slots::Shortage;
 use crate::shared::visits::Reservation;
@@ -66,7 +67,7 @@ impl Worker<'_> {
             return false;
         };
         self.region.workers().flow_evicted(self.id);
-        self.end_flow(key);
+        self.end_flow(key, Ended::Evicted);
         true
     }
 
@@ -95,7 +96,7 @@ impl Worker<'_> {
                 return;
             };
             self.region.workers().flow_evicted(self.id);
-            self.end_flow(key);
+            self.end_flow(key, Ended::Evicted);
         }
     }
 

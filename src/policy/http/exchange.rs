@@ -2,8 +2,11 @@
 
 use super::body::Body;
 use super::head::{self, HeadRules, Kind, Malformed, Opening, Request};
+use super::journal::{Journal, Told};
 use super::outgoing::Outgoing;
 use super::responses::{Responses, Verdict};
+use crate::model::record::Ended;
+use crate::model::time::Moment;
 
 /// Why a client gets an error instead of a server's response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +119,39 @@ impl Exchange {
         }
     }
 
+    /// Does somebody want to know what becomes of each request? And it is this late.
+    pub fn keep_journal_if(&mut self, wanted: bool, now: Moment) {
+        match wanted {
+            true => self.keep_journal(now),
+            false => self.responses.drop_journal(),
+        }
+    }
+
+    /// Somebody wants to know. A connection that is in the middle of something begins with the request after that.
+    pub fn keep_journal(&mut self, now: Moment) {
+        if matches!(self.stage, Stage::Opening | Stage::Head)
+            && self.responses.is_between()
+            && self.responses.outstanding() == 0
+        {
+            self.responses.keep_journal();
+        }
+        if let Some(journal) = self.responses.journal() {
+            journal.set_now(now);
+        }
+    }
+
+    /// The requests that are over and have not been taken before, in their order.
+    pub fn take_over(&mut self) -> Vec<Told> {
+        self.responses.journal().map(Journal::take).unwrap_or_default()
+    }
+
+    /// The connection is over, for this reason: so are all requests.
+    pub fn end(&mut self, ended: Ended) {
+        if let Some(journal) = self.responses.journal() {
+            journal.end(ended);
+        }
+    }
+
     /// It is open, or will be when it [resumes](Exchange::resume).
     pub fn may_go_on(&self) -> bool {
         self.is_open() || matches!(self.stage, Stage::Verdict) && self.responses.verdict().is_some()
@@ -168,6 +204,11 @@ impl Exchange {
         }
     }
 
+    /// The server's stream has come to its end.
+    pub fn end_of_responses(&mut self) {
+        self.responses.end();
+    }
+
     /// How many of the client's next bytes go to the server whatever they are.
     pub fn requests_unseen(&self) -> u64 {
         match &self.stage {
@@ -179,6 +220,7 @@ impl Exchange {
 
     /// So many of them, at most [`Exchange::requests_unseen`], have gone by.
     pub fn skip_requests(&mut self, bytes: u64) {
+        self.note_sent(bytes);
         if let Stage::Body(body) = &mut self.stage {
             body.skip(bytes);
             if body.is_over() {
@@ -219,10 +261,28 @@ impl Exchange {
 
     /// The client is not read any more.
     pub fn refuse(&mut self, why: Refusal) {
+        let held = std::mem::take(&mut self.held);
+        self.refuse_head(why, &held);
+    }
+
+    /// The same, because of this head, or where a body is under way because of that.
+    fn refuse_head(&mut self, why: Refusal, head: &[u8]) {
         let within = matches!(self.stage, Stage::Body(_));
         self.stage = Stage::Refused { why, within };
         self.held = Vec::new();
         self.skipped = Vec::new();
+        match self.responses.journal() {
+            Some(journal) if within => journal.refuse_last(why),
+            Some(journal) => journal.refuse(head, why),
+            None => {}
+        }
+    }
+
+    /// The client has been told of the refusal, with this status and so many bytes.
+    pub fn answered_here(&mut self, code: u16, bytes: u64) {
+        if let Some(journal) = self.responses.journal() {
+            journal.answered_here(code, bytes);
+        }
     }
 
     /// Why the client is not read any more.
@@ -256,7 +316,9 @@ impl Exchange {
                 Stage::Body(body) => match body.pass(rest) {
                     Ok(own) => {
                         source.pass(at..at + own, out);
-                        if body.is_over() {
+                        let over = body.is_over();
+                        self.note_sent(own as u64);
+                        if over {
                             self.end_of_request();
                         }
                         own
@@ -268,6 +330,7 @@ impl Exchange {
                 },
                 Stage::Opaque => {
                     source.pass(at..bytes.len(), out);
+                    self.note_sent(rest.len() as u64);
                     rest.len()
                 }
                 Stage::Verdict => {
@@ -298,7 +361,11 @@ impl Exchange {
         let bytes = if fresh { rest } else { &self.held };
         match head::opening(bytes) {
             Opening::Incomplete if bytes.len() > self.head_max => {
-                self.refuse(Refusal::Bad("the head is too long"));
+                let why = Refusal::Bad("the head is too long");
+                match fresh {
+                    true => self.refuse_head(why, rest),
+                    false => self.refuse(why),
+                }
             }
             Opening::Incomplete if fresh => self.held.extend_from_slice(rest),
             Opening::Incomplete => {}
@@ -386,11 +453,18 @@ impl Exchange {
     /// A whole head goes to the server.
     fn forward(&mut self, head: &[u8], out: &mut Outgoing, see: &mut impl FnMut(&[u8])) {
         if head.len() > self.head_max {
-            return self.refuse(Refusal::Bad("the head is too long"));
+            return self.refuse_head(Refusal::Bad("the head is too long"), head);
         }
-        match out.stage(|staged| head::rewrite(head, &self.rules, staged)) {
+        let (rewritten, length) = out.stage(|staged| {
+            let before = staged.len();
+            (head::rewrite(head, &self.rules, staged), staged.len() - before)
+        });
+        match rewritten {
             Ok(Request { kind, body }) => {
                 see(head);
+                if let Some(journal) = self.responses.journal() {
+                    journal.begin(head, length as u64);
+                }
                 self.gone = true;
                 self.responses.expect(kind);
                 self.verdict_due = matches!(kind, Kind::Upgrade | Kind::Connect);
@@ -400,12 +474,26 @@ impl Exchange {
                     self.end_of_request();
                 }
             }
-            Err(Malformed(reason)) => self.refuse(Refusal::Bad(reason)),
+            Err(Malformed(reason)) => self.refuse_head(Refusal::Bad(reason), head),
+        }
+    }
+
+    /// So many bytes of the last request have gone.
+    fn note_sent(&mut self, bytes: u64) {
+        if let Some(journal) = self.responses.journal() {
+            journal.sent(bytes);
         }
     }
 
     /// A request has gone whole.
     fn end_of_request(&mut self) {
+        let (lost, tunnel) = (self.responses.is_lost(), self.is_granted());
+        if let Some(journal) = self.responses.journal().filter(|_| !tunnel) {
+            journal.sent_all();
+            if lost {
+                journal.lose();
+            }
+        }
         self.stage = match self.responses.verdict() {
             _ if !self.verdict_due => Stage::Head,
             None => Stage::Verdict,
@@ -413,6 +501,11 @@ impl Exchange {
             Some(Verdict::Denied) => Stage::Head,
         };
         self.verdict_due = false;
+    }
+
+    /// The request that has just gone whole has been granted already what it asks for.
+    fn is_granted(&self) -> bool {
+        self.verdict_due && self.responses.verdict() == Some(Verdict::Granted)
     }
 }
 

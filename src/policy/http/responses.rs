@@ -17,6 +17,7 @@ use memchr::memchr;
 
 use super::body::{Body, Chunked};
 use super::head::Kind;
+use super::journal::Journal;
 
 /// The most bytes of a head.
 const LONGEST_HEAD: usize = 64 * 1024;
@@ -36,6 +37,8 @@ pub struct Responses {
     verdicts_due: usize,
     /// The last one.
     verdict: Option<Verdict>,
+    /// Where somebody wants to know what became of each request.
+    journal: Option<Box<Journal>>,
 }
 
 /// What became of the request for an upgrade or a tunnel.
@@ -97,7 +100,24 @@ impl Responses {
 
     /// So many requests wait for their responses that no more should be sent now. Never when [lost](Self::is_lost).
     pub fn is_full(&self) -> bool {
-        self.asked.total >= MOST_REQUESTS || self.asked.runs() >= MOST_RUNS
+        self.asked.total >= MOST_REQUESTS
+            || self.asked.runs() >= MOST_RUNS
+            || self.journal.as_ref().is_some_and(|journal| journal.is_full())
+    }
+
+    /// Keeps a journal from here on. There should be no request that it would miss the beginning of.
+    pub fn keep_journal(&mut self) {
+        self.journal.get_or_insert_default();
+    }
+
+    /// Keeps none any more.
+    pub fn drop_journal(&mut self) {
+        self.journal = None;
+    }
+
+    /// What is noted of each request, if that is.
+    pub fn journal(&mut self) -> Option<&mut Journal> {
+        self.journal.as_deref_mut()
     }
 
     /// How many requests have not had their (whole) response. None when it is [lost](Self::is_lost) which have.
@@ -144,9 +164,21 @@ impl Responses {
 
     /// So many bytes, at most [`Responses::unseen`], have gone by.
     pub fn skip(&mut self, bytes: u64) {
-        if let Stage::Body(body) = &mut self.stage {
-            body.skip(bytes);
-            self.leave_body();
+        match &mut self.stage {
+            Stage::Between | Stage::Head(_) | Stage::Lost => {}
+            Stage::Opaque => self.note(bytes),
+            Stage::Body(body) => {
+                body.skip(bytes);
+                self.note(bytes);
+                self.leave_body();
+            }
+        }
+    }
+
+    /// The server's stream has come to its end, and with it a response that has no other.
+    pub fn end(&mut self) {
+        if let (Stage::Body(Body::Rest), Some(journal)) = (&self.stage, &mut self.journal) {
+            journal.answered();
         }
     }
 
@@ -163,20 +195,41 @@ impl Responses {
                 }
             },
             Stage::Head(head) => match head.see(bytes)? {
-                None => Ok(bytes.len()),
+                None => {
+                    self.note(bytes.len() as u64);
+                    Ok(bytes.len())
+                }
                 Some(seen) => {
                     let kind = self.asked.first().ok_or(Foreign)?;
-                    let outcome = head.outcome(kind)?;
+                    let (outcome, status) = (head.outcome(kind)?, head.status);
+                    self.note(seen as u64);
+                    if let (Some(journal), Some(status)) = (&mut self.journal, status)
+                        && !matches!(outcome, Outcome::Interim)
+                    {
+                        journal.status(status.code);
+                    }
                     self.conclude(kind, outcome);
                     Ok(seen)
                 }
             },
             Stage::Body(body) => {
                 let seen = body.pass(bytes).map_err(|_| Foreign)?;
+                self.note(seen as u64);
                 self.leave_body();
                 Ok(seen)
             }
-            Stage::Opaque | Stage::Lost => Ok(bytes.len()),
+            Stage::Opaque => {
+                self.note(bytes.len() as u64);
+                Ok(bytes.len())
+            }
+            Stage::Lost => Ok(bytes.len()),
+        }
+    }
+
+    /// So many bytes belong to the response.
+    fn note(&mut self, bytes: u64) {
+        if let Some(journal) = &mut self.journal {
+            journal.received(bytes);
         }
     }
 
@@ -187,6 +240,9 @@ impl Responses {
             Outcome::Granted => {
                 self.stop(Stage::Opaque);
                 self.verdict = Some(Verdict::Granted);
+                if let Some(journal) = &mut self.journal {
+                    journal.granted();
+                }
             }
             Outcome::Final(body) => {
                 if asks_for_verdict(kind) {
@@ -205,6 +261,9 @@ impl Responses {
         if matches!(&self.stage, Stage::Body(body) if body.is_over()) {
             self.stage = Stage::Between;
             self.asked.pop();
+            if let Some(journal) = &mut self.journal {
+                journal.answered();
+            }
         }
     }
 
@@ -213,6 +272,9 @@ impl Responses {
             self.verdict = Some(Verdict::Denied);
         }
         self.stop(Stage::Lost);
+        if let Some(journal) = &mut self.journal {
+            journal.lose();
+        }
     }
 
     /// Nothing is looked at any more.

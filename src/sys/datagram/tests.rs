@@ -554,3 +554,35 @@ fn a_server_in_the_mapped_form_of_ipv4_is_one_of_ipv4() {
     let up = connect(mapped, None).unwrap().socket;
     assert!(address(&up).is_ipv4());
 }
+
+#[test]
+fn a_collector_hears_both_families_and_nobody_else_has_its_port() {
+    let collector = open_collector(0).unwrap();
+    let port = address(&collector).port();
+    for ip in ["127.0.0.1", "::1"] {
+        let from = peer(ip);
+        from.send_to(b"x", (ip, port)).unwrap();
+        let mut inbox = Inbox::new();
+        assert_eq!(receive(&mut inbox, &collector, 1).0, [b"x"]);
+        assert_eq!(inbox.get(0).from, from.local_addr().unwrap());
+    }
+    let taken = open_collector(port).unwrap_err();
+    assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+}
+
+#[test]
+fn a_queue_says_what_waits_and_what_was_dropped() {
+    let (ear, at) = ear("127.0.0.1");
+    let empty = queue(ear.as_fd()).unwrap();
+    assert!(empty.limit > 0 && empty.waiting == 0 && empty.dropped == 0, "{empty:?}");
+    setsockopt(&ear, sockopt::RcvBuf, &4096).unwrap();
+    let from = peer("127.0.0.1");
+    for _ in 0..100 {
+        from.send_to(&[b'x'; 1000], at).unwrap();
+    }
+    let full = queue(ear.as_fd()).unwrap();
+    assert!(full.waiting > 0 && full.limit < empty.limit, "{full:?}");
+    let mut inbox = Inbox::new();
+    let kept = inbox.receive(ear.as_fd(), BATCH).unwrap();
+    assert_eq!(kept as u32 + full.dropped, 100);
+}

@@ -293,6 +293,11 @@ impl Secured {
         }
     }
 
+    /// The handshake is done.
+    pub fn is_established(&self) -> bool {
+        self.established
+    }
+
     /// The handshake resumed an earlier session.
     pub fn resumed(&self) -> bool {
         self.stream.ssl().session_reused()

@@ -9,8 +9,10 @@ pub mod http;
 pub mod mmdb;
 pub mod network;
 pub mod nginx;
+pub mod objects;
 pub mod page;
 pub mod pen;
+pub mod penlogd;
 pub mod processes;
 pub mod programs;
 pub mod scratch;
@@ -25,6 +27,7 @@ use std::time::{Duration, Instant};
 pub use backend::Backend;
 pub use client::{Ending, Held};
 pub use pen::Pen;
+pub use penlogd::Penlogd;
 pub use scratch::Scratch;
 pub use udp::UdpServer;
 

@@ -43,6 +43,20 @@ impl Network {
         assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
+    /// Another one, with a machine of this address, and a cable to this one, which is `own` at its end. Nobody but these
+    /// two uses the cable, and `name` is what this one calls it.
+    pub fn neighbour(&self, name: &str, address: &str, own: &str) -> Self {
+        let other = Network::new().unwrap();
+        other.ip(&format!("link add out type veth peer name {name} netns {}", self.path()));
+        other.ip("link set lo up");
+        for (network, interface, here, there) in [(self, name, own, address), (&other, "out", address, own)] {
+            network.ip(&format!("address add {here}/32 dev {interface}"));
+            network.ip(&format!("link set {interface} up"));
+            network.ip(&format!("route add {there}/32 dev {interface} src {here}"));
+        }
+        other
+    }
+
     /// Its name for ip(8), for as long as this process lives.
     fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())

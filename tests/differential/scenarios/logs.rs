@@ -27,13 +27,17 @@ fn logged(t: &Stage, requests: &[&[u8]]) -> String {
     text
 }
 
-/// What comes next to this socket.
-fn datagram(socket: &UdpSocket) -> String {
+/// What comes next to this socket, up to where the classic's penlogd stops reading; and is there more?
+fn datagram(socket: &UdpSocket) -> (String, bool) {
     socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let mut bytes = [0; 2048];
     match socket.recv(&mut bytes) {
-        Ok(count) => String::from_utf8_lossy(&bytes[..count]).into_owned(),
-        Err(error) => format!("({})", error.kind()),
+        Ok(count) => {
+            let end =
+                bytes[..count].iter().position(|&byte| byte == b'\n').map_or(count, |newline| newline + 1);
+            (String::from_utf8_lossy(&bytes[..end]).into_owned(), end < count)
+        }
+        Err(error) => (format!("({})", error.kind()), false),
     }
 }
 
@@ -102,13 +106,15 @@ pub fn scenarios() -> Vec<Scenario> {
             let log = socket.local_addr().unwrap().to_string();
             let pen = t.pen(&["-l", &log]).servers(&s).start();
             let _ = pen.visit();
-            t.note("a record", datagram(&socket));
+            let (record, more) = datagram(&socket);
+            t.note("a record", record);
+            t.note("more behind it", more);
             let _ = pen.visit_from("127.0.0.7");
-            t.note("another", datagram(&socket));
+            t.note("another", datagram(&socket).0);
             let stream = pen.connect();
             (&stream).write_all(&[b"GET /\x80 ", "x".repeat(300).as_bytes(), b"\r\n\r\n"].concat()).unwrap();
             let _ = client::read_all(&stream);
-            let long = datagram(&socket);
+            let (long, _) = datagram(&socket);
             t.note("a long one has", format!("{} characters", long.chars().count()));
         }),
         scenario("case_098_where_the_log_goes", |t| {
@@ -190,7 +196,7 @@ pub fn scenarios() -> Vec<Scenario> {
             t.note("set", pen.ask(&format!("log {log}")));
             pen.note_asked(["log"]);
             let _ = pen.visit();
-            t.note("a record", datagram(&socket));
+            t.note("a record", datagram(&socket).0);
             pen.note_asked(["no log"]);
             let _ = pen.visit();
             socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();

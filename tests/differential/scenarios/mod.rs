@@ -14,6 +14,7 @@ mod signals;
 mod start;
 mod tls;
 mod udp;
+mod weblogs;
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
@@ -112,7 +113,7 @@ pub fn keep_panic(panic: &PanicHookInfo<'_>) -> bool {
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
-    let files: [fn() -> Vec<Scenario>; 14] = [
+    let files: [fn() -> Vec<Scenario>; 15] = [
         start::scenarios,
         choosing::scenarios,
         lists::scenarios,
@@ -127,6 +128,7 @@ pub fn all() -> Vec<Scenario> {
         deaths::scenarios,
         tls::scenarios,
         udp::scenarios,
+        weblogs::scenarios,
     ];
     files.into_iter().flat_map(|file| file()).collect()
 }

@@ -1,0 +1,5 @@
+//! mergelogs(1).
+
+fn main() -> std::process::ExitCode {
+    pen::tools::mergelogs::main()
+}
