@@ -128,7 +128,8 @@ impl Floor {
             });
             self.poller.add_stream(client.as_fd(), number as u64 * 2).unwrap();
             self.poller.add_stream(server.as_fd(), number as u64 * 2 + 1).unwrap();
-            self.connections[number] = Some(Connection { sockets: [client, server], ways: Default::default() });
+            self.connections[number] =
+                Some(Connection { sockets: [client, server], ways: Default::default() });
         }
     }
 
@@ -273,7 +274,11 @@ fn datagrams(address: SocketAddrV4, server: SocketAddrV4) -> ! {
                         flows.push((from, socket));
                         flows.len() - 1
                     });
-                    let _ = nix::sys::socket::send(flows[flow].1.as_raw_fd(), &room[..bytes], MsgFlags::MSG_DONTWAIT);
+                    let _ = nix::sys::socket::send(
+                        flows[flow].1.as_raw_fd(),
+                        &room[..bytes],
+                        MsgFlags::MSG_DONTWAIT,
+                    );
                 }
                 continue;
             }

@@ -471,7 +471,7 @@ impl Worker<'_> {
         self.relaying.join(&mut self.connections, key, self.now);
         self.region.workers().connecting(self.id, false);
         self.ring_if_awaited();
-        self.relay(key);
+        self.relay(key, None);
     }
 
     /// The header that a server was to get together with the client's first bytes goes alone, if none have gone: whoever

@@ -199,13 +199,16 @@ impl Worker<'_> {
                 server.note(readiness);
                 self.secure(key);
             }
+            (Phase::Relaying { .. }, _) if readiness.only_readable() && connection.http.is_none() => {
+                self.pass_on(key, side, readiness);
+            }
             (Phase::Relaying { client, .. }, Side::Client) => {
                 client.note(readiness);
-                self.relay(key);
+                self.relay(key, None);
             }
             (Phase::Relaying { server, .. }, Side::Server) => {
                 server.note(readiness);
-                self.relay(key);
+                self.relay(key, None);
             }
             (Phase::Answering { client }, Side::Client) => {
                 client.note(readiness);
@@ -228,8 +231,55 @@ impl Worker<'_> {
         }
     }
 
-    /// Moves bytes both ways, as far as they go now.
-    pub(super) fn relay(&mut self, key: Key) {
+    /// There are bytes to read on that side, and no more is known. Mostly all of them go on at once, and that was it.
+    fn pass_on(&mut self, key: Key, side: Side, readiness: Readiness) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let Phase::Relaying { client, server, up, down, reservation } = &mut connection.phase else {
+            return;
+        };
+        let mut turn = Turn {
+            client,
+            server,
+            up,
+            down,
+            http: None,
+            turn: &mut connection.turn,
+            buffers: &mut self.buffers,
+            observer: Observer {
+                log: &mut self.log,
+                messages: &self.messages,
+                dumping: self.settings.debug >= 3,
+                ascii: self.settings.ascii,
+                client: &connection.client,
+                server: &reservation.address,
+            },
+        };
+        let moved = match turn.pass_on(side) {
+            Ok(Some(moved)) => moved,
+            Ok(None) => {
+                let endpoint = if side == Side::Client { client } else { server };
+                endpoint.note(readiness);
+                return self.relay(key, None);
+            }
+            Err(broken) => return self.relay(key, Some((side, broken))),
+        };
+        let (bytes_up, bytes_down) = if side == Side::Client { (moved, 0) } else { (0, moved) };
+        visits::count(self.region, self.id, reservation, bytes_up, bytes_down);
+        connection.turn |= bytes_down > 0;
+        let done = moved > 0 && up.is_clear() && down.is_clear() && !client.readable() && !server.readable();
+        let backlog = (up.backlog() as u32, down.backlog() as u32);
+        self.region.slots().progress(connection.conn, up.bytes(), down.bytes(), backlog.0, backlog.1);
+        self.relaying.touch(&mut self.connections, key, self.now);
+        if !done {
+            self.relay(key, None);
+        }
+    }
+
+    /// Moves bytes both ways, as far as they go now. `broken`: what has turned out already of the direction that the side's
+    /// bytes take.
+    pub(super) fn relay(&mut self, key: Key, broken: Option<(Side, Broken)>) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
@@ -260,7 +310,7 @@ impl Worker<'_> {
                 server: &reservation.address,
             },
         };
-        let (moved_up, moved_down) = turn.run();
+        let (moved_up, moved_down) = turn.run(broken);
         let http = connection.http.as_ref();
         let held_up = http.is_some_and(|http| !http.is_open());
         let refusal = http.and_then(|http| http.refusal());
@@ -387,7 +437,7 @@ impl Worker<'_> {
         };
         connection.queued = false;
         match connection.phase {
-            Phase::Relaying { .. } => self.relay(key),
+            Phase::Relaying { .. } => self.relay(key, None),
             Phase::Lingering { .. } => self.linger_on(key),
             Phase::Answering { .. } => self.answer(key),
             Phase::Announcing { .. }

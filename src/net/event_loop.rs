@@ -161,6 +161,8 @@ pub struct Worker<'a> {
     pub(super) turn: u64,
     /// Descriptors were freed while accepting was paused for want of them.
     pub(super) freed: bool,
+    /// Nobody's time is up before that.
+    due: Moment,
     descriptors: Descriptors,
     tickets: Rc<TicketKeys>,
     channel: WorkerEnd,
@@ -254,6 +256,7 @@ impl<'a> Worker<'a> {
             now: clock::now(),
             turn: 0,
             freed: false,
+            due: Moment::default(),
             descriptors,
             tickets: inheritance.tickets,
             channel: inheritance.channel,
@@ -318,7 +321,11 @@ impl<'a> Worker<'a> {
             }
             self.send_replies();
             self.go_on_with_unfinished();
-            self.end_overdue();
+            if self.now >= self.due {
+                self.end_overdue();
+                self.due = self.next_due();
+            }
+            self.lose_overdue_datagrams();
             if self.freed || self.acceptor.patience().is_some() {
                 self.retry_accept();
             }
@@ -338,6 +345,14 @@ impl<'a> Worker<'a> {
         if !self.unfinished.is_empty() {
             return Duration::ZERO;
         }
+        let waiting = self.waiting_datagrams_due().map_or(self.due, |due| due.min(self.due));
+        let patience = Duration::from_micros(waiting.micros_since(self.now));
+        self.acceptor.patience().map_or(patience, |others| patience.min(others))
+    }
+
+    /// When somebody's time may be up: the first deadline of those who wait for something now, and no later than a tick
+    /// from now, because whoever comes has a second at least. So turns that end nobody need not look at each queue.
+    fn next_due(&self) -> Moment {
         let deadlines = [
             self.peeking.next_deadline(&self.connections, Some(self.settings.tls.handshake_timeout)),
             self.shaking.next_deadline(&self.connections, Some(self.settings.tls.handshake_timeout)),
@@ -346,10 +361,10 @@ impl<'a> Worker<'a> {
             self.heading.next_deadline(&self.connections, Some(self.settings.http.head_timeout)),
             self.answering.next_deadline(&self.connections, Some(self.answer_timeout())),
             self.lingering.next_deadline(&self.connections, Some(LINGER)),
+            self.flows_due(),
         ];
-        let waits = deadlines.into_iter().flatten().map(|deadline| deadline.micros_since(self.now));
-        let others = self.acceptor.patience().into_iter().chain(self.flows_patience());
-        waits.map(Duration::from_micros).chain(others).fold(TICK, Duration::min)
+        let tick = self.now.plus_micros(TICK.as_micros() as u64);
+        deadlines.into_iter().flatten().fold(tick, Moment::min)
     }
 
     /// How long connections may be idle; None: for ever.
@@ -534,6 +549,8 @@ impl<'a> Worker<'a> {
             self.page = page(&self.acceptor);
         }
         self.region.workers().set_settings(self.id, self.settings.generation);
+        // Timeouts may be others now.
+        self.due = self.now;
         self.call_the_waiting();
         // What accepting was paused for may be there now.
         self.retry_accept();

@@ -179,7 +179,7 @@ impl Worker<'_> {
             Self::tell_refused(self.region, self.id, &self.messages, who, Refusal::Slow);
         }
         self.watch_head(key);
-        self.relay(key);
+        self.relay(key, None);
     }
 
     /// A request has just been refused: it is counted, and told.

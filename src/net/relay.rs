@@ -188,6 +188,14 @@ impl Endpoint {
         self.failed
     }
 
+    /// Nothing is known of it but that it takes what it is given: neither is there anything to read or to be sent, nor
+    /// has anything happened.
+    fn is_calm(&self) -> bool {
+        let busy = self.readable | self.blocked | self.corked | self.ending;
+        let odd = self.thorough | self.urgent | self.failed;
+        !busy & !odd && matches!(self.transport, Transport::Plain(_))
+    }
+
     /// Its socket.
     pub fn socket(&self) -> &OwnedFd {
         match &self.transport {
@@ -545,6 +553,32 @@ impl Direction {
     /// It was abandoned because of a reset.
     pub fn was_reset(&self) -> bool {
         self.reset
+    }
+
+    /// Nothing is held, more may come, and it is not spliced.
+    pub fn is_clear(&self) -> bool {
+        self.state == DirectionState::Flowing && matches!(self.backlog, Backlog::Nothing) && self.full < FULL
+    }
+
+    /// What most turns are, without looking at all that a turn may have to do: bytes have come, and all of them go on at
+    /// once. The number of bytes; `None`: nothing was done, this needs [`Direction::pump`]. What is left to do after it
+    /// does so, too.
+    ///
+    /// # Errors
+    /// One of the sides is broken.
+    pub fn pass_on(
+        &mut self,
+        from: &mut Endpoint,
+        to: &mut Endpoint,
+        buffers: &mut RelayBuffers,
+        filter: &mut impl Filter,
+    ) -> Result<Option<u64>, Broken> {
+        if !self.is_clear() || !from.is_calm() || !to.is_calm() {
+            return Ok(None);
+        }
+        let moved = self.copy_once(from, to, buffers, filter)?;
+        self.bytes += moved;
+        Ok(Some(moved))
     }
 
     /// Moves what can be moved now, and that `filter` lets through.

@@ -8,6 +8,7 @@ use crate::report::messages::Messages;
 use crate::sys::clock;
 
 use super::buffers::RelayBuffers;
+use super::connection::Side;
 use super::http::{Requests, Responses};
 use super::relay::{Broken, Direction, Endpoint, Progress, Shown};
 
@@ -60,12 +61,19 @@ impl Observer<'_> {
 type Moved = Result<Progress, Broken>;
 
 impl Turn<'_> {
-    /// Moves what can be moved now: what came of it from the client to the server, and back.
-    pub(super) fn run(&mut self) -> (Moved, Moved) {
-        let mut moved_up = self.pump_up();
+    /// Moves what can be moved now: what came of it from the client to the server, and back. `broken`: what has turned
+    /// out already of one direction, the one that the side's bytes take.
+    pub(super) fn run(&mut self, broken: Option<(Side, Broken)>) -> (Moved, Moved) {
+        let (mut broken_up, mut broken_down) = (None, None);
+        match broken {
+            Some((Side::Client, broken)) => broken_up = Some(broken),
+            Some((Side::Server, broken)) => broken_down = Some(broken),
+            None => {}
+        }
+        let mut moved_up = broken_up.map_or_else(|| self.pump_up(), Err);
         self.look_after(&moved_up);
         let was_held_up = self.http.as_ref().is_some_and(|http| !http.is_open());
-        let mut moved_down = self.pump_down();
+        let mut moved_down = broken_down.map_or_else(|| self.pump_down(), Err);
         match (&moved_up, &moved_down) {
             (Ok(_), Err(Broken::Sink(_))) => {
                 // The same of the client: its last words.
@@ -85,6 +93,15 @@ impl Turn<'_> {
         (moved_up, moved_down)
     }
 
+    /// [`Direction::pass_on`], for the bytes of that side. Nobody looks at them but the observer.
+    pub(super) fn pass_on(&mut self, side: Side) -> Result<Option<u64>, Broken> {
+        let Turn { client, server, up, down, buffers, turn, observer, .. } = self;
+        match side {
+            Side::Client => up.pass_on(client, server, buffers, &mut shown_up(turn, observer)),
+            Side::Server => down.pass_on(server, client, buffers, &mut shown_down(observer)),
+        }
+    }
+
     /// What a server that is gone has sent before may be a whole answer.
     fn look_after(&mut self, moved_up: &Moved) {
         if let Err(Broken::Sink(error)) = moved_up {
@@ -96,14 +113,7 @@ impl Turn<'_> {
     fn pump_up(&mut self) -> Moved {
         let Turn { client, server, up, buffers, turn, observer, .. } = self;
         let Some(exchange) = self.http.as_deref_mut() else {
-            let splice = !(observer.dumping || observer.is_logging() && **turn);
-            let see = |chunk: &[u8]| {
-                if std::mem::take(*turn) {
-                    observer.record(chunk);
-                }
-                observer.show(chunk);
-            };
-            return up.pump(client, server, buffers, &mut Shown { splice, see });
+            return up.pump(client, server, buffers, &mut shown_up(turn, observer));
         };
         up.pump(client, server, buffers, &mut Requests { exchange, turn, observer })
     }
@@ -111,11 +121,27 @@ impl Turn<'_> {
     fn pump_down(&mut self) -> Moved {
         let Turn { client, server, up, down, buffers, observer, .. } = self;
         let Some(exchange) = self.http.as_deref_mut() else {
-            let see = |chunk: &[u8]| observer.show(chunk);
-            return down.pump(server, client, buffers, &mut Shown { splice: !observer.dumping, see });
+            return down.pump(server, client, buffers, &mut shown_down(observer));
         };
         down.pump(server, client, buffers, &mut Responses { exchange, observer, reset: up.was_reset() })
     }
+}
+
+/// Shows the observer what comes from the client, and tells the log with what each request begins.
+fn shown_up(turn: &mut bool, observer: &mut Observer<'_>) -> Shown<impl FnMut(&[u8])> {
+    let splice = !(observer.dumping || observer.is_logging() && *turn);
+    let see = move |chunk: &[u8]| {
+        if std::mem::take(turn) {
+            observer.record(chunk);
+        }
+        observer.show(chunk);
+    };
+    Shown { splice, see }
+}
+
+/// Shows the observer what comes from the server.
+fn shown_down(observer: &Observer<'_>) -> Shown<impl FnMut(&[u8])> {
+    Shown { splice: !observer.dumping, see: |chunk: &[u8]| observer.show(chunk) }
 }
 
 /// The server's address as the log shows it: without the port.

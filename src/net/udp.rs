@@ -26,7 +26,6 @@ mod waiting;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
 
 use slotmap::SlotMap;
 
@@ -124,21 +123,21 @@ impl Udp {
 }
 
 impl Worker<'_> {
-    /// How long the loop may sleep because of flows.
-    pub(super) fn flows_patience(&self) -> Option<Duration> {
+    /// When the first flow's time may be up.
+    pub(super) fn flows_due(&self) -> Option<Moment> {
         let flows = &self.udp.flows;
-        if flows.is_empty() && self.udp.waiting.is_empty() {
-            return None;
-        }
         let idle = Some(self.flow_idle());
         let deadlines = [
             self.udp.connecting.next_deadline(flows, Some(self.silence())),
             self.udp.young.next_deadline(flows, idle),
             self.udp.proven.next_deadline(flows, idle),
-            self.udp.waiting.deadline(),
         ];
-        let first = deadlines.into_iter().flatten().min()?;
-        Some(Duration::from_micros(first.micros_since(self.now)))
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// When the first datagram has waited for a slot for long enough.
+    pub(super) fn waiting_datagrams_due(&self) -> Option<Moment> {
+        self.udp.waiting.deadline()
     }
 
     /// Ends flows through which nothing has gone for long enough.
@@ -157,7 +156,6 @@ impl Worker<'_> {
         while let Some(key) = self.udp.proven.overdue(&self.udp.flows, Some(idle), self.now) {
             self.end_flow(key, Ended::IdleTimeout);
         }
-        self.lose_overdue_datagrams();
     }
 
     /// Counts what has been sent to servers.

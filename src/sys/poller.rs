@@ -27,6 +27,11 @@ impl Readiness {
         self.0.intersects(EpollFlags::EPOLLOUT | EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP)
     }
 
+    /// There are bytes to read, and nothing else has happened.
+    pub fn only_readable(self) -> bool {
+        self.0.difference(EpollFlags::EPOLLOUT) == EpollFlags::EPOLLIN
+    }
+
     /// The peer has ended its direction, so the end of the stream comes after what is there to read.
     pub fn ending(self) -> bool {
         self.0.intersects(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP)
@@ -143,7 +148,9 @@ impl Poller {
     /// epoll_wait(2)'s, which would be a defect of ours.
     pub fn wait(&self, events: &mut Events, longest: Duration) -> io::Result<()> {
         // Rounded up: a wait that ends before the deadline it was for would only be repeated.
-        let millis = u16::try_from(longest.as_micros().div_ceil(1000)).unwrap_or(u16::MAX);
+        let micros =
+            longest.as_secs().saturating_mul(1_000_000).saturating_add(longest.subsec_micros().into());
+        let millis = u16::try_from(micros.div_ceil(1000)).unwrap_or(u16::MAX);
         events.filled = match self.0.wait(&mut events.room, EpollTimeout::from(millis)) {
             Ok(filled) => filled,
             Err(nix::Error::EINTR) => 0,

@@ -13,6 +13,7 @@
 //! has to say of the old socket reaches it any more. Every way out leads through [`Worker::end_flow`] or, where there is
 //! no server any more, [`Worker::part_with`]: the place on the server, the socket and the slot are given back once.
 
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -48,7 +49,7 @@ slotmap::new_key_type! {
 pub(super) const KEPT: usize = 4 * 1024 * 1024;
 
 /// What makes datagrams one flow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Origin {
     /// Where they came in.
     pub(super) ear: EarKey,
@@ -58,6 +59,33 @@ pub(super) struct Origin {
     pub(super) asked: Option<IpAddr>,
     /// The client that a header of the PROXY protocol has named. Without, the peer's current one.
     pub(super) named: Option<ClientAddress>,
+}
+
+impl Hash for Origin {
+    /// All at once: piece by piece it would take longer than all else that is done for a datagram here.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let mut bytes = [0; 8 + 3 * 19];
+        let mut used = 8;
+        let mut put = |ip: IpAddr, port: u16| {
+            let place = &mut bytes[used..used + 19];
+            match ip {
+                IpAddr::V4(ip) => place[..4].copy_from_slice(&ip.octets()),
+                IpAddr::V6(ip) => place[..16].copy_from_slice(&ip.octets()),
+            }
+            place[16..18].copy_from_slice(&port.to_ne_bytes());
+            used += 19;
+        };
+        put(self.peer.ip(), self.peer.port());
+        if let Some(asked) = self.asked {
+            put(asked, 0);
+        }
+        match self.named {
+            Some(ClientAddress::Inet(ip, port)) => put(ip, port),
+            Some(ClientAddress::Unix) | None => {}
+        }
+        bytes[..8].copy_from_slice(&self.ear.data().as_ffi().to_ne_bytes());
+        state.write(&bytes[..used]);
+    }
 }
 
 /// Whose flow it is: what stays whichever server it has.

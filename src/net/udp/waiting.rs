@@ -176,7 +176,7 @@ impl Worker<'_> {
     }
 
     /// What has waited for long enough waits no more.
-    pub(super) fn lose_overdue_datagrams(&mut self) {
+    pub(in crate::net) fn lose_overdue_datagrams(&mut self) {
         let now = self.now;
         if self.udp.waiting.deadline().is_some_and(|deadline| deadline <= now) {
             self.lose_held(Lost::NoRoom, |held| held.since.plus_micros(PATIENCE) <= now);
