@@ -60,6 +60,8 @@ struct Way {
     /// How many reads in a row were full.
     full: u8,
     pipe: Option<(Pipe, usize)>,
+    sent: bool,
+    nodelay: bool,
     /// Nothing comes any more; that has been passed on.
     ended: bool,
     closed: bool,
@@ -121,7 +123,6 @@ impl Floor {
         for _ in 0..ACCEPTS {
             let Ok((client, _)) = socket::accept(self.listener.as_fd()) else { return };
             let server = socket::connect(&self.server, ConnectOptions::default()).unwrap().socket;
-            socket::set_nodelay(server.as_fd());
             let number = self.free.pop().unwrap_or_else(|| {
                 self.connections.push(None);
                 self.connections.len() - 1
@@ -202,6 +203,13 @@ impl Floor {
                 Err(_) => return false,
             };
             let bytes = &self.scratch[..came];
+            // Nothing waits for the acknowledgement of a first segment.
+            if std::mem::replace(&mut way.sent, true)
+                && side == 0
+                && !std::mem::replace(&mut way.nodelay, true)
+            {
+                socket::set_nodelay(to);
+            }
             let sent = match self.rewrites && side == 0 {
                 true => rewritten(to, bytes),
                 false => socket::send(to, bytes),
@@ -225,7 +233,10 @@ impl Floor {
         }
         if way.ended && !way.closed {
             way.closed = true;
-            socket::shutdown_write(to);
+            // The second one to end is told by closing.
+            if !ways[1 - side].closed {
+                socket::shutdown_write(to);
+            }
         }
         true
     }

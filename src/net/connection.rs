@@ -166,6 +166,9 @@ impl Connection {
 impl Worker<'_> {
     /// The poller has news of one of a connection's sockets.
     pub(super) fn advance(&mut self, key: Key, side: Side, readiness: Readiness) {
+        if readiness.only_readable() && self.pass_on(key, side) {
+            return;
+        }
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
@@ -199,9 +202,6 @@ impl Worker<'_> {
                 server.note(readiness);
                 self.secure(key);
             }
-            (Phase::Relaying { .. }, _) if readiness.only_readable() && connection.http.is_none() => {
-                self.pass_on(key, side, readiness);
-            }
             (Phase::Relaying { client, .. }, Side::Client) => {
                 client.note(readiness);
                 self.relay(key, None);
@@ -231,43 +231,36 @@ impl Worker<'_> {
         }
     }
 
-    /// There are bytes to read on that side, and no more is known. Mostly all of them go on at once, and that was it.
-    fn pass_on(&mut self, key: Key, side: Side, readiness: Readiness) {
+    /// There are bytes to read on that side, and no more is known: mostly all of them go on at once, and that was it.
+    /// False: nothing was done, this turn needs all that a turn can be.
+    fn pass_on(&mut self, key: Key, side: Side) -> bool {
         let Some(connection) = self.connections.get_mut(key) else {
-            return;
+            return true;
         };
         let Phase::Relaying { client, server, up, down, reservation } = &mut connection.phase else {
-            return;
+            return false;
         };
-        let mut turn = Turn {
-            client,
-            server,
-            up,
-            down,
-            http: None,
-            turn: &mut connection.turn,
-            buffers: &mut self.buffers,
-            observer: Observer {
-                log: &mut self.log,
-                messages: &self.messages,
-                dumping: self.settings.debug >= 3,
-                ascii: self.settings.ascii,
-                client: &connection.client,
-                server: &reservation.address,
-            },
+        let dumping = self.settings.debug >= 3;
+        if connection.http.is_some() || dumping || self.log.wants_lines() {
+            return false;
+        }
+        let (from, to, direction) = match side {
+            Side::Client => (&mut *client, &mut *server, &mut *up),
+            Side::Server => (&mut *server, &mut *client, &mut *down),
         };
-        let moved = match turn.pass_on(side) {
+        let moved = match direction.pass_on(from, to, &mut self.buffers) {
             Ok(Some(moved)) => moved,
-            Ok(None) => {
-                let endpoint = if side == Side::Client { client } else { server };
-                endpoint.note(readiness);
-                return self.relay(key, None);
+            Ok(None) => return false,
+            Err(broken) => {
+                self.relay(key, Some((side, broken)));
+                return true;
             }
-            Err(broken) => return self.relay(key, Some((side, broken))),
         };
         let (bytes_up, bytes_down) = if side == Side::Client { (moved, 0) } else { (0, moved) };
         visits::count(self.region, self.id, reservation, bytes_up, bytes_down);
-        connection.turn |= bytes_down > 0;
+        if moved > 0 {
+            connection.turn = side == Side::Server;
+        }
         let done = moved > 0 && up.is_clear() && down.is_clear() && !client.readable() && !server.readable();
         let backlog = (up.backlog() as u32, down.backlog() as u32);
         self.region.slots().progress(connection.conn, up.bytes(), down.bytes(), backlog.0, backlog.1);
@@ -275,6 +268,7 @@ impl Worker<'_> {
         if !done {
             self.relay(key, None);
         }
+        true
     }
 
     /// Moves bytes both ways, as far as they go now. `broken`: what has turned out already of the direction that the side's

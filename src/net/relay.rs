@@ -560,9 +560,9 @@ impl Direction {
         self.state == DirectionState::Flowing && matches!(self.backlog, Backlog::Nothing) && self.full < FULL
     }
 
-    /// What most turns are, without looking at all that a turn may have to do: bytes have come, and all of them go on at
-    /// once. The number of bytes; `None`: nothing was done, this needs [`Direction::pump`]. What is left to do after it
-    /// does so, too.
+    /// What most turns are, without looking at all that a turn may have to do: bytes have come that nobody wants to see,
+    /// and all of them go on at once. The number of bytes; `None`: nothing was done, this needs [`Direction::pump`]. What
+    /// is left to do after it does so, too.
     ///
     /// # Errors
     /// One of the sides is broken.
@@ -571,12 +571,11 @@ impl Direction {
         from: &mut Endpoint,
         to: &mut Endpoint,
         buffers: &mut RelayBuffers,
-        filter: &mut impl Filter,
     ) -> Result<Option<u64>, Broken> {
         if !self.is_clear() || !from.is_calm() || !to.is_calm() {
             return Ok(None);
         }
-        let moved = self.copy_once(from, to, buffers, filter)?;
+        let moved = self.copy_once(from, to, buffers, &mut Shown { splice: true, see: |_: &[u8]| {} })?;
         self.bytes += moved;
         Ok(Some(moved))
     }

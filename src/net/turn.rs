@@ -93,15 +93,6 @@ impl Turn<'_> {
         (moved_up, moved_down)
     }
 
-    /// [`Direction::pass_on`], for the bytes of that side. Nobody looks at them but the observer.
-    pub(super) fn pass_on(&mut self, side: Side) -> Result<Option<u64>, Broken> {
-        let Turn { client, server, up, down, buffers, turn, observer, .. } = self;
-        match side {
-            Side::Client => up.pass_on(client, server, buffers, &mut shown_up(turn, observer)),
-            Side::Server => down.pass_on(server, client, buffers, &mut shown_down(observer)),
-        }
-    }
-
     /// What a server that is gone has sent before may be a whole answer.
     fn look_after(&mut self, moved_up: &Moved) {
         if let Err(Broken::Sink(error)) = moved_up {
@@ -113,7 +104,14 @@ impl Turn<'_> {
     fn pump_up(&mut self) -> Moved {
         let Turn { client, server, up, buffers, turn, observer, .. } = self;
         let Some(exchange) = self.http.as_deref_mut() else {
-            return up.pump(client, server, buffers, &mut shown_up(turn, observer));
+            let splice = !(observer.dumping || observer.is_logging() && **turn);
+            let see = |chunk: &[u8]| {
+                if std::mem::take(*turn) {
+                    observer.record(chunk);
+                }
+                observer.show(chunk);
+            };
+            return up.pump(client, server, buffers, &mut Shown { splice, see });
         };
         up.pump(client, server, buffers, &mut Requests { exchange, turn, observer })
     }
@@ -121,27 +119,11 @@ impl Turn<'_> {
     fn pump_down(&mut self) -> Moved {
         let Turn { client, server, up, down, buffers, observer, .. } = self;
         let Some(exchange) = self.http.as_deref_mut() else {
-            return down.pump(server, client, buffers, &mut shown_down(observer));
+            let see = |chunk: &[u8]| observer.show(chunk);
+            return down.pump(server, client, buffers, &mut Shown { splice: !observer.dumping, see });
         };
         down.pump(server, client, buffers, &mut Responses { exchange, observer, reset: up.was_reset() })
     }
-}
-
-/// Shows the observer what comes from the client, and tells the log with what each request begins.
-fn shown_up(turn: &mut bool, observer: &mut Observer<'_>) -> Shown<impl FnMut(&[u8])> {
-    let splice = !(observer.dumping || observer.is_logging() && *turn);
-    let see = move |chunk: &[u8]| {
-        if std::mem::take(turn) {
-            observer.record(chunk);
-        }
-        observer.show(chunk);
-    };
-    Shown { splice, see }
-}
-
-/// Shows the observer what comes from the server.
-fn shown_down(observer: &Observer<'_>) -> Shown<impl FnMut(&[u8])> {
-    Shown { splice: !observer.dumping, see: |chunk: &[u8]| observer.show(chunk) }
 }
 
 /// The server's address as the log shows it: without the port.
