@@ -7,6 +7,7 @@
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::ExitCode;
 
 use clap::builder::ValueParser;
@@ -97,7 +98,43 @@ pub(super) fn matches(
     command: Command,
     words: impl IntoIterator<Item = OsString>,
 ) -> Result<ArgMatches, UsageError> {
+    let words = as_clap_reads(&command, words);
     command.try_get_matches_from(words).map_err(|error| usage_error(&error))
+}
+
+/// To clap, `-p=x` is `-p x`. To getopt(3), and to all who write scripts for it, the argument is `=x`: with one more `=`
+/// it is that to clap, too.
+fn as_clap_reads(command: &Command, words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let with_argument = || command.get_arguments().filter(|arg| arg.get_action().takes_values());
+    let is_letter = |&byte: &u8| {
+        with_argument()
+            .any(|arg| arg.get_short_and_visible_aliases().is_some_and(|all| all.contains(&char::from(byte))))
+    };
+    let is_long =
+        |name: &[u8]| with_argument().any(|arg| arg.get_long().is_some_and(|long| long.as_bytes() == name));
+    let operands_end_options = command.get_positionals().any(Arg::is_trailing_var_arg_set);
+    let (mut is_argument, mut is_over) = (false, false);
+    let reread = |word: OsString| {
+        // An argument of its own, and what stands behind the options, are as they are.
+        if std::mem::take(&mut is_argument) || is_over {
+            return word;
+        }
+        match word.as_bytes() {
+            b"--" => is_over = true,
+            [b'-', b'-', long @ ..] => is_argument = is_long(long),
+            letters @ [b'-', _, ..] => {
+                let end = letters.iter().position(is_letter).map_or(letters.len(), |letter| letter + 1);
+                let (letters, argument) = letters.split_at(end);
+                is_argument = argument.is_empty() && letters.last().is_some_and(is_letter);
+                if argument.starts_with(b"=") {
+                    return OsString::from_vec([letters, b"=", argument].concat());
+                }
+            }
+            _ => is_over = operands_end_options,
+        }
+        word
+    };
+    words.into_iter().map(reread).collect()
 }
 
 /// The argument of an option, as text.

@@ -205,6 +205,7 @@ mod tests {
             rejects: Some("bad".into()),
         };
         assert_eq!(work(&["-p", "pen.log", "-dd", "-j5", "-r", "bad", "a:b"]), expected);
+        assert_eq!(work(&["-p=x", "a:b"]).pen, "=x");
         assert_eq!(work(&["a:b", "-j", "5", "-p", "x", "-ppen.log", "-rbad", "-d", "-d"]), expected);
     }
 

@@ -1,7 +1,7 @@
 //! The options of pen(1), one table: the parser, the text of `--help` and the tests are made from it.
 //!
 //! clap does the parsing, with the manners of getopt(3): letters are bundled (`-dfr`), an argument follows its letter at
-//! once or as the next word (`-b30`, `-b 30`) whatever it looks like (`-x -5`), options stand before, between and after
+//! once or as the next word (`-b30`, `-b 30`) whatever it looks like (`-x -5`, `-p=x` for a file `=x`), options stand before, between and after
 //! operands, and `--` ends them. Not here: what the options do ([`super::pen`]).
 
 use std::ffi::OsString;
@@ -382,6 +382,26 @@ mod tests {
         let (options, operands) = told(&words);
         assert_eq!(options, ["-r", "-O a", "-h", "-O b", "-F c"]);
         assert_eq!(operands, ["L", "S0", "S1", "-x"]);
+    }
+
+    #[test]
+    fn behind_a_letter_an_equals_sign_is_part_of_the_argument() {
+        assert_eq!(told(&["-p=x", "-fp=x", "-p="]).0, ["-p =x", "-f", "-p =x", "-p ="]);
+        assert_eq!(told(&["-o=x", "-O==x", "-px=y", "-pF=y"]).0, ["-O =x", "-O ==x", "-p x=y", "-p F=y"]);
+        assert_eq!(told(&["--pidfile=x", "--pidfile==x"]).0, ["-p x", "-p =x"]);
+        // Where no option is meant nothing changes.
+        assert_eq!(told(&["-p", "-l=x", "--pidfile", "-l=x"]).0, ["-p -l=x", "-p -l=x"]);
+        assert_eq!(told(&["-p", "--", "-l=x"]).0, ["-p --", "-l =x"]);
+        assert_eq!(told(&["a=b", "-", "=", "--", "-l=x", "--"]).1, ["a=b", "-", "=", "-l=x", "--"]);
+        assert_eq!(refused(&["-f=x"]), "unknown option -=");
+        use std::os::unix::ffi::OsStringExt;
+        let odd = |text: &[u8]| OsString::from_vec(text.to_vec());
+        let arguments = parse([odd(b"-p=\xff"), odd(b"-p\xff")]).unwrap();
+        let values: Vec<_> = arguments.options.into_iter().map(|given| given.value).collect();
+        assert_eq!(
+            (values, arguments.words),
+            (vec![odd(b"=\xff"), odd(b"\xff")], vec!["-p=\u{fffd}".into(), "-p\u{fffd}".to_owned()])
+        );
     }
 
     #[test]

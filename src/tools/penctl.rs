@@ -544,6 +544,8 @@ mod tests {
             assert_eq!(sent(&["/s", option]), format!("{option}\n"));
         }
         assert_eq!(sent(&["--", "/s", "--", "-w"]), "-- -w\n");
+        assert_eq!(sent(&["/s", "-t=5"]), "-t=5\n");
+        assert_eq!(sent(&["-t", "1", "/s", "-t=5", "-t=6"]), "-t=5 -t=6\n");
         assert_eq!(parsed(&["--help"]), Task::Show(cli::help(command_line())));
         let version = concat!("penctl ", env!("CARGO_PKG_VERSION"), "\n");
         assert_eq!(parsed(&["--version", "/s", "mode"]), Task::Show(version.to_owned()));
@@ -558,6 +560,7 @@ mod tests {
         assert_eq!(refused(&["--frob", "/s", "mode"]), "unknown option --frob");
         assert_eq!(refused(&["-t"]), "--timeout needs an argument");
         assert_eq!(refused(&["--words=1", "/s", "mode"]), "--words takes no argument");
+        assert!(refused(&["-t=5", "/s", "mode"]).ends_with("not \"=5\""));
         for junk in ["x", "-1", "1s", "", "99999999999"] {
             let message = format!("--timeout must be a number from 0 to 2147483647, not {junk:?}");
             assert_eq!(refused(&["-t", junk, "/s", "mode"]), message);

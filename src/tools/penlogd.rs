@@ -283,6 +283,13 @@ mod tests {
     }
 
     #[test]
+    fn a_file_s_name_may_begin_with_an_equals_sign() {
+        assert_eq!(launch(&["-fl=log", "-p=pid", "9800"]).pidfile, Some("=pid".into()));
+        assert_eq!(launch(&["-fl=log", "9800"]).log, Some("=log".into()));
+        assert_eq!(launch(&["--log=log", "9800"]).log, Some("log".into()));
+    }
+
+    #[test]
     fn without_a_port_or_with_an_option_that_is_none_the_usage_is_the_answer() {
         for words in [&[][..], &["0"], &["-f"], &["-n", "9800"]] {
             assert_eq!(refused(words), ("no port given".to_owned(), true), "{words:?}");
