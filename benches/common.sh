@@ -84,8 +84,9 @@ countable() {
 # --- Balancers side by side in front of one server, with http/load.rs for clients. The caller has filled $rows, $names
 # (all balancers), $others (those that ratios are to) and $shown (what else of the load's line is in the table), and
 # defines two functions: start NAME puts a balancer's process into $started and its port into $port, or sets $started to
-# nothing where that balancer has no part in this row; plan ROW sets $mode and $options for the load, $unit (the cost is
-# divided by), $times (rounds), $counters and $goals (the most that each ratio should be, or -).
+# nothing where that balancer has no part in this row (0: nobody is in between); plan ROW sets $mode and $options for the
+# load, $unit (the cost is divided by), $times (rounds), $counters and $goals (the most that each ratio should be, or -).
+# One more, if it is there: prepare, when all have been started.
 
 # One round of $mode against all balancers.
 visit() { # more options
@@ -132,11 +133,12 @@ compare() {
         for name in "${names[@]}"; do
             start "$name"
             [ -n "$started" ] || continue
-            pids+=("$started")
+            [ "$started" -eq 0 ] || pids+=("$started")
             await "$port" "$name"
             present+=("$name")
             pid[$name]=$started ports[$name]=$port failed[$name]=0
         done
+        if declare -F prepare >/dev/null; then prepare; fi
         for _ in $(seq "$times"); do
             visit
             for name in "${present[@]}"; do
@@ -144,7 +146,7 @@ compare() {
                 failures=$(field failures "$line")
                 failed[$name]=$((failed[$name] + ${failures:-1}))
                 if [ "$mode" = idle ]; then cost=$(field memory "$line"); else cost=$(field cpu "$line"); fi
-                per "$cost" "$(field operations "$line")" >> "$dir/$name.cpu"
+                if [ -z "$cost" ]; then echo -; else per "$cost" "$(field operations "$line")"; fi >> "$dir/$name.cpu"
                 for cost in "${shown[@]}"; do
                     event=$(field "$cost" "$line")
                     echo "${event:--}" >> "$dir/$name.shown-$cost"
@@ -173,7 +175,7 @@ compare() {
             # shellcheck disable=SC2059
             printf "$format" "$row" "$name" "${cells[@]}" "${failed[$name]}"
             if [ "${failed[$name]}" -gt 0 ]; then tail -n 2 "$dir/$name.err" >&2; fi
-            stop "${pid[$name]}"
+            [ "${pid[$name]}" -eq 0 ] || stop "${pid[$name]}"
         done
     done
     echo

@@ -19,6 +19,8 @@
 # whether each request has exactly one X-Forwarded-For and one X-Forwarded-Proto: `told` is the percentage of those that
 # have.
 #
+# Beside the balancers there is `floor`, which puts the headers in and does nothing else (floor/floor.rs).
+#
 # One process of each balancer does all the work, and takes turns with the others round by round. Balancers, clients
 # and server run on one CPU: what they cost each other by waking up on different ones varies far more than what is
 # measured. So only the cost per operation is worth comparing, not throughput. The table has medians over the rounds;
@@ -35,7 +37,7 @@ if [ -z "${PEN_ON_ONE_CPU-}" ]; then
     (
         cd "$(dirname "$0")/.."
         [ -n "${PENS-}${PLAIN-}" ] || cargo build --release --locked --quiet
-        cargo build --release --locked --quiet --example http_load
+        cargo build --release --locked --quiet --example http_load --example floor
     )
     PEN_ON_ONE_CPU=yes exec taskset -c 0 bash "$0" "$@"
 fi
@@ -53,6 +55,7 @@ read -r -a pens <<<"${PENS-}"
 read -r -a plains <<<"${PLAIN-}"
 classic=${CLASSIC_PEN:-/usr/bin/pen}
 load=$here/target/release/examples/http_load
+floor=$here/target/release/examples/floor
 
 need haproxy haproxy
 need nginx nginx-light
@@ -127,6 +130,11 @@ CONF
         nginx -p "$dir" -c "$dir/nginx.conf" 2>/dev/null & started=$!
         ;;
     classic) "$classic" "${options[@]}" -H "127.0.0.1:$port" "127.0.0.1:$web" 2>"$dir/$1.err" & started=$! ;;
+    floor)
+        started=
+        case $kind in post | idle) return 0 ;; esac
+        "$floor" http "127.0.0.1:$port" "127.0.0.1:$web" 2>"$dir/$1.err" & started=$!
+        ;;
     pen*)
         "${pens[${1#pen}]}" "${options[@]}" -H --workers 1 "127.0.0.1:$port" "127.0.0.1:$web" 2>"$dir/$1.err" &
         started=$!
@@ -140,7 +148,6 @@ CONF
 
 # What a row is.
 plan() {
-    local kind clients
     IFS=- read -r kind clients <<<"$1"
     [[ $clients =~ ^[1-9][0-9]*$ ]] || die "no such row: $1"
     options=("clients=$clients" "seconds=$seconds")
@@ -157,7 +164,7 @@ plan() {
     esac
 }
 
-names=(haproxy nginx classic) others=(haproxy nginx classic) shown=(told)
+names=(haproxy nginx classic floor) others=(haproxy nginx classic floor) shown=(told)
 for n in "${!pens[@]}"; do
     names+=("pen$n")
     echo "pen$n: ${pens[n]} -H"

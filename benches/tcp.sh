@@ -17,7 +17,10 @@
 # A request has 107 bytes, its response 0.8 KiB. The server is http/load.rs, as are the clients; nobody but them looks at
 # what passes.
 #
-# One process of each balancer does all the work (but pen2: two workers), and takes turns with the others round by round.
+# Beside the balancers there is `floor`, which passes on and does nothing else (floor/floor.rs): what pen costs beyond
+# that is its own, the rest is the system's.
+#
+# One process of each balancer does all the work (but pen2w: two workers), and takes turns with the others round by round.
 # Balancers, clients and server run on one CPU: what they cost each other by waking up on different ones varies far more
 # than what is measured. So only the cost per operation is worth comparing; rate (operations a second) and the waiting
 # times p50, p99 and p999 (microseconds) contain the cost of clients and server. The table has medians over the rounds; a
@@ -34,7 +37,7 @@ if [ -z "${PEN_ON_ONE_CPU-}" ]; then
     (
         cd "$(dirname "$0")/.."
         [ -n "${PENS-}" ] || cargo build --release --locked --quiet
-        cargo build --release --locked --quiet --example http_load
+        cargo build --release --locked --quiet --example http_load --example floor
     )
     PEN_ON_ONE_CPU=yes exec taskset -c 0 bash "$0" "$@"
 fi
@@ -50,6 +53,7 @@ fi
 read -r -a pens <<<"${PENS-$here/target/release/pen}"
 classic=${CLASSIC_PEN:-/usr/bin/pen}
 load=$here/target/release/examples/http_load
+floor=$here/target/release/examples/floor
 module=/usr/lib/nginx/modules/ngx_stream_module.so
 
 need haproxy haproxy
@@ -143,6 +147,11 @@ CONF
         "$classic" -f -r -x 9800 -q 2000 -c "$remembered" "127.0.0.1:$port" "127.0.0.1:$web" 2>"$dir/$name.err" &
         started=$!
         ;;
+    floor)
+        started=
+        case $kind in clients | idle) return 0 ;; esac
+        "$floor" tcp "127.0.0.1:$port" "127.0.0.1:$web" 2>"$dir/$name.err" & started=$!
+        ;;
     pen*)
         if [ "$name" = pen2w ]; then program=${pens[0]} workers=2; else program=${pens[${name#pen}]}; fi
         "$program" -f -r -x 9800 -q 2000 -c "$remembered" --workers "$workers" "127.0.0.1:$port" "127.0.0.1:$web" \
@@ -152,7 +161,7 @@ CONF
     esac
 }
 
-names=(haproxy spliced nginx classic) others=(haproxy spliced nginx classic) shown=(rate p50 p99 p999)
+names=(haproxy spliced nginx classic floor) others=(haproxy spliced nginx classic floor) shown=(rate p50 p99 p999)
 for n in "${!pens[@]}"; do
     names+=("pen$n")
     echo "pen$n: ${pens[n]}"

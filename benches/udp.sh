@@ -2,7 +2,7 @@
 # What it costs to pass datagrams on: CPU time per datagram there and back, of pen -U beside Debian's classic pen -U and
 # nginx (stream); and how many get lost.
 #
-#   [PENS="pen ..."] [PROXY_RESPONSES=1] benches/udp.sh [rounds [seconds [row ...]]]
+#   [PENS="pen ..."] [PROXY_RESPONSES=1] [TOGETHER=yes] benches/udp.sh [rounds [seconds [row ...]]]
 #
 # With PROXY_RESPONSES nginx ends its session after so many replies, as it is configured for DNS; otherwise sessions go on.
 #
@@ -19,12 +19,13 @@
 # What has not come back after 0.2 s is lost. The server sends back what it gets; it is udp/load.rs, as are the clients.
 #
 # One process of each balancer does all the work, and takes turns with the others round by round; `direct` is nobody
-# in between. Balancers, clients and server run on one CPU: what they cost each other by waking up on different ones
-# varies far more than what is measured. So only the cost per datagram is worth comparing, not the rate. The table has
-# medians over the rounds, but all that was lost; a ratio is the median of the ratios to that balancer in the same
-# round. Where perf(1) can count, instructions and cycles come from runs of their own, because counting makes every
-# context switch dearer; the ratios behind them are of cycles. How busy others kept the machine meanwhile is said at
-# the end: where that is much, CPU times are worth little.
+# in between, and `floor` passes on and does nothing else (floor/floor.rs). Balancers, clients and server run on one CPU:
+# what they cost each other by waking up on different ones varies far more than what is measured. So only the cost per
+# datagram is worth comparing, not the rate. The table has medians over the rounds, but all that was lost; a ratio is the
+# median of the ratios to that balancer in the same round. Where perf(1) can count, instructions and cycles come from
+# runs of their own, because counting makes every context switch dearer; the ratios behind them are of cycles. How busy
+# others kept the machine meanwhile is said at the end: where that is much, CPU times are worth little, and ratios are
+# steadier with TOGETHER: all balancers have their clients at the same time.
 #
 # Targets are for the ratios to nginx and to the classic.
 set -eu
@@ -33,7 +34,7 @@ if [ -z "${PEN_ON_ONE_CPU-}" ]; then
     (
         cd "$(dirname "$0")/.."
         [ -n "${PENS+given}" ] || cargo build --release --locked --quiet
-        cargo build --release --locked --quiet --example udp_load
+        cargo build --release --locked --quiet --example udp_load --example floor
     )
     PEN_ON_ONE_CPU=yes exec taskset -c 0 bash "$0" "$@"
 fi
@@ -49,6 +50,7 @@ fi
 read -r -a pens <<<"${PENS-$here/target/release/pen}"
 classic=${CLASSIC_PEN:-/usr/bin/pen}
 load=$here/target/release/examples/udp_load
+floor=$here/target/release/examples/floor
 module=/usr/lib/nginx/modules/ngx_stream_module.so
 
 need nginx nginx-light
@@ -65,6 +67,11 @@ free_port() {
     done
 }
 
+# Waits until datagrams come back from there. What he says goes to $dir/NAME.err.
+await() { # port name
+    "$load" await "127.0.0.1:$1" clients=1 2>>"$dir/$2.err" || die "$2: $(cat "$dir/$2.err")"
+}
+
 # Servers, one for those who know of trains and one for the others.
 declare -A servers=()
 for trains in none gather; do
@@ -72,15 +79,50 @@ for trains in none gather; do
     options=()
     [ $trains = none ] || options=(trains=gather)
     "$load" serve "127.0.0.1:${servers[$trains]}" "${options[@]}" 2>"$dir/server.err" & pids+=($!)
-    "$load" await "127.0.0.1:${servers[$trains]}" clients=1 2>>"$dir/server.err" || die "$(cat "$dir/server.err")"
+    await "${servers[$trains]}" server
 done
 
-# Starts a balancer in front of that server; its process is in $started (0: there is none), its port in $port.
-start() { # name server
-    local options=(-U -f -r -x 5000)
+# What a row is.
+plan() {
+    local kind first more
+    IFS=- read -r kind first more <<<"$1"
+    [[ $first =~ ^[1-9][0-9]*$ ]] || die "no such row: $1"
+    mode=windows unit=1000 times=$rounds goals=- server=none share=''
+    options=("seconds=$seconds")
+    case $kind in
+    single) options+=(clients=64 "size=$first") goals='0.30 0.90' ;;
+    burst)
+        options+=(clients=8 "window=$first")
+        case $more in
+        gro | *-gro) options+=(trains=gather) server=gather ;;
+        gso | *-gso) options+=(trains=make) server=gather ;;
+        esac
+        [[ ! $more =~ ^[1-9][0-9]* ]] || options+=("size=${BASH_REMATCH[0]}")
+        goals='- 0.35'
+        ;;
+    loss) options+=(clients=64 size=64) share=$first ;;
+    *) die "no such row: $1" ;;
+    esac
+}
+
+# How fast the clients of `loss` send.
+prepare() {
+    local fastest=classic line
+    [ -n "$share" ] || return 0
+    [ "${#pens[@]}" -eq 0 ] || fastest=pen0
+    for _ in 1 2 3; do
+        line=$("$load" windows "127.0.0.1:${ports[$fastest]}" "${options[@]}" 2>>"$dir/$fastest.err")
+        field rate "$line"
+    done > "$dir/fastest"
+    mode=paced
+    options+=("rate=$(awk -v share="$share" '{ print int($1 * share / 100) }' <<<"$(median < "$dir/fastest")")")
+}
+
+start() { # name
+    local to=${servers[$server]} options=(-U -f -r -x 5000)
     port=$(free_port)
     case $1 in
-    direct) started=0 port=$2; return ;;
+    direct) started=0 port=$to ;;
     nginx)
         # A session goes on for as long as datagrams come, as with pen; with proxy_responses 1 each datagram would begin
         # a new one, which costs far more. Nothing is logged. Buffers as large as pen's, so that bursts have room; those
@@ -96,119 +138,26 @@ stream {
     proxy_buffer_size 64k;
     server {
         listen 127.0.0.1:$port udp rcvbuf=4m sndbuf=4m;
-        proxy_pass 127.0.0.1:$2;
+        proxy_pass 127.0.0.1:$to;
     }
 }
 CONF
         nginx -p "$dir" -c "$dir/nginx.conf" 2>/dev/null & started=$!
         ;;
-    classic) "$classic" "${options[@]}" "127.0.0.1:$port" "127.0.0.1:$2" 2>"$dir/$1.err" & started=$! ;;
+    classic) "$classic" "${options[@]}" "127.0.0.1:$port" "127.0.0.1:$to" 2>"$dir/$1.err" & started=$! ;;
+    floor) "$floor" udp "127.0.0.1:$port" "127.0.0.1:$to" 2>"$dir/$1.err" & started=$! ;;
     pen*)
-        "${pens[${1#pen}]}" "${options[@]}" --workers 1 "127.0.0.1:$port" "127.0.0.1:$2" 2>"$dir/$1.err" &
+        "${pens[${1#pen}]}" "${options[@]}" --workers 1 "127.0.0.1:$port" "127.0.0.1:$to" 2>"$dir/$1.err" &
         started=$!
         ;;
     esac
-    pids+=("$started")
-    "$load" await "127.0.0.1:$port" clients=1 2>>"$dir/$1.err" || die "$1: $(cat "$dir/$1.err")"
 }
 
-# One round of $mode against all balancers.
-visit() { # more options
-    local name
-    for name in "${names[@]}"; do
-        "$load" "$mode" "127.0.0.1:${ports[$name]}" "pid=${pid[$name]}" "${options[@]}" "$@" \
-            > "$dir/$name.line" 2>>"$dir/$name.err" || true
-    done
-}
-
-# The ratios to the others, of one thing that was measured.
-ratios() { # name what
-    local other
-    for other in nginx classic; do
-        scaled "$(ratio "$dir/$1.$2" "$dir/$other.$2")" 1 2
-    done
-}
-
-events=$(countable)
-names=(direct nginx classic)
+names=(direct nginx classic floor) others=(nginx classic floor) shown=(rate)
 for n in "${!pens[@]}"; do
     names+=("pen$n")
     echo "pen$n: ${pens[n]} -U"
 done
 echo "$(nginx -v 2>&1); classic: $classic -U"
-[ -n "$events" ] || echo "perf(1) cannot count instructions and cycles here: CPU time alone"
-echo "cost: CPU us per datagram there and back"
-echo
-
-began=$(machine)
-format='%-14s %-8s %9s %8s %6s %8s %11s %8s\n'
-[ -z "$events" ] || format='%-14s %-8s %9s %8s %6s %8s %8s %8s %6s %8s %11s %8s\n'
-# shellcheck disable=SC2059
-printf "$format" row balancer rate/s cost /nginx /classic ${events:+kinsn kcycles /nginx /classic} target lost
-for row in "${rows[@]}"; do
-    mode=windows goal=- server=none options=("seconds=$seconds") share=
-    IFS=- read -r kind first more <<<"$row"
-    [[ $first =~ ^[1-9][0-9]*$ ]] || die "no such row: $row"
-    case $kind in
-    single) options+=(clients=64 "size=$first") goal=0.30/0.90 ;;
-    burst)
-        options+=(clients=8 "window=$first")
-        case $more in
-        gro | *-gro) options+=(trains=gather) server=gather ;;
-        gso | *-gso) options+=(trains=make) server=gather ;;
-        esac
-        [[ ! $more =~ ^[1-9][0-9]* ]] || options+=("size=${BASH_REMATCH[0]}")
-        goal=-/0.35
-        ;;
-    loss) options+=(clients=64 size=64) share=$first ;;
-    *) die "no such row: $row" ;;
-    esac
-
-    declare -A pid=() ports=() lost=()
-    rm -f "$dir"/*.{cpu,rate,instructions,cycles}
-    for name in "${names[@]}"; do
-        start "$name" "${servers[$server]}"
-        pid[$name]=$started ports[$name]=$port lost[$name]=0
-    done
-    if [ -n "$share" ]; then
-        fastest=classic
-        [ "${#pens[@]}" -eq 0 ] || fastest=pen0
-        for _ in 1 2 3; do
-            line=$("$load" windows "127.0.0.1:${ports[$fastest]}" "${options[@]}" 2>>"$dir/$fastest.err")
-            field rate "$line"
-        done > "$dir/fastest"
-        mode=paced
-        options+=("rate=$(awk -v share="$share" '{ print int($1 * share / 100) }' <<<"$(median < "$dir/fastest")")")
-    fi
-    for _ in $(seq "$rounds"); do
-        visit
-        for name in "${names[@]}"; do
-            line=$(cat "$dir/$name.line")
-            failures=$(field failures "$line")
-            lost[$name]=$((lost[$name] + ${failures:-1}))
-            field rate "$line" >> "$dir/$name.rate"
-            per "$(field cpu "$line")" "$(field operations "$line")" >> "$dir/$name.cpu"
-        done
-        [ -n "$events" ] || continue
-        visit "events=$events"
-        for name in "${names[@]}"; do
-            line=$(cat "$dir/$name.line")
-            for event in ${events//,/ }; do
-                per "$(field "$event" "$line")" "$(field operations "$line")" >> "$dir/$name.$event"
-            done
-        done
-    done
-    for name in "${names[@]}"; do
-        mapfile -t cells < <(median < "$dir/$name.rate"; scaled "$(median < "$dir/$name.cpu")" 1000 2; ratios "$name" cpu)
-        if [ -n "$events" ]; then
-            for event in ${events//,/ }; do cells+=("$(scaled "$(median < "$dir/$name.$event")" 1000 1)"); done
-            mapfile -t -O "${#cells[@]}" cells < <(ratios "$name" cycles)
-        fi
-        case $name in pen*) bound=$goal ;; *) bound=- ;; esac
-        # shellcheck disable=SC2059
-        printf "$format" "$row" "$name" "${cells[@]}" "$bound" "${lost[$name]}"
-        if [ "${pid[$name]}" -ne 0 ]; then stop "${pid[$name]}"; fi
-    done
-done
-echo
-disturbed "$began"
+echo "cost: CPU us per datagram there and back; failed: datagrams lost"
+compare
