@@ -81,19 +81,21 @@ countable() {
     if perf stat -x, -e instructions,cycles true 2>&1 | grep -q '^[0-9]'; then echo instructions,cycles; fi
 }
 
-# --- Balancers side by side in front of one server, with http/load.rs for clients. The caller has filled $rows, $names
-# (all balancers), $others (those that ratios are to) and $shown (what else of the load's line is in the table), and
+# --- Balancers side by side in front of one server, with a load like http/load.rs for clients. The caller has filled $rows,
+# $names (all balancers), $others (those that ratios are to) and $shown (what else of the load's line is in the table), and
 # defines two functions: start NAME puts a balancer's process into $started and its port into $port, or sets $started to
 # nothing where that balancer has no part in this row (0: nobody is in between); plan ROW sets $mode and $options for the
 # load, $unit (the cost is divided by), $times (rounds), $counters and $goals (the most that each ratio should be, or -).
-# One more, if it is there: prepare, when all have been started.
+# One more, if it is there: prepare, when all have been started. start may set $goals, too, and $own, an option for the
+# load of this balancer alone. What the load says of $told, the last time, stands as it is at the end of the table's lines.
+told=()
 
 # One round of $mode against all balancers.
 visit() { # more options
     local name clients=()
     for name in "${present[@]}"; do
         "$load" "$mode" "127.0.0.1:${ports[$name]}" "pid=${pid[$name]}" "${options[@]}" "$@" \
-            > "$dir/$name.line" 2>>"$dir/$name.err" & clients+=($!)
+            ${owns[$name]:+"${owns[$name]}"} > "$dir/$name.line" 2>>"$dir/$name.err" & clients+=($!)
         [ -n "${TOGETHER-}" ] || wait $! || true
     done
     for name in "${clients[@]}"; do wait "$name" || true; done
@@ -109,9 +111,9 @@ ratios() { # name what
 
 # All rows, as a table on standard output.
 compare() {
-    local row name line cost event cells present events began failures
-    local format='%-15s %-8s %9s' header=(row balancer cost)
-    declare -A pid ports failed
+    local row name line cost event cells present events began failures own
+    local format='%-20s %-8s %9s' header=(row balancer cost)
+    declare -A pid ports failed goal owns last
     events=$(countable)
     [ -n "$events" ] || echo "perf(1) cannot count instructions and cycles here: CPU time alone"
     began=$(machine)
@@ -121,7 +123,9 @@ compare() {
         for name in "${others[@]}"; do format+=' %8s' header+=("/$name"); done
     fi
     for name in "${shown[@]}"; do format+=' %8s' header+=("$name"); done
-    format+='  %-20s %s\n' header+=(targets failed)
+    format+='  %-20s %6s' header+=(targets failed)
+    if [ "${#told[@]}" -gt 0 ]; then format+='  %s' header+=("${told[*]}"); fi
+    format+='\n'
     echo
     # shellcheck disable=SC2059
     printf "$format" "${header[@]}"
@@ -131,12 +135,13 @@ compare() {
         present=()
         rm -f "$dir"/*.{cpu,instructions,cycles,line} "$dir"/*.shown-*
         for name in "${names[@]}"; do
+            own=
             start "$name"
             [ -n "$started" ] || continue
             [ "$started" -eq 0 ] || pids+=("$started")
             await "$port" "$name"
             present+=("$name")
-            pid[$name]=$started ports[$name]=$port failed[$name]=0
+            pid[$name]=$started ports[$name]=$port failed[$name]=0 goal[$name]=$goals owns[$name]=$own
         done
         if declare -F prepare >/dev/null; then prepare; fi
         for _ in $(seq "$times"); do
@@ -151,6 +156,8 @@ compare() {
                     event=$(field "$cost" "$line")
                     echo "${event:--}" >> "$dir/$name.shown-$cost"
                 done
+                last[$name]=
+                for cost in "${told[@]}"; do last[$name]+="$(field "$cost" "$line") "; done
             done
             [ -n "$counters" ] || continue
             visit "events=$counters"
@@ -171,9 +178,9 @@ compare() {
                 for event in "${others[@]}"; do cells+=(-); done
             fi
             for cost in "${shown[@]}"; do cells+=("$(median < "$dir/$name.shown-$cost")"); done
-            case $name in pen*) cells+=("$goals") ;; *) cells+=(-) ;; esac
+            case $name in pen*) cells+=("${goal[$name]}") ;; *) cells+=(-) ;; esac
             # shellcheck disable=SC2059
-            printf "$format" "$row" "$name" "${cells[@]}" "${failed[$name]}"
+            printf "$format" "$row" "$name" "${cells[@]}" "${failed[$name]}" ${told:+"${last[$name]% }"}
             if [ "${failed[$name]}" -gt 0 ]; then tail -n 2 "$dir/$name.err" >&2; fi
             [ "${pid[$name]}" -eq 0 ] || stop "${pid[$name]}"
         done

@@ -66,9 +66,10 @@ web=$(free_port)
 "$load" serve "127.0.0.1:$web" 2>"$dir/server.err" & pids+=($!)
 await "$web" server
 
-# Starts a balancer with a certificate in front of the server; its process is in $started, its port in $port.
-start() { # name certificate
-    port=$(free_port)
+# Starts a balancer with the row's certificate in front of the server; its process is in $started, its port in $port.
+start() { # name
+    local certificate=$dir/$key.pem
+    port=$(free_port) own=$groups
     case $1 in
     haproxy)
         # One thread, and no limit that anybody meets. What is not set is best as it is: tickets are on, so that no
@@ -86,7 +87,7 @@ defaults
     timeout client 60s
     timeout server 60s
 listen tls
-    bind 127.0.0.1:$port ssl crt $2 backlog 2000
+    bind 127.0.0.1:$port ssl crt $certificate backlog 2000
     server web 127.0.0.1:$web
 CONF
         haproxy -db -f "$dir/haproxy.cfg" 2>"$dir/$1.err" & started=$!
@@ -100,7 +101,7 @@ events { worker_connections 10000; }
 stream {
     server {
         listen 127.0.0.1:$port ssl backlog=2000;
-        ssl_certificate $2; ssl_certificate_key $2;
+        ssl_certificate $certificate; ssl_certificate_key $certificate;
         ssl_protocols TLSv1.2 TLSv1.3; ssl_ecdh_curve X25519:prime256v1;
         proxy_pass 127.0.0.1:$web;
     }
@@ -109,15 +110,16 @@ CONF
         nginx -p "$dir" -c "$dir/nginx.conf" 2>/dev/null & started=$!
         ;;
     classic)
-        "$classic" -f -r -x 5000 -q 2000 -E "$2" "127.0.0.1:$port" "127.0.0.1:$web" 2>"$dir/$1.err" & started=$!
+        # It would answer with another round trip; P-256 costs much the same.
+        own=${groups/X25519:/}
+        "$classic" -f -r -x 5000 -q 2000 -E "$certificate" "127.0.0.1:$port" "127.0.0.1:$web" 2>"$dir/$1.err" & started=$!
         ;;
-    *)
-        "${pens[${1#pen}]}" -f -r -x 5000 -q 2000 --workers 1 -E "$2" "127.0.0.1:$port" "127.0.0.1:$web" \
+    pen*)
+        goals=$(target "$row" "$(library "${pens[${1#pen}]}")")
+        "${pens[${1#pen}]}" -f -r -x 5000 -q 2000 --workers 1 -E "$certificate" "127.0.0.1:$port" "127.0.0.1:$web" \
             2>"$dir/$1.err" & started=$!
         ;;
     esac
-    pids+=("$started")
-    await "$port" "$1"
 }
 
 # The library in a pen, by which its targets go.
@@ -130,7 +132,7 @@ library() {
 # What a pen should not exceed: the ratio to HAProxy, or bytes per idle connection.
 target() { # row library
     case $2-$1 in
-    *-own) ;; # others compute something else
+    *-own) echo - ;; # others compute something else
     system-idle*) echo 15000 ;;
     aws-lc-idle*) echo 7000 ;;
     system-gib*) echo 0.76 ;;
@@ -138,92 +140,34 @@ target() { # row library
     system-*) echo 0.87 ;;
     aws-lc-full-*-rsa) echo 0.66 ;;
     aws-lc-full-*-p256 | aws-lc-resumed-*) echo 0.52 ;;
+    *) echo - ;;
     esac
 }
 
-# One round of $mode against all balancers.
-visit() { # more options
-    local name offer clients=()
-    for name in "${names[@]}"; do
-        # What the classic would answer with another round trip; P-256 costs much the same.
-        [ "$name" = classic ] && offer=${groups/X25519:/} || offer=$groups
-        "$load" "$mode" "127.0.0.1:${ports[$name]}" "pid=${pid[$name]}" "${options[@]}" $offer "$@" \
-            > "$dir/$name.line" 2>>"$dir/$name.err" & clients+=($!)
-        [ -n "${TOGETHER-}" ] || wait $! || true
-    done
-    for name in "${clients[@]}"; do wait "$name" || true; done
+# What a row is.
+plan() {
+    local kind version own ciphers=TLS_AES_256_GCM_SHA384:ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES256-GCM-SHA384
+    IFS=- read -r kind version key own <<<"$1"
+    [ -e "$dir/$key.pem" ] || die "no such row: $1"
+    options=("version=$version" "seconds=$seconds")
+    groups=
+    # X25519 comes first; P-256 must be there for TLS 1.2 to accept a certificate with such a key.
+    if [ -z "$own" ]; then groups=groups=X25519:P-256; options+=("ciphers=$ciphers"); fi
+    mode=$kind unit=1000 times=$rounds goals=-
+    case $kind in
+    full | resumed) ;;
+    gib1 | gib16) mode=bulk unit=1000000; options+=("clients=${kind#gib}") ;;
+    # Memory does not vary; and a second round would find what the first has left.
+    idle) unit=1 times=1 counters= ;;
+    *) die "no such row: $1" ;;
+    esac
 }
 
-events=$(countable)
-
-names=(haproxy nginx classic)
+names=(haproxy nginx classic) others=(haproxy) shown=() told=(version cipher group)
 for n in "${!pens[@]}"; do
     names+=("pen$n")
     echo "pen$n: ${pens[n]} ($(library "${pens[n]}"))"
 done
 echo "haproxy: $(haproxy -v | sed -n '1s/.*version \([^ ]*\).*/\1/p'); $(nginx -v 2>&1); classic: $classic"
-[ -n "$events" ] || echo "perf(1) cannot count instructions and cycles here: CPU time alone"
-echo
-
-began=$(machine)
-format='%-22s %-9s %10s %6s %8s %7s  %s\n'
-[ -z "$events" ] || format='%-22s %-9s %10s %6s %8s %6s %8s %6s %8s %7s  %s\n'
-# shellcheck disable=SC2059
-printf "$format" row balancer cost ratio ${events:+Minsn ratio Mcycles ratio} target failed negotiated
-for row in "${rows[@]}"; do
-    IFS=- read -r kind version key own <<<"$row"
-    options=("version=$version" "seconds=$seconds")
-    # The cost is printed in microseconds per connection, milliseconds per GiB, bytes per idle connection.
-    unit=1000 times=$rounds counters=$events
-    case $kind in
-    full | resumed) mode=$kind ;;
-    gib1 | gib16) mode=bulk unit=1000000; options+=("clients=${kind#gib}") ;;
-    # Memory does not vary; and a second round would find what the first has left.
-    idle) mode=idle unit=1 times=1 counters= ;;
-    *) die "no such row: $row" ;;
-    esac
-    [ -e "$dir/$key.pem" ] || die "no such row: $row"
-    groups= ciphers=TLS_AES_256_GCM_SHA384:ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES256-GCM-SHA384
-    # X25519 comes first; P-256 must be there for TLS 1.2 to accept a certificate with such a key.
-    if [ -z "$own" ]; then groups=groups=X25519:P-256; options+=("ciphers=$ciphers"); fi
-
-    declare -A pid=() ports=() failed=() negotiated=()
-    rm -f "$dir"/*.{cpu,instructions,cycles}
-    for name in "${names[@]}"; do
-        start "$name" "$dir/$key.pem"
-        pid[$name]=$started ports[$name]=$port failed[$name]=0
-    done
-    for _ in $(seq "$times"); do
-        visit
-        for name in "${names[@]}"; do
-            line=$(cat "$dir/$name.line")
-            failures=$(field failures "$line")
-            failed[$name]=$((failed[$name] + ${failures:-1}))
-            negotiated[$name]="$(field version "$line") $(field cipher "$line") $(field group "$line")"
-            if [ $mode = idle ]; then cost=$(field memory "$line"); else cost=$(field cpu "$line"); fi
-            per "$cost" "$(field operations "$line")" >> "$dir/$name.cpu"
-        done
-        [ -n "$counters" ] || continue
-        visit "events=$counters"
-        for name in "${names[@]}"; do
-            line=$(cat "$dir/$name.line")
-            for event in ${counters//,/ }; do
-                per "$(field "$event" "$line")" "$(field operations "$line")" >> "$dir/$name.$event"
-            done
-        done
-    done
-    for name in "${names[@]}"; do
-        cells=("$(scaled "$(median < "$dir/$name.cpu")" $unit 1)" "$(scaled "$(ratio "$dir/$name.cpu" "$dir/haproxy.cpu")" 1 2)")
-        for event in ${events//,/ }; do
-            cells+=("$(scaled "$(median < "$dir/$name.$event")" 1000000 2)")
-            cells+=("$(scaled "$(ratio "$dir/$name.$event" "$dir/haproxy.$event")" 1 2)")
-        done
-        case $name in pen*) goal=$(target "$row" "$(library "${pens[${name#pen}]}")") ;; *) goal= ;; esac
-        # shellcheck disable=SC2059
-        printf "$format" "$row" "$name" "${cells[@]}" "${goal:--}" "${failed[$name]}" "${negotiated[$name]}"
-        if [ "${failed[$name]}" -gt 0 ]; then tail -n 2 "$dir/$name.err" >&2; fi
-        stop "${pid[$name]}"
-    done
-done
-echo
-disturbed "$began"
+echo "cost: CPU us per connection, ms per GiB, bytes per idle connection; targets: for pen with its library"
+compare

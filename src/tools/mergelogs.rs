@@ -7,18 +7,21 @@ mod input;
 mod run;
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::ExitCode;
 
-use clap::builder::ValueParser;
-use clap::{Arg, ArgAction};
+use clap::{Arg, ArgAction, ArgMatches};
 
 use self::run::{WebLog, Work};
 use crate::model::number::{self, LARGEST, NumberError};
+use crate::process::complain_as;
 use crate::sys::clock;
-use crate::tools::options::{UsageError, usage_error};
+use crate::tools::cli::{self, Task, UsageError};
 use crate::weblogs::merging::recent::Span;
+
+/// The name by which it complains.
+const PROGRAM: &str = "mergelogs";
 
 /// How far apart the times of pen and of a web server may be, in seconds, unless `-j` says otherwise.
 const JITTER: u32 = 600;
@@ -42,7 +45,7 @@ Example:
 pub fn main() -> ExitCode {
     let work = match parse(std::env::args_os().skip(1), clock::standard_zone) {
         Ok(Task::Show(text)) => return show(&text),
-        Ok(Task::Merge(work)) => work,
+        Ok(Task::Work(work)) => work,
         Err(error) => {
             complain(&error.to_string());
             // As the classic: it is no failure.
@@ -59,24 +62,16 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// If stderr is closed or full nobody can be told.
-fn complain(text: &str) {
-    let _ = io::stderr().write_all(format!("mergelogs: {text}\n").as_bytes());
+fn complain(line: &str) {
+    complain_as(PROGRAM, line);
 }
 
+/// As with all that it writes, a reader that is gone is a failure.
 fn show(text: &str) -> ExitCode {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
+    match cli::show(text) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) | Err(_) => ExitCode::FAILURE,
     }
-}
-
-/// What a command line asks for.
-#[derive(Debug, PartialEq, Eq)]
-enum Task {
-    Show(String),
-    Merge(Work),
 }
 
 /// What a command line lacks.
@@ -102,81 +97,57 @@ const DEBUG: &str = "debug";
 const JITTER_OPTION: &str = "jitter";
 const REJECTS: &str = "rejects";
 const SHIFT: &str = "shift";
-const HELP_OPTION: &str = "help";
-const VERSION: &str = "version";
-const OPERANDS: &str = "operands";
 
 fn command_line() -> clap::Command {
-    let flag = |name: &'static str, help: &'static str| Arg::new(name).help(help).action(ArgAction::SetTrue);
-    let value = |name: &'static str, letter: char, value: &'static str, help: &'static str| {
-        Arg::new(name)
-            .short(letter)
-            .value_name(value)
-            .allow_hyphen_values(true)
-            .value_parser(ValueParser::os_string())
-            .help(help)
-    };
-    let operands = Arg::new(OPERANDS).num_args(0..).value_parser(ValueParser::os_string()).hide(true);
-    clap::Command::new("mergelogs")
-        .disable_help_flag(true)
-        .disable_version_flag(true)
-        .args_override_self(true)
-        .help_template(HELP)
-        .arg(value(PEN, 'p', "PENLOG", "What pen has logged; needed"))
-        .arg(flag(WHOLE, "Look for clients in all of pen's log, however far away in time").short('c'))
-        .arg(
-            Arg::new(DEBUG)
-                .short('d')
-                .action(ArgAction::Count)
-                .help("Tell of bogus lines and how many lines there were; twice: of each line"),
-        )
-        .arg(value(JITTER_OPTION, 'j', "SECONDS", "How far from a line its client is looked for [600]"))
-        .arg(value(REJECTS, 'r', "FILE", "Write bogus lines of web servers there"))
-        .arg(value(SHIFT, 't', "SECONDS", "Take so many seconds from the times of pen's log"))
-        .arg(flag(HELP_OPTION, "Show this, and exit").long(HELP_OPTION))
-        .arg(flag(VERSION, "Show the version, and exit").long(VERSION))
-        .arg(operands)
+    // But for help and version there are letters alone, as in the classic.
+    let lettered = |letter: char, option: Arg| option.short(letter).long(None::<&str>);
+    let debug = cli::flag(DEBUG, "Tell of bogus lines and how many lines there were; twice: of each line");
+    let options = [
+        lettered('p', cli::with(PEN, "PENLOG", "What pen has logged; needed")),
+        lettered('c', cli::flag(WHOLE, "Look for clients in all of pen's log, however far away in time")),
+        lettered('d', debug.action(ArgAction::Count)),
+        lettered(
+            'j',
+            cli::with(JITTER_OPTION, "SECONDS", "How far from a line its client is looked for [600]"),
+        ),
+        lettered('r', cli::with(REJECTS, "FILE", "Write bogus lines of web servers there")),
+        lettered('t', cli::with(SHIFT, "SECONDS", "Take so many seconds from the times of pen's log")),
+    ];
+    cli::command(PROGRAM, HELP, options)
 }
 
 fn usage() -> String {
-    command_line().render_help().to_string()
+    cli::help(command_line())
 }
 
 /// Takes the words after the program's name apart. `zone` says how far the local zone is ahead of UTC.
-fn parse(given: impl IntoIterator<Item = OsString>, zone: impl Fn() -> i64) -> Result<Task, Error> {
-    let given = std::iter::once(OsString::from("mergelogs")).chain(given);
-    let mut matches = command_line().try_get_matches_from(given).map_err(|error| usage_error(&error))?;
-    if matches.get_flag(HELP_OPTION) {
+fn parse(given: impl IntoIterator<Item = OsString>, zone: impl Fn() -> i64) -> Result<Task<Work>, Error> {
+    cli::parse(command_line(), given, |matches| read(matches, zone))
+}
+
+fn read(mut matches: ArgMatches, zone: impl Fn() -> i64) -> Result<Task<Work>, Error> {
+    let operands = cli::operands(&mut matches);
+    if operands.len() == 0 {
         return Ok(Task::Show(usage()));
     }
-    if matches.get_flag(VERSION) {
-        return Ok(Task::Show(concat!("mergelogs ", env!("CARGO_PKG_VERSION"), "\n").to_owned()));
-    }
-    let operands: Vec<OsString> = matches.remove_many(OPERANDS).into_iter().flatten().collect();
-    if operands.is_empty() {
-        return Ok(Task::Show(usage()));
-    }
-    let mut number = |option: &str| {
-        matches.remove_one::<OsString>(option).map(|given| given.to_string_lossy().into_owned())
-    };
-    let jitter = match number(JITTER_OPTION) {
+    let jitter = match cli::value(&mut matches, JITTER_OPTION) {
         Some(given) => number::unsigned("-j", &given, 0..=LARGEST)?,
         None => JITTER,
     };
     // The classic read the web servers' times in its own zone, so who gave the option gave the zone's offset with it.
-    let shift = match number(SHIFT) {
+    let shift = match cli::value(&mut matches, SHIFT) {
         Some(given) => i64::from(number::signed("-t", &given)?) - zone(),
         None => 0,
     };
     let span = if matches.get_flag(WHOLE) { Span::Whole } else { Span::Jitter(jitter) };
     let pen: OsString = matches.remove_one(PEN).ok_or(Error::NoPenLog)?;
-    let logs = operands.iter().map(|operand| web_log(operand)).collect::<Result<Vec<_>, _>>()?;
+    let logs = operands.map(|operand| web_log(&operand)).collect::<Result<Vec<_>, _>>()?;
     let inputs = logs.iter().map(|log| &log.file).chain([&pen]).filter(|file| *file == "-").count();
     if inputs > 1 {
         return Err(Error::TwoInputs);
     }
     let rejects = matches.remove_one(REJECTS);
-    Ok(Task::Merge(Work { pen, logs, span, shift, debug: matches.get_count(DEBUG), rejects }))
+    Ok(Task::Work(Work { pen, logs, span, shift, debug: matches.get_count(DEBUG), rejects }))
 }
 
 /// `server:logfile`, or `[server]:logfile`.
@@ -203,13 +174,13 @@ fn web_log(operand: &OsStr) -> Result<WebLog, Error> {
 mod tests {
     use super::*;
 
-    fn parsed(words: &[&str]) -> Result<Task, Error> {
+    fn parsed(words: &[&str]) -> Result<Task<Work>, Error> {
         parse(words.iter().map(OsString::from), || 3600)
     }
 
     fn work(words: &[&str]) -> Work {
         match parsed(words) {
-            Ok(Task::Merge(work)) => work,
+            Ok(Task::Work(work)) => work,
             other => panic!("{words:?}: {other:?}"),
         }
     }
@@ -234,6 +205,7 @@ mod tests {
             rejects: Some("bad".into()),
         };
         assert_eq!(work(&["-p", "pen.log", "-dd", "-j5", "-r", "bad", "a:b"]), expected);
+        assert_eq!(work(&["-p=x", "a:b"]).pen, "=x");
         assert_eq!(work(&["a:b", "-j", "5", "-p", "x", "-ppen.log", "-rbad", "-d", "-d"]), expected);
     }
 

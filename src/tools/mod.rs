@@ -1,6 +1,7 @@
 //! One file per program: command lines, and nothing else.
 #![forbid(unsafe_code)]
 
+pub mod cli;
 pub mod mergelogs;
 pub mod options;
 pub mod pen;

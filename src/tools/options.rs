@@ -1,17 +1,16 @@
 //! The options of pen(1), one table: the parser, the text of `--help` and the tests are made from it.
 //!
 //! clap does the parsing, with the manners of getopt(3): letters are bundled (`-dfr`), an argument follows its letter at
-//! once or as the next word (`-b30`, `-b 30`) whatever it looks like (`-x -5`), options stand before, between and after
+//! once or as the next word (`-b30`, `-b 30`) whatever it looks like (`-x -5`, `-p=x` for a file `=x`), options stand before, between and after
 //! operands, and `--` ends them. Not here: what the options do ([`super::pen`]).
 
 use std::ffi::OsString;
 
-use clap::builder::ValueParser;
-use clap::error::{ContextKind, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches};
 
 use crate::model::command::Switch;
+use crate::tools::cli::{self, UsageError};
 
 /// An option.
 #[derive(Debug, PartialEq, Eq)]
@@ -206,18 +205,13 @@ impl PenOption {
             Kind::Obsolete(reason) | Kind::Refused(reason) => reason,
             Kind::Works(_) => self.help,
         };
-        let arg = Arg::new(self.long).long(self.long).help(help).help_heading(self.heading());
+        let arg = match self.value {
+            Some(value) => cli::with(self.long, value, help).action(ArgAction::Append),
+            None if self.is_counted() => cli::flag(self.long, help).action(ArgAction::Count),
+            None => cli::flag(self.long, help),
+        };
         let arg = self.letter.into_iter().fold(arg, Arg::short);
-        let arg = self.also.into_iter().fold(arg, Arg::visible_short_alias);
-        match self.value {
-            Some(value) => arg
-                .value_name(value)
-                .action(ArgAction::Append)
-                .allow_hyphen_values(true)
-                .value_parser(ValueParser::os_string()),
-            None if self.is_counted() => arg.action(ArgAction::Count),
-            None => arg.action(ArgAction::SetTrue),
-        }
+        self.also.into_iter().fold(arg, Arg::visible_short_alias).help_heading(self.heading())
     }
 }
 
@@ -250,25 +244,6 @@ impl Arguments {
     }
 }
 
-/// The command line cannot be taken apart.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum UsageError {
-    /// No such option.
-    #[error("unknown option {0}")]
-    Unknown(String),
-    /// The last word is an option that needs one more.
-    #[error("{0} needs an argument")]
-    ArgumentMissing(String),
-    /// A long option that takes no argument was given one.
-    #[error("{0} takes no argument")]
-    ArgumentTooMuch(String),
-    /// In the words of the parser.
-    #[error("{0}")]
-    Other(String),
-}
-
-const OPERANDS: &str = "operands";
-
 /// The lines that are shown with every usage error.
 pub const USAGE: &str = "usage: pen [options] [host:]port server[:port[:soft[:hard[:weight[:prio]]]]] ...\n\
                          pen --help lists the options, pen(1) explains them";
@@ -285,28 +260,20 @@ Example: a client stays with one of two web servers, at most 100 clients on the 
 ";
 
 fn command() -> clap::Command {
-    let operands = Arg::new(OPERANDS).num_args(0..).value_parser(ValueParser::os_string()).hide(true);
-    clap::Command::new("pen")
-        .disable_help_flag(true)
-        .disable_version_flag(true)
-        .args_override_self(true)
-        .help_template(HELP)
-        .args(OPTIONS.iter().map(PenOption::arg))
-        .arg(operands)
+    cli::bare_command("pen", HELP).args(OPTIONS.iter().map(PenOption::arg))
 }
 
 /// The text of `--help`.
 pub fn help() -> String {
-    command().render_help().to_string()
+    cli::help(command())
 }
 
 /// Takes the words after the program's name apart.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Arguments, UsageError> {
     let words: Vec<OsString> = words.into_iter().collect();
     let readable = words.iter().map(|word| word.display().to_string()).collect();
-    let words = std::iter::once(OsString::from("pen")).chain(words);
-    let mut matches = command().try_get_matches_from(words).map_err(|error| usage_error(&error))?;
-    let operands = matches.remove_many::<OsString>(OPERANDS).map(Iterator::collect).unwrap_or_default();
+    let mut matches = cli::matches(command(), words)?;
+    let operands = cli::operands(&mut matches).collect();
     let mut options: Vec<_> = OPTIONS.iter().flat_map(|option| occurrences(option, &matches)).collect();
     options.sort_by_key(|(place, _)| *place);
     let options = options.into_iter().map(|(_, given)| given).collect();
@@ -328,23 +295,6 @@ fn occurrences(option: &'static PenOption, matches: &ArgMatches) -> Vec<(usize, 
         None => {
             let times = if option.is_counted() { matches.get_count(option.long) } else { 1 };
             places.map(|place| (place, Given { option, value: OsString::new(), times })).collect()
-        }
-    }
-}
-
-pub(super) fn usage_error(error: &clap::Error) -> UsageError {
-    let context = |kind| error.get(kind).map(ToString::to_string);
-    // clap shows the whole synopsis of an option: "--blacklist <SECONDS>".
-    let option =
-        || context(ContextKind::InvalidArg).map(|arg| arg.split(" <").next().unwrap_or_default().to_owned());
-    match (error.kind(), option()) {
-        (ErrorKind::UnknownArgument, Some(option)) => UsageError::Unknown(option),
-        (ErrorKind::InvalidValue, Some(option)) => UsageError::ArgumentMissing(option),
-        (ErrorKind::TooManyValues, Some(option)) => UsageError::ArgumentTooMuch(option),
-        _ => {
-            let text = error.to_string();
-            let first = text.lines().next().unwrap_or_default();
-            UsageError::Other(first.strip_prefix("error: ").unwrap_or(first).to_owned())
         }
     }
 }
@@ -432,6 +382,26 @@ mod tests {
         let (options, operands) = told(&words);
         assert_eq!(options, ["-r", "-O a", "-h", "-O b", "-F c"]);
         assert_eq!(operands, ["L", "S0", "S1", "-x"]);
+    }
+
+    #[test]
+    fn behind_a_letter_an_equals_sign_is_part_of_the_argument() {
+        assert_eq!(told(&["-p=x", "-fp=x", "-p="]).0, ["-p =x", "-f", "-p =x", "-p ="]);
+        assert_eq!(told(&["-o=x", "-O==x", "-px=y", "-pF=y"]).0, ["-O =x", "-O ==x", "-p x=y", "-p F=y"]);
+        assert_eq!(told(&["--pidfile=x", "--pidfile==x"]).0, ["-p x", "-p =x"]);
+        // Where no option is meant nothing changes.
+        assert_eq!(told(&["-p", "-l=x", "--pidfile", "-l=x"]).0, ["-p -l=x", "-p -l=x"]);
+        assert_eq!(told(&["-p", "--", "-l=x"]).0, ["-p --", "-l =x"]);
+        assert_eq!(told(&["a=b", "-", "=", "--", "-l=x", "--"]).1, ["a=b", "-", "=", "-l=x", "--"]);
+        assert_eq!(refused(&["-f=x"]), "unknown option -=");
+        use std::os::unix::ffi::OsStringExt;
+        let odd = |text: &[u8]| OsString::from_vec(text.to_vec());
+        let arguments = parse([odd(b"-p=\xff"), odd(b"-p\xff")]).unwrap();
+        let values: Vec<_> = arguments.options.into_iter().map(|given| given.value).collect();
+        assert_eq!(
+            (values, arguments.words),
+            (vec![odd(b"=\xff"), odd(b"\xff")], vec!["-p=\u{fffd}".into(), "-p\u{fffd}".to_owned()])
+        );
     }
 
     #[test]

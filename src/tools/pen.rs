@@ -24,6 +24,7 @@ use crate::process::{complain, startup};
 use crate::sys::reason::words;
 use crate::sys::signal::{self, Signal};
 use crate::sys::tls::library_name;
+use crate::tools::cli::answer;
 use crate::tools::options::{self, Arguments, Effect, Given, Kind, USAGE};
 
 /// Runs pen with the arguments of this process.
@@ -63,14 +64,6 @@ pub fn main() -> ExitCode {
             complain_of(problems);
             ExitCode::FAILURE
         }
-    }
-}
-
-/// Prints what was asked for. Whoever does not read it has seen enough.
-fn answer(text: &str) -> ExitCode {
-    match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => ExitCode::FAILURE,
-        _ => ExitCode::SUCCESS,
     }
 }
 

@@ -19,8 +19,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clap::builder::ValueParser;
-use clap::{Arg, ArgAction};
+use clap::ArgMatches;
 
 use crate::model::address::{AddressError, Port};
 use crate::model::command::quoted;
@@ -28,9 +27,13 @@ use crate::model::listen::Protocol;
 use crate::model::number::{self, LARGEST, NumberError};
 use crate::model::reply;
 use crate::net::control::request::{LARGEST_BATCH, LONGEST_LINE};
+use crate::process::complain_as;
 use crate::sys::reason::words;
 use crate::sys::resolve;
-use crate::tools::options::{UsageError, usage_error};
+use crate::tools::cli::{self, Task, UsageError};
+
+/// The name by which it complains.
+const PROGRAM: &str = "penctl";
 
 /// How long looking the name up and connecting to its addresses may take, all together.
 const CONNECTING: Duration = Duration::from_secs(10);
@@ -59,34 +62,17 @@ Example: no more new clients for server 0
 /// Runs penctl with the arguments of this process.
 pub fn main() -> ExitCode {
     let outcome = match parse(std::env::args_os().skip(1)) {
-        Ok(Task::Help) => show(&command_line().render_help().to_string()),
-        Ok(Task::Version) => show(concat!("penctl ", env!("CARGO_PKG_VERSION"), "\n")),
-        Ok(Task::Send(request)) => send(request),
-        Err(error) => {
-            complain(&error);
-            if error.is_misuse() {
-                let _ = writeln!(io::stderr(), "{USAGE}");
-            }
-            return ExitCode::FAILURE;
-        }
+        Ok(Task::Show(text)) => cli::show(&text).map(|_| ExitCode::SUCCESS).map_err(Error::Output),
+        Ok(Task::Work(request)) => send(request),
+        Err(error) => Err(error),
     };
     outcome.unwrap_or_else(|error| {
-        complain(&error);
+        match error.is_misuse() {
+            true => complain_as(PROGRAM, cli::with_usage(error, USAGE)),
+            false => complain_as(PROGRAM, error),
+        }
         ExitCode::FAILURE
     })
-}
-
-/// If stderr is closed or full nobody can be told.
-fn complain(error: &Error) {
-    let _ = io::stderr().write_all(format!("penctl: {error}\n").as_bytes());
-}
-
-/// What a command line asks for.
-#[derive(Debug, PartialEq, Eq)]
-enum Task {
-    Help,
-    Version,
-    Send(Request),
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -188,54 +174,24 @@ fn way_out(error: &io::Error) -> &'static str {
 
 const TIMEOUT: &str = "timeout";
 const WORDS: &str = "words";
-const HELP_OPTION: &str = "help";
-const VERSION: &str = "version";
-const OPERANDS: &str = "operands";
 
 fn command_line() -> clap::Command {
-    let flag = |name: &'static str, help: &'static str| {
-        Arg::new(name).long(name).help(help).action(ArgAction::SetTrue)
-    };
-    let timeout = Arg::new(TIMEOUT)
-        .short('t')
-        .long(TIMEOUT)
-        .value_name("SECONDS")
-        .allow_hyphen_values(true)
-        .value_parser(ValueParser::os_string())
-        .help("Give up when nothing comes for this long; 0 is never [60]");
-    // What follows the first operand is never an option.
-    let operands = Arg::new(OPERANDS)
-        .num_args(0..)
-        .trailing_var_arg(true)
-        .value_parser(ValueParser::os_string())
-        .hide(true);
-    clap::Command::new("penctl")
-        .disable_help_flag(true)
-        .disable_version_flag(true)
-        .args_override_self(true)
-        .help_template(HELP)
-        .arg(timeout)
-        .arg(flag(WORDS, "Send each argument as one word, in quotes if it needs them").short('w'))
-        .arg(flag(HELP_OPTION, "Show this, and exit"))
-        .arg(flag(VERSION, "Show the version, and exit"))
-        .arg(operands)
+    let timeout = cli::with(TIMEOUT, "SECONDS", "Give up when nothing comes for this long; 0 is never [60]");
+    let words = cli::flag(WORDS, "Send each argument as one word, in quotes if it needs them");
+    cli::options_first(cli::command(PROGRAM, HELP, [timeout.short('t'), words.short('w')]))
 }
 
 /// Takes the words after the program's name apart.
-fn parse(given: impl IntoIterator<Item = OsString>) -> Result<Task, Error> {
-    let given = std::iter::once(OsString::from("penctl")).chain(given);
-    let mut matches = command_line().try_get_matches_from(given).map_err(|error| usage_error(&error))?;
-    if matches.get_flag(HELP_OPTION) {
-        return Ok(Task::Help);
-    }
-    if matches.get_flag(VERSION) {
-        return Ok(Task::Version);
-    }
-    let silence = match matches.remove_one::<OsString>(TIMEOUT) {
-        Some(seconds) => number::unsigned("--timeout", &seconds.to_string_lossy(), 0..=LARGEST)?,
+fn parse(given: impl IntoIterator<Item = OsString>) -> Result<Task<Request>, Error> {
+    cli::parse(command_line(), given, read)
+}
+
+fn read(mut matches: ArgMatches) -> Result<Task<Request>, Error> {
+    let silence = match cli::value(&mut matches, TIMEOUT) {
+        Some(seconds) => number::unsigned("--timeout", &seconds, 0..=LARGEST)?,
         None => SILENCE,
     };
-    let mut operands = matches.remove_many::<OsString>(OPERANDS).into_iter().flatten();
+    let mut operands = cli::operands(&mut matches);
     let target = operands.next().ok_or(Error::NoTarget)?;
     let arguments: Vec<OsString> = operands.collect();
     let as_words = matches.get_flag(WORDS);
@@ -249,7 +205,7 @@ fn parse(given: impl IntoIterator<Item = OsString>) -> Result<Task, Error> {
         arguments => What::Command(line(arguments, as_words)?),
     };
     let silence = (silence > 0).then(|| Duration::from_secs(silence.into()));
-    Ok(Task::Send(Request { target: Target::parse(target)?, what, silence }))
+    Ok(Task::Work(Request { target: Target::parse(target)?, what, silence }))
 }
 
 /// The line that a command's arguments make.
@@ -413,20 +369,6 @@ fn within<T: Send + 'static>(
     Ok(result.recv_timeout(limit).ok())
 }
 
-/// Prints a text of our own. Whoever does not read it has seen enough.
-fn show(text: &str) -> Result<ExitCode, Error> {
-    print(&mut io::stdout().lock(), text.as_bytes()).map(|_| ExitCode::SUCCESS)
-}
-
-/// False: the reader is gone.
-fn print(output: &mut impl Write, bytes: &[u8]) -> Result<bool, Error> {
-    match output.write_all(bytes).and_then(|()| output.flush()) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(Error::Output(error)),
-    }
-}
-
 fn send(request: Request) -> Result<ExitCode, Error> {
     let bytes = match request.what {
         What::Command(line) => line,
@@ -499,7 +441,7 @@ impl Exchange {
             };
             let wanted = reply::DECISIVE - self.beginning.len();
             self.beginning.extend_from_slice(&part[..wanted.min(part.len())]);
-            if !print(output, part)? {
+            if !cli::print(output, part).map_err(Error::Output)? {
                 return Ok(());
             }
         }
@@ -537,13 +479,13 @@ mod tests {
     use super::*;
     use crate::model::command::Command;
 
-    fn parsed(words: &[&str]) -> Task {
+    fn parsed(words: &[&str]) -> Task<Request> {
         parse(words.iter().map(OsString::from)).unwrap_or_else(|error| panic!("{words:?}: {error}"))
     }
 
     fn request(words: &[&str]) -> Request {
         match parsed(words) {
-            Task::Send(request) => request,
+            Task::Work(request) => request,
             other => panic!("{words:?}: {other:?}"),
         }
     }
@@ -602,8 +544,11 @@ mod tests {
             assert_eq!(sent(&["/s", option]), format!("{option}\n"));
         }
         assert_eq!(sent(&["--", "/s", "--", "-w"]), "-- -w\n");
-        assert_eq!(parsed(&["--help"]), Task::Help);
-        assert_eq!(parsed(&["--version", "/s", "mode"]), Task::Version);
+        assert_eq!(sent(&["/s", "-t=5"]), "-t=5\n");
+        assert_eq!(sent(&["-t", "1", "/s", "-t=5", "-t=6"]), "-t=5 -t=6\n");
+        assert_eq!(parsed(&["--help"]), Task::Show(cli::help(command_line())));
+        let version = concat!("penctl ", env!("CARGO_PKG_VERSION"), "\n");
+        assert_eq!(parsed(&["--version", "/s", "mode"]), Task::Show(version.to_owned()));
     }
 
     #[test]
@@ -615,6 +560,7 @@ mod tests {
         assert_eq!(refused(&["--frob", "/s", "mode"]), "unknown option --frob");
         assert_eq!(refused(&["-t"]), "--timeout needs an argument");
         assert_eq!(refused(&["--words=1", "/s", "mode"]), "--words takes no argument");
+        assert!(refused(&["-t=5", "/s", "mode"]).ends_with("not \"=5\""));
         for junk in ["x", "-1", "1s", "", "99999999999"] {
             let message = format!("--timeout must be a number from 0 to 2147483647, not {junk:?}");
             assert_eq!(refused(&["-t", junk, "/s", "mode"]), message);

@@ -7,7 +7,7 @@ mod lines;
 mod sender;
 
 use std::ffi::OsString;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::ops::Range;
 use std::os::fd::AsFd;
@@ -15,14 +15,14 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::builder::ValueParser;
-use clap::{Arg, ArgAction};
+use clap::ArgMatches;
 
 use self::lines::{Lines, Part};
 use self::sender::{Outgoing, Sender};
 use crate::model::address::{AddressError, Port};
 use crate::model::listen::Protocol;
 use crate::model::time::{Moment, Seconds};
+use crate::process::complain_as;
 use crate::sys::clock;
 use crate::sys::datagram::BATCH;
 use crate::sys::input::Input;
@@ -32,8 +32,11 @@ use crate::sys::resolve;
 use crate::sys::signal::{self, Signal, Signals};
 use crate::sys::socket::Source;
 use crate::sys::wait::{self, Interest};
-use crate::tools::options::{UsageError, usage_error};
+use crate::tools::cli::{self, Task, UsageError};
 use crate::weblogs::datagram::{Mark, Stream, write_mark};
+
+/// The name by which it complains.
+const PROGRAM: &str = "penlog";
 
 /// There is a mark after so many datagrams, at the latest,
 const MARKED: u64 = 1000;
@@ -67,29 +70,20 @@ Example, for Apache's configuration:
 /// Runs penlog with the arguments of this process.
 pub fn main() -> ExitCode {
     let outcome = match parse(std::env::args_os().skip(1)) {
-        Ok(Task::Help) => show(&command_line().render_help().to_string()),
-        Ok(Task::Version) => show(concat!("penlog ", env!("CARGO_PKG_VERSION"), "\n")),
-        Ok(Task::Send(request)) => send(&request),
+        Ok(Task::Show(text)) => cli::show(&text).map(drop).map_err(Error::Output),
+        Ok(Task::Work(request)) => send(&request),
         Err(error) => Err(error),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&error.to_string());
-            if error.is_misuse() {
-                let _ = writeln!(io::stderr(), "{USAGE}");
+            match error.is_misuse() {
+                true => complain(&cli::with_usage(error, USAGE)),
+                false => complain(&error.to_string()),
             }
             ExitCode::FAILURE
         }
     }
-}
-
-/// What a command line asks for.
-#[derive(Debug, PartialEq, Eq)]
-enum Task {
-    Help,
-    Version,
-    Send(Request),
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -146,51 +140,25 @@ fn complain(text: &str) {
     let stderr = io::stderr();
     let ready = wait::until_ready(&[(stderr.as_fd(), Interest::WRITE)], Duration::ZERO);
     if ready.is_ok_and(|ready| ready == [true]) {
-        let _ = (&stderr).write_all(format!("penlog: {text}\n").as_bytes());
-    }
-}
-
-/// Prints a text of our own. Whoever does not read it has seen enough.
-fn show(text: &str) -> Result<(), Error> {
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::Output(error)),
-        _ => Ok(()),
+        complain_as(PROGRAM, text);
     }
 }
 
 const NO_MARKS: &str = "no-marks";
-const HELP_OPTION: &str = "help";
-const VERSION: &str = "version";
-const OPERANDS: &str = "operands";
 
 fn command_line() -> clap::Command {
-    let flag = |name: &'static str, help: &'static str| {
-        Arg::new(name).long(name).help(help).action(ArgAction::SetTrue)
-    };
-    let operands = Arg::new(OPERANDS).num_args(0..).value_parser(ValueParser::os_string()).hide(true);
-    clap::Command::new("penlog")
-        .disable_help_flag(true)
-        .disable_version_flag(true)
-        .args_override_self(true)
-        .help_template(HELP)
-        .arg(flag(NO_MARKS, "Send lines alone, for the penlogd of pen 0.34.1; losses are not seen then"))
-        .arg(flag(HELP_OPTION, "Show this, and exit"))
-        .arg(flag(VERSION, "Show the version, and exit"))
-        .arg(operands)
+    let help = "Send lines alone, for the penlogd of pen 0.34.1; losses are not seen then";
+    cli::command(PROGRAM, HELP, [cli::flag(NO_MARKS, help)])
 }
 
 /// Takes the words after the program's name apart.
-fn parse(given: impl IntoIterator<Item = OsString>) -> Result<Task, Error> {
-    let given = std::iter::once(OsString::from("penlog")).chain(given);
-    let mut matches = command_line().try_get_matches_from(given).map_err(|error| usage_error(&error))?;
-    if matches.get_flag(HELP_OPTION) {
-        return Ok(Task::Help);
-    }
-    if matches.get_flag(VERSION) {
-        return Ok(Task::Version);
-    }
+fn parse(given: impl IntoIterator<Item = OsString>) -> Result<Task<Request>, Error> {
+    cli::parse(command_line(), given, read)
+}
+
+fn read(mut matches: ArgMatches) -> Result<Task<Request>, Error> {
     let marks = !matches.get_flag(NO_MARKS);
-    let mut operands = matches.remove_many::<OsString>(OPERANDS).into_iter().flatten();
+    let mut operands = cli::operands(&mut matches);
     let server = operands.next().ok_or(Error::NoServer)?;
     let port = operands.next().ok_or_else(|| Error::NoPort(server.clone()))?;
     let my_ip = operands.next();
@@ -201,7 +169,7 @@ fn parse(given: impl IntoIterator<Item = OsString>) -> Result<Task, Error> {
     let port = Port::from_str(&text(port)?).map_err(Error::Port)?;
     // The classic took an empty address for none, which is what scripts with an unset variable give.
     let my_ip = my_ip.map(text).transpose()?.filter(|my_ip| !my_ip.is_empty());
-    Ok(Task::Send(Request { server: text(server)?, port, my_ip, marks }))
+    Ok(Task::Work(Request { server: text(server)?, port, my_ip, marks }))
 }
 
 /// Where to, and from where if that is not the system's to choose.
@@ -467,12 +435,12 @@ impl Outbox {
 mod tests {
     use super::*;
 
-    fn parsed(words: &[&str]) -> Result<Task, String> {
+    fn parsed(words: &[&str]) -> Result<Task<Request>, String> {
         parse(words.iter().map(OsString::from)).map_err(|error| error.to_string())
     }
 
-    fn request(server: &str, port: Port, my_ip: Option<&str>, marks: bool) -> Task {
-        Task::Send(Request { server: server.into(), port, my_ip: my_ip.map(str::to_owned), marks })
+    fn request(server: &str, port: Port, my_ip: Option<&str>, marks: bool) -> Task<Request> {
+        Task::Work(Request { server: server.into(), port, my_ip: my_ip.map(str::to_owned), marks })
     }
 
     #[test]
@@ -484,8 +452,9 @@ mod tests {
         for words in [["--no-marks", "h", "1"], ["h", "1", "--no-marks"]] {
             assert_eq!(parsed(&words).unwrap(), request("h", Port::Number(1), None, false));
         }
-        assert_eq!(parsed(&["--help"]).unwrap(), Task::Help);
-        assert_eq!(parsed(&["h", "--version"]).unwrap(), Task::Version);
+        assert_eq!(parsed(&["--help"]).unwrap(), Task::Show(cli::help(command_line())));
+        let version = concat!("penlog ", env!("CARGO_PKG_VERSION"), "\n");
+        assert_eq!(parsed(&["h", "--version"]).unwrap(), Task::Show(version.to_owned()));
     }
 
     #[test]

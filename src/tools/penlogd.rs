@@ -9,16 +9,14 @@ mod service;
 mod startup;
 
 use std::ffi::OsString;
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::builder::ValueParser;
-use clap::{Arg, ArgAction, ArgMatches};
+use clap::{ArgAction, ArgMatches};
 
 use crate::model::number::{self, NumberError};
 use crate::process::complain_as;
-use crate::tools::options::{UsageError, usage_error};
+use crate::tools::cli::{self, Task, UsageError};
 
 /// The name by which it is known to syslog and in pid files.
 const PROGRAM: &str = "penlogd";
@@ -50,9 +48,8 @@ Example: one log of all
 /// Runs penlogd with the arguments of this process.
 pub fn main() -> ExitCode {
     match parse(std::env::args_os().skip(1)) {
-        Ok(Task::Help) => answer(&command_line().render_help().to_string()),
-        Ok(Task::Version) => answer(concat!("penlogd ", env!("CARGO_PKG_VERSION"), "\n")),
-        Ok(Task::Serve(launch)) => {
+        Ok(Task::Show(text)) => cli::answer(&text),
+        Ok(Task::Work(launch)) => {
             if launch.unbuffered {
                 complain("-b has no effect: lines are never kept back");
             }
@@ -62,7 +59,7 @@ pub fn main() -> ExitCode {
             if !matches!(error, Error::NoPort) {
                 complain(&error);
             }
-            answer(&command_line().render_help().to_string())
+            cli::answer(&cli::help(command_line()))
         }
         Err(error) => {
             complain(&error);
@@ -73,22 +70,6 @@ pub fn main() -> ExitCode {
 
 fn complain(line: impl std::fmt::Display) {
     complain_as(PROGRAM, line);
-}
-
-/// Prints what was asked for. Whoever does not read it has seen enough.
-fn answer(text: &str) -> ExitCode {
-    match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
-        _ => ExitCode::SUCCESS,
-    }
-}
-
-/// What a command line asks for.
-#[derive(Debug, PartialEq, Eq)]
-enum Task {
-    Help,
-    Version,
-    Serve(Launch),
 }
 
 /// How to serve.
@@ -150,68 +131,45 @@ const CACHE: &str = "cache";
 const PIDFILE: &str = "pidfile";
 const USER: &str = "user";
 const WAITING: &str = "wait";
-const HELP: &str = "help";
-const VERSION: &str = "version";
-const OPERANDS: &str = "operands";
 
 fn command_line() -> clap::Command {
-    let flag = |name: &'static str, help: &'static str| {
-        Arg::new(name).long(name).help(help).action(ArgAction::SetTrue)
-    };
-    let with = |name: &'static str, value: &'static str, help: &'static str| {
-        let arg = Arg::new(name).long(name).value_name(value).help(help);
-        arg.allow_hyphen_values(true).value_parser(ValueParser::os_string())
-    };
-    let operands = Arg::new(OPERANDS).num_args(0..).value_parser(ValueParser::os_string()).hide(true);
-    clap::Command::new(PROGRAM)
-        .disable_help_flag(true)
-        .disable_version_flag(true)
-        .args_override_self(true)
-        .help_template(USAGE)
-        .arg(flag(UNBUFFERED, "Accepted for old scripts: lines are never kept back").short('b'))
-        .arg(Arg::new(DEBUG).long(DEBUG).short('d').help("Tell more").action(ArgAction::Count))
-        .arg(flag(FOREGROUND, "Stay in the foreground").short('f'))
-        .arg(with(JAIL, "DIRECTORY", "Change the root directory").short('j'))
-        .arg(with(LOG, "FILE", "Write the log to FILE [standard output]").short('l'))
-        .arg(with(CACHE, "ENTRIES", "Remember so many requests that pen told of [1000]").short('n'))
-        .arg(with(PIDFILE, "FILE", "Write the process id to FILE").short('p'))
-        .arg(with(USER, "USER", "Run as USER").short('u'))
-        .arg(with(WAITING, "SECONDS", "Let a line wait for pen's word this long; 0 is not at all [1]"))
-        .arg(flag(HELP, "Show this, and exit"))
-        .arg(flag(VERSION, "Show the version, and exit"))
-        .arg(operands)
+    let options = [
+        cli::flag(UNBUFFERED, "Accepted for old scripts: lines are never kept back").short('b'),
+        cli::flag(DEBUG, "Tell more").short('d').action(ArgAction::Count),
+        cli::flag(FOREGROUND, "Stay in the foreground").short('f'),
+        cli::with(JAIL, "DIRECTORY", "Change the root directory").short('j'),
+        cli::with(LOG, "FILE", "Write the log to FILE [standard output]").short('l'),
+        cli::with(CACHE, "ENTRIES", "Remember so many requests that pen told of [1000]").short('n'),
+        cli::with(PIDFILE, "FILE", "Write the process id to FILE").short('p'),
+        cli::with(USER, "USER", "Run as USER").short('u'),
+        cli::with(WAITING, "SECONDS", "Let a line wait for pen's word this long; 0 is not at all [1]"),
+    ];
+    cli::command(PROGRAM, USAGE, options)
 }
 
 /// Takes the words after the program's name apart.
-fn parse(given: impl IntoIterator<Item = OsString>) -> Result<Task, Error> {
-    let given = std::iter::once(OsString::from(PROGRAM)).chain(given);
-    let mut matches = command_line().try_get_matches_from(given).map_err(|error| usage_error(&error))?;
-    if matches.get_flag(HELP) {
-        return Ok(Task::Help);
-    }
-    if matches.get_flag(VERSION) {
-        return Ok(Task::Version);
-    }
-    let mut operands = matches.remove_many::<OsString>(OPERANDS).into_iter().flatten();
+fn parse(given: impl IntoIterator<Item = OsString>) -> Result<Task<Launch>, Error> {
+    cli::parse(command_line(), given, read)
+}
+
+fn read(mut matches: ArgMatches) -> Result<Task<Launch>, Error> {
+    let mut operands = cli::operands(&mut matches);
     let port = operands.next().ok_or(Error::NoPort)?;
     if let Some(more) = operands.next() {
         return Err(Error::Operand(more));
     }
     let port = number::unsigned("the port", &text(port)?, 0..=u16::MAX.into())?;
     let port = u16::try_from(port).ok().filter(|&port| port > 0).ok_or(Error::NoPort)?;
-    let entries = match matches.remove_one::<OsString>(CACHE) {
-        Some(count) => number::unsigned("-n", &count.to_string_lossy(), 1..=MOST_ENTRIES)?,
+    let entries = match cli::value(&mut matches, CACHE) {
+        Some(count) => number::unsigned("-n", &count, 1..=MOST_ENTRIES)?,
         None => ENTRIES,
     };
-    let wait = match matches.remove_one::<OsString>(WAITING) {
-        Some(given) => {
-            let given = given.to_string_lossy();
-            micros(&given).ok_or_else(|| Error::Wait(given.into_owned()))?
-        }
+    let wait = match cli::value(&mut matches, WAITING) {
+        Some(given) => micros(&given).ok_or(Error::Wait(given))?,
         None => WAIT,
     };
     let user = name(&mut matches, USER, "-u")?.map(text).transpose()?;
-    Ok(Task::Serve(Launch {
+    Ok(Task::Work(Launch {
         port,
         unbuffered: matches.get_flag(UNBUFFERED),
         debug: matches.get_count(DEBUG),
@@ -259,13 +217,13 @@ mod tests {
 
     use super::*;
 
-    fn parsed(words: &[&str]) -> Task {
+    fn parsed(words: &[&str]) -> Task<Launch> {
         parse(words.iter().map(OsString::from)).unwrap_or_else(|error| panic!("{words:?}: {error}"))
     }
 
     fn launch(words: &[&str]) -> Launch {
         match parsed(words) {
-            Task::Serve(launch) => launch,
+            Task::Work(launch) => launch,
             other => panic!("{words:?}: {other:?}"),
         }
     }
@@ -319,8 +277,16 @@ mod tests {
         let words = "9800 --unbuffered --debug --debug --foreground --jail=/jail --log /log --cache 5 \
                      --pidfile /pid --user nobody --wait .25";
         assert_eq!(launch(&words.split(' ').collect::<Vec<_>>()), all);
-        assert_eq!(parsed(&["--help"]), Task::Help);
-        assert_eq!(parsed(&["-f", "--version", "x", "y"]), Task::Version);
+        assert_eq!(parsed(&["--help"]), Task::Show(cli::help(command_line())));
+        let version = concat!("penlogd ", env!("CARGO_PKG_VERSION"), "\n");
+        assert_eq!(parsed(&["-f", "--version", "x", "y"]), Task::Show(version.to_owned()));
+    }
+
+    #[test]
+    fn a_file_s_name_may_begin_with_an_equals_sign() {
+        assert_eq!(launch(&["-fl=log", "-p=pid", "9800"]).pidfile, Some("=pid".into()));
+        assert_eq!(launch(&["-fl=log", "9800"]).log, Some("=log".into()));
+        assert_eq!(launch(&["--log=log", "9800"]).log, Some("log".into()));
     }
 
     #[test]
