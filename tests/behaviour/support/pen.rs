@@ -291,6 +291,12 @@ impl Pen {
         if !processes::prepared_for(self.master, Signal::SIGHUP) || self.workers().len() < self.workers {
             return false;
         }
+        // A worker that is stopped or dies before its master knows that it is ready ends the start. It says so when there
+        // is nothing more to do, and the master sleeps when it has heard it.
+        let asleep = |pid| processes::stat(pid).is_some_and(|stat| stat.state == 'S');
+        if !classic() && !(self.workers().into_iter().all(asleep) && asleep(self.master)) {
+            return false;
+        }
         // Commands are taken when the master knows that all workers are ready.
         if self.is_controlled && self.ask_at_start().is_none() {
             return false;
