@@ -68,7 +68,7 @@ fn the_pid_file_in_the_jail_is_removed() {
     chown(jail.path(), Some(nobody.uid.as_raw()), Some(nobody.gid.as_raw())).unwrap();
     let options = ["-j", jail.path().to_str().unwrap(), "-u", "nobody", "-p", "/pen.pid"];
     let mut pen = Pen::with(&options).servers(&s).start();
-    wait_until("the pid file is there", || jail.read("pen.pid") == pen.master.to_string());
+    wait_until("the pid file is there", || jail.read("pen.pid") == pen.pid.to_string());
     pen.end_with(Signal::SIGTERM);
     assert_eq!(jail.names(), [""; 0]);
 }

@@ -4,6 +4,7 @@ pub mod backend;
 pub mod certificates;
 pub mod client;
 pub mod control;
+pub mod daemon;
 pub mod dns;
 pub mod http;
 pub mod mmdb;
