@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, BufRead};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
 };
-use nix::unistd::Pid;
+use nix::unistd::{Pid, User};
 
 /// The parts of /proc/PID/stat that the stories use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +96,24 @@ pub fn status(pid: i32, field: &str) -> String {
 /// One of the sets of capabilities that /proc/PID/status has, `CapEff` for one.
 pub fn capabilities(pid: i32, set: &str) -> u64 {
     u64::from_str_radix(&status(pid, set), 16).unwrap()
+}
+
+/// The process is this user and has its group alone, is in the root directory given, and cannot become anything else.
+#[track_caller]
+pub fn assert_confined(pid: i32, user: &User, root: &Path) {
+    let (uid, gid) = (user.uid, user.gid);
+    // Real, effective, saved and file system id.
+    assert_eq!(status(pid, "Uid"), format!("{uid} {uid} {uid} {uid}"));
+    assert_eq!(status(pid, "Gid"), format!("{gid} {gid} {gid} {gid}"));
+    let groups = status(pid, "Groups");
+    assert!(groups.is_empty() || groups == gid.to_string(), "supplementary groups {groups}");
+    assert_eq!(status(pid, "NoNewPrivs"), "1");
+    for set in ["CapEff", "CapPrm", "CapInh", "CapAmb", "CapBnd"] {
+        assert_eq!(capabilities(pid, set), 0, "{set}");
+    }
+    for place in ["root", "cwd"] {
+        assert_eq!(fs::read_link(format!("/proc/{pid}/{place}")).unwrap(), root, "{place} of {pid}");
+    }
 }
 
 /// Does the process catch, ignore or block this signal, so that it will not die of it?
