@@ -16,6 +16,7 @@ pub mod pen;
 pub mod penlogd;
 pub mod processes;
 pub mod programs;
+pub mod rotation;
 pub mod scratch;
 pub mod tls;
 pub mod udp;
