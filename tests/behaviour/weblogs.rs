@@ -127,6 +127,20 @@ impl Site {
         });
     }
 
+    /// An nginx that writes to a FIFO, as is printed.
+    fn nginx_and_fifo(&self) -> Running {
+        let [commands, line] = printed("nginx, through a FIFO");
+        self.shell(&self.first, &commands);
+        self.nginx(&self.first, &line)
+    }
+
+    /// pen and penlogd, with an nginx that writes to a FIFO and an Apache that writes to a pipe.
+    fn begin_with_fifo_and_pipe(&self) -> [Running; 2] {
+        self.begin();
+        let [line] = printed("Apache");
+        [self.nginx_and_fifo(), self.apache(&self.second, &line)]
+    }
+
     /// An nginx with this line of the manual. Every line of its log is also in its file `truth`.
     fn nginx(&self, machine: &Network, line: &str) -> Running {
         let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
@@ -340,12 +354,7 @@ fn nginx_through_a_fifo_and_apache_through_a_pipe() {
     needs_root!();
     only_ours!("its options are others");
     let Some(site) = Site::new(3, &["nginx", "apache2", "wrk"]) else { return };
-    site.begin();
-    let [commands, line] = printed("nginx, through a FIFO");
-    site.shell(&site.first, &commands);
-    let nginx = site.nginx(&site.first, &line);
-    let [line] = printed("Apache");
-    let apache = site.apache(&site.second, &line);
+    let [nginx, apache] = site.begin_with_fifo_and_pipe();
     let wrks: Vec<Wrk> = (0..3).map(|client| site.wrk(client, 1000)).collect();
     site.compare(&[&nginx, &apache], 3000);
     wrks.into_iter().for_each(Wrk::end);
@@ -386,12 +395,7 @@ fn odd_requests_of_curl() {
     needs_root!();
     only_ours!("it knows neither escapes nor long requests");
     let Some(site) = Site::new(2, &["nginx", "apache2", "curl"]) else { return };
-    site.begin();
-    let [commands, line] = printed("nginx, through a FIFO");
-    site.shell(&site.first, &commands);
-    let nginx = site.nginx(&site.first, &line);
-    let [line] = printed("Apache");
-    let apache = site.apache(&site.second, &line);
+    let [nginx, apache] = site.begin_with_fifo_and_pipe();
     let long = format!("PEN/long/{}", "x".repeat(6000));
     let longer = format!("PEN/long/{}", "x".repeat(6001));
     let odd: [&[&str]; 11] = [
@@ -538,9 +542,7 @@ fn nginx_outlives_penlog() {
     only_ours!("its options are others");
     let Some(site) = Site::new(1, &["nginx", "curl"]) else { return };
     site.begin();
-    let [commands, line] = printed("nginx, through a FIFO");
-    site.shell(&site.first, &commands);
-    let nginx = site.nginx(&site.first, &line);
+    let nginx = site.nginx_and_fifo();
     let own = format!("{}/truth", nginx.files.path().display());
     site.curl(0, &["PEN/before"]);
     site.compare(&[&nginx], 1);
@@ -555,6 +557,7 @@ fn nginx_outlives_penlog() {
     let kept: String =
         own_log(&nginx).iter().filter(|line| !line.contains("/without")).map(|l| format!("{l}\n")).collect();
     fs::write(&own, kept).unwrap();
+    let [commands, _] = printed("nginx, through a FIFO");
     site.shell(&site.first, commands.lines().find(|line| line.starts_with("penlog ")).unwrap());
     // When the shell has returned it may not have opened the FIFO yet.
     wait_until("penlog reads again", || {
