@@ -35,11 +35,15 @@ const PORT: u16 = 9514;
 /// What so many requests may take on a busy machine.
 const LONG: Duration = Duration::from_secs(90);
 
+fn howto() -> String {
+    let manual = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("man/penlogd.1")).unwrap();
+    manual.split_once("\n.Sh HOWTO\n").unwrap().1.split("\n.Sh ").next().unwrap().to_owned()
+}
+
 /// What is displayed in this part of the HOWTO: commands for a shell, or lines of a configuration.
 #[track_caller]
 fn printed<const N: usize>(part: &str) -> [String; N] {
-    let manual = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("man/penlogd.1")).unwrap();
-    let howto = manual.split_once("\n.Sh HOWTO\n").unwrap().1.split("\n.Sh ").next().unwrap();
+    let howto = howto();
     let text = howto.split_once(&format!("\n.Ss {part}\n")).expect("there is this part").1;
     let text = format!("\n{}", text.split("\n.Ss ").next().unwrap());
     let displays = text.split("\n.Bd -literal").skip(1).map(|display| {
@@ -185,6 +189,7 @@ impl Site {
         let (address, machine) = &self.clients[client];
         let script = self.files.write(&format!("wrk{client}.lua"), WRK);
         let output = self.files.file(&format!("wrk{client}"));
+        let answered = self.files.file(&format!("wrk{client}-answered"));
         let mut command = Command::new("wrk");
         command.args([
             "--threads",
@@ -198,10 +203,10 @@ impl Site {
             "-s",
             &script,
         ]);
-        command.args([&format!("http://{PEN}/"), "--", address, &count.to_string()]);
+        command.args([&format!("http://{PEN}/"), "--", address, &count.to_string(), &answered]);
         command.stdout(File::create(&output).unwrap()).stderr(File::create(&output).unwrap());
         let child = machine.inside(|| command.spawn()).unwrap();
-        Wrk { child, output, count }
+        Wrk { child, output, answered, count }
     }
 
     /// curl on the machine of this client, with these arguments behind those that all have. `PEN` in them is pen, with
@@ -289,23 +294,33 @@ fn own_log(server: &Running) -> Vec<String> {
     server.files.read("truth").lines().map(str::to_owned).collect()
 }
 
-/// Makes as many requests as it is told to, all of them different, and then no more. (That wrk has not got.)
+/// Makes as many requests as it is told to, all of them different, and then no more. (That wrk has not got.) There is a file
+/// when all are answered.
 const WRK: &str = "\
-function init(words) client = words[1]; limit = tonumber(words[2]); begun = 0; made = 0 end
+function init(words)
+    client = words[1]; limit = tonumber(words[2]); file = words[3]; begun = 0; made = 0; answered = 0
+end
 function delay() if begun == limit then return 1e9 end begun = begun + 1; return 0 end
 function request() made = made + 1; return wrk.format('GET', '/' .. client .. '/' .. made) end
+function response()
+    answered = answered + 1
+    if answered == limit then io.open(file, 'w'):close() end
+end
 ";
 
 struct Wrk {
     child: Child,
     output: String,
+    answered: String,
     count: usize,
 }
 
 impl Wrk {
-    /// Ends it when all its requests have been made, and looks whether all were answered.
+    /// Ends it when all its requests have been answered, which may be some time after the web servers have logged them, and
+    /// looks whether they were answered well.
     #[track_caller]
     fn end(mut self) {
+        wait_for("wrk has all answers", LONG, || fs::exists(&self.answered).unwrap());
         let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGINT);
         let mut status = None;
         wait_until("wrk ends", || {
@@ -327,6 +342,20 @@ impl Drop for Wrk {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
+    }
+}
+
+/// Nothing is displayed that no story carries out.
+#[test]
+fn every_display_of_the_howto_has_its_story() {
+    let stories = include_str!("weblogs.rs");
+    let howto = howto();
+    let displays: Vec<_> =
+        howto.split("\n.Ss ").skip(1).filter(|part| part.contains("\n.Bd -literal")).collect();
+    assert!(displays.len() > 4, "{displays:?}");
+    for part in displays {
+        let name = part.lines().next().unwrap();
+        assert!(stories.contains(&format!("printed(\"{name}\")")), "{name}");
     }
 }
 
