@@ -112,8 +112,7 @@ impl DerefMut for Penlogd {
 impl Daemon for Penlogd {
     /// It listens, and hears signals: which is the last thing that it prepares.
     fn is_at_work(&self) -> bool {
-        let heard = u64::from_str_radix(&processes::status(self.pid, "SigCgt"), 16).unwrap_or(0);
-        heard & 1 << (Signal::SIGUSR1 as u32 - 1) != 0 && udp::bound(self.port)
+        processes::catches(self.pid, Signal::SIGUSR1) && udp::bound(self.port)
     }
 }
 

@@ -116,12 +116,20 @@ pub fn assert_confined(pid: i32, user: &User, root: &Path) {
     }
 }
 
+/// Does the process itself do something when this signal comes? Whether it dies of one says little: it may have been started
+/// with signals that are ignored.
+pub fn catches(pid: i32, signal: Signal) -> bool {
+    has_in_mask(pid, "SigCgt", signal)
+}
+
+fn has_in_mask(pid: i32, field: &str, signal: Signal) -> bool {
+    let bit = 1u64 << (signal as u32 - 1);
+    u64::from_str_radix(&status(pid, field), 16).is_ok_and(|mask| mask & bit != 0)
+}
+
 /// Does the process catch, ignore or block this signal, so that it will not die of it?
 pub fn prepared_for(pid: i32, signal: Signal) -> bool {
-    let bit = 1u64 << (signal as u32 - 1);
-    ["SigCgt", "SigIgn", "SigBlk"]
-        .iter()
-        .any(|field| u64::from_str_radix(&status(pid, field), 16).is_ok_and(|mask| mask & bit != 0))
+    ["SigCgt", "SigIgn", "SigBlk"].iter().any(|field| has_in_mask(pid, field, signal))
 }
 
 /// The processor time that these processes have used so far.
