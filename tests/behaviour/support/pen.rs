@@ -173,7 +173,8 @@ impl Daemon for Pen {
         // A worker that is stopped or dies before its master knows that it is ready ends the start. It says so when there
         // is nothing more to do, and the master sleeps when it has heard it.
         let asleep = |pid| processes::stat(pid).is_some_and(|stat| stat.state == 'S');
-        if !classic() && !(self.workers().into_iter().all(asleep) && asleep(self.pid)) {
+        let settled = classic() || self.workers().into_iter().all(asleep) && asleep(self.pid);
+        if !settled {
             return false;
         }
         // Commands are taken when the master knows that all workers are ready.
