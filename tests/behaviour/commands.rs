@@ -484,6 +484,6 @@ fn the_debug_level_changes() {
     assert_eq!(pen.ask("debug 1"), "1\n");
     pen.visit();
     wait_until("the refusal is told", || pen.stderr().contains("127.0.0.1:9"));
-    assert!(processes::alive(pen.master));
+    assert!(processes::alive(pen.pid));
     pen.signal(Signal::SIGUSR1);
 }

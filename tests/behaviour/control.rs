@@ -300,7 +300,7 @@ fn a_port_alone_is_one_of_every_address() {
     assert_eq!(hear(&mut session), format!("{port}\n"));
     let mut session = tcp(port);
     session.write_all(b"pid\n").unwrap();
-    assert_eq!(hear(&mut session), format!("{}\n", _pen.master));
+    assert_eq!(hear(&mut session), format!("{}\n", _pen.pid));
 }
 
 /// pen(1), -C: nobody but the user of -u (and root) can connect to a Unix socket, and it goes with pen.
@@ -522,7 +522,7 @@ fn a_change_that_pen_does_not_live_to_make_is_refused() {
     let s = webs(1);
     let mut pen = Pen::with(&[]).servers(&s).controlled().start();
     let resolver: Vec<i32> =
-        processes::children(pen.master).into_iter().filter(|pid| !pen.workers().contains(pid)).collect();
+        processes::children(pen.pid).into_iter().filter(|pid| !pen.workers().contains(pid)).collect();
     assert_eq!(resolver.len(), 1);
     kill(Pid::from_raw(resolver[0]), Signal::SIGSTOP).unwrap();
     let mut session = pen.control();
@@ -544,7 +544,7 @@ fn a_change_outlives_the_process_that_looks_names_up() {
     let s = webs(1);
     let pen = Pen::with(&[]).servers(&s).controlled().start();
     let resolver = || -> Option<i32> {
-        processes::children(pen.master).into_iter().find(|pid| !pen.workers().contains(pid))
+        processes::children(pen.pid).into_iter().find(|pid| !pen.workers().contains(pid))
     };
     let first = resolver().unwrap();
     kill(Pid::from_raw(first), Signal::SIGSTOP).unwrap();
@@ -586,7 +586,7 @@ fn sessions_leave_nothing_behind() {
     let s = webs(1);
     let pen = Pen::with(&[]).servers(&s).controlled().start();
     assert_eq!(pen.ask("mode"), MODE);
-    let open = || std::fs::read_dir(format!("/proc/{}/fd", pen.master)).unwrap().count();
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", pen.pid)).unwrap().count();
     let before = open();
     for round in 0..200 {
         let mut session = pen.control();

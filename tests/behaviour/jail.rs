@@ -29,22 +29,7 @@ fn every_process_is_in_the_jail_and_nobody() {
         let family = pen.family();
         assert_eq!(family.len(), 4, "a master and three workers");
         for pid in family {
-            // Real, effective, saved and file system id.
-            assert_eq!(processes::status(pid, "Uid"), format!("{uid} {uid} {uid} {uid}"));
-            assert_eq!(processes::status(pid, "Gid"), format!("{gid} {gid} {gid} {gid}"));
-            let groups = processes::status(pid, "Groups");
-            assert!(groups.is_empty() || groups == gid.to_string(), "supplementary groups {groups}");
-            assert_eq!(processes::status(pid, "NoNewPrivs"), "1");
-            for set in ["CapEff", "CapPrm", "CapInh", "CapAmb", "CapBnd"] {
-                assert_eq!(processes::capabilities(pid, set), 0, "{set}");
-            }
-            for place in ["root", "cwd"] {
-                assert_eq!(
-                    fs::read_link(format!("/proc/{pid}/{place}")).unwrap(),
-                    jail.path(),
-                    "{place} of {pid}"
-                );
-            }
+            processes::assert_confined(pid, &nobody, jail.path());
         }
         wait_until("the log is in the jail", || jail.read("log").lines().count() == 3);
         assert_eq!(fs::metadata(jail.file("log")).unwrap().uid(), uid);
@@ -68,7 +53,7 @@ fn the_pid_file_in_the_jail_is_removed() {
     chown(jail.path(), Some(nobody.uid.as_raw()), Some(nobody.gid.as_raw())).unwrap();
     let options = ["-j", jail.path().to_str().unwrap(), "-u", "nobody", "-p", "/pen.pid"];
     let mut pen = Pen::with(&options).servers(&s).start();
-    wait_until("the pid file is there", || jail.read("pen.pid") == pen.master.to_string());
+    wait_until("the pid file is there", || jail.read("pen.pid") == pen.pid.to_string());
     pen.end_with(Signal::SIGTERM);
     assert_eq!(jail.names(), [""; 0]);
 }

@@ -5,7 +5,6 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::os::unix::fs::OpenOptionsExt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
@@ -13,6 +12,7 @@ use nix::sys::stat::Mode;
 use serde_json::Value;
 
 use crate::support::backend::{greeters, webs};
+use crate::support::rotation::rotate_under_load;
 use crate::support::{Backend, Pen, SOON, Scratch, client, only_ours, wait_until};
 
 /// Lines of the log that are not whole objects would stop the story here.
@@ -174,47 +174,12 @@ fn a_format_without_a_log_is_remarked_on() {
 #[test]
 fn rotation_under_load_loses_no_object_and_doubles_none() {
     only_ours!("it knows only lines");
-    const CLIENTS: usize = 6;
     let (s, files) = (webs(2), Scratch::new());
     let options = ["-r", "-H", "-O", "log_format json", "-l", &files.file("log")];
     let mut pen = Pen::with(&options).servers(&s).workers(4).start();
-    let done = AtomicBool::new(false);
-    let made: Vec<AtomicUsize> = (0..CLIENTS).map(|_| AtomicUsize::new(0)).collect();
-    let all = || made.iter().map(|made| made.load(Ordering::Relaxed)).sum::<usize>();
-    let rotations = 20;
-    std::thread::scope(|scope| {
-        for (client, made) in made.iter().enumerate() {
-            let (pen, done) = (&pen, &done);
-            scope.spawn(move || {
-                while !done.load(Ordering::Relaxed) {
-                    let number = made.load(Ordering::Relaxed);
-                    let stream = pen.connect_from(&format!("127.0.0.{}", client + 2));
-                    let answer = client::request(stream, &format!("/client{client}/{number}/end"));
-                    assert!(answer.starts_with('S'), "{answer}");
-                    made.store(number + 1, Ordering::Relaxed);
-                }
-            });
-        }
-        let result = std::panic::catch_unwind(|| {
-            for rotation in 0..rotations {
-                let before = all();
-                wait_until("there is some load", || all() > before + 20);
-                fs::rename(files.file("log"), files.file(&format!("log.{rotation}"))).unwrap();
-                pen.signal(Signal::SIGHUP);
-                wait_until("the log is opened anew", || files.names().contains(&"log".to_owned()));
-            }
-        });
-        done.store(true, Ordering::Relaxed);
-        if let Err(panic) = result {
-            std::panic::resume_unwind(panic);
-        }
-    });
-    // Ending pen writes what is left.
-    pen.end_with(Signal::SIGTERM);
+    let clients = rotate_under_load(&mut pen, &files);
     let (mut requests, mut connections) = (BTreeMap::new(), BTreeMap::new());
-    let names = files.names();
-    assert_eq!(names.len(), rotations + 1, "{names:?}");
-    for object in names.iter().flat_map(|name| objects(&files.read(name))) {
+    for object in files.names().iter().flat_map(|name| objects(&files.read(name))) {
         let client = object["client"].as_str().unwrap().to_owned();
         match object["event"].as_str().unwrap() {
             "request" => {
@@ -224,14 +189,14 @@ fn rotation_under_load_loses_no_object_and_doubles_none() {
             _ => *connections.entry(client).or_insert(0) += 1,
         }
     }
-    for (client, made) in made.iter().enumerate() {
-        let made = made.load(Ordering::Relaxed);
-        let address = format!("127.0.0.{}", client + 2);
-        for number in 0..made {
-            let key = (address.clone(), format!("GET /client{client}/{number}/end HTTP/1.0"));
+    for client in &clients {
+        let address = client.address();
+        for path in client.paths() {
+            let key = (address.clone(), format!("GET {path} HTTP/1.0"));
             assert_eq!(requests.remove(&key), Some(1), "objects for {key:?}");
         }
-        assert_eq!(connections.remove(&address), Some(made), "objects for connections of {address}");
+        let made = Some(client.requests);
+        assert_eq!(connections.remove(&address), made, "objects for connections of {address}");
     }
     assert!(requests.is_empty(), "objects that nobody asked for: {requests:?}");
 }

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::net::UdpSocket;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
 
 use crate::support::backend::webs;
+use crate::support::rotation::{Client, ROTATIONS, rotate_under_load};
 use crate::support::{Backend, Pen, SOON, Scratch, classic, client, only_ours, wait_until};
 
 /// The lines of the log once there are so many. The classic writes them when it ends.
@@ -217,46 +217,11 @@ fn a_long_request_is_cut_to_fit_its_datagram() {
 /// and whole, to one file or the other.
 #[test]
 fn rotation_under_load_loses_nothing_and_doubles_nothing() {
-    const CLIENTS: usize = 6;
     let (s, files) = (webs(2), Scratch::new());
     let mut pen = Pen::with(&["-r", "-l", &files.file("log")]).servers(&s).workers(4).with_signals().start();
-    let done = AtomicBool::new(false);
-    let made: Vec<AtomicUsize> = (0..CLIENTS).map(|_| AtomicUsize::new(0)).collect();
-    let rotations = 20;
-    std::thread::scope(|scope| {
-        for (client, made) in made.iter().enumerate() {
-            let (pen, done) = (&pen, &done);
-            scope.spawn(move || {
-                while !done.load(Ordering::Relaxed) {
-                    let number = made.load(Ordering::Relaxed);
-                    let stream = pen.connect_from(&format!("127.0.0.{}", client + 2));
-                    let answer = client::request(stream, &format!("/client{client}/{number}/end"));
-                    assert!(answer.starts_with('S'), "{answer}");
-                    made.store(number + 1, Ordering::Relaxed);
-                }
-            });
-        }
-        let result = std::panic::catch_unwind(|| {
-            for rotation in 0..rotations {
-                let before: usize = made.iter().map(|made| made.load(Ordering::Relaxed)).sum();
-                wait_until("there is some load", || {
-                    made.iter().map(|made| made.load(Ordering::Relaxed)).sum::<usize>() > before + 20
-                });
-                fs::rename(files.file("log"), files.file(&format!("log.{rotation}"))).unwrap();
-                pen.signal(Signal::SIGHUP);
-                wait_until("the log is opened anew", || files.names().contains(&"log".to_owned()));
-            }
-        });
-        done.store(true, Ordering::Relaxed);
-        if let Err(panic) = result {
-            std::panic::resume_unwind(panic);
-        }
-    });
-    // Ending pen writes what is left.
-    pen.end_with(Signal::SIGTERM);
+    let clients = rotate_under_load(&mut pen, &files);
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let names = files.names();
-    assert_eq!(names.len(), rotations + 1, "{names:?}");
     for name in &names {
         let text = files.read(name);
         assert!(text.is_empty() || text.ends_with('\n'), "half a line at the end of {name}");
@@ -270,17 +235,14 @@ fn rotation_under_load_loses_nothing_and_doubles_nothing() {
             *seen.entry(words[4].to_owned()).or_default() += 1;
         }
     }
-    for (client, made) in made.iter().enumerate() {
-        for number in 0..made.load(Ordering::Relaxed) {
-            let path = format!("/client{client}/{number}/end");
-            assert_eq!(seen.remove(&path), Some(1), "lines for {path}");
-        }
+    for path in clients.iter().flat_map(Client::paths) {
+        assert_eq!(seen.remove(&path), Some(1), "lines for {path}");
     }
     assert!(seen.is_empty(), "lines that nobody asked for: {seen:?}");
     let filled = names.iter().filter(|name| !files.read(name).is_empty()).count();
     assert!(
-        filled > rotations / 2,
-        "the log was not rotated under load: {filled} of {rotations} files have lines"
+        filled > ROTATIONS / 2,
+        "the log was not rotated under load: {filled} of {ROTATIONS} files have lines"
     );
 }
 

@@ -139,9 +139,9 @@ impl Penlog {
         kill(Pid::from_raw(self.pid()), signal).unwrap();
     }
 
-    /// Waits until it will not die of its signals any more.
+    /// Waits until it hears signals, and does not die of them.
     fn ready(self) -> Penlog {
-        wait_until("it hears signals", || processes::prepared_for(self.pid(), Signal::SIGINT));
+        wait_until("it hears signals", || processes::catches(self.pid(), Signal::SIGINT));
         self
     }
 

@@ -256,19 +256,7 @@ fn it_is_in_the_jail_and_nobody() {
             penlogd = penlogd.background().pid_file("/pid", &jail.file("pid"));
         }
         let mut penlogd = penlogd.start();
-        let pid = penlogd.pid;
-        // Real, effective, saved and file system id.
-        assert_eq!(processes::status(pid, "Uid"), format!("{uid} {uid} {uid} {uid}"));
-        assert_eq!(processes::status(pid, "Gid"), format!("{gid} {gid} {gid} {gid}"));
-        let groups = processes::status(pid, "Groups");
-        assert!(groups.is_empty() || groups == gid.to_string(), "supplementary groups {groups}");
-        assert_eq!(processes::status(pid, "NoNewPrivs"), "1");
-        for set in ["CapEff", "CapPrm", "CapInh", "CapAmb", "CapBnd"] {
-            assert_eq!(processes::capabilities(pid, set), 0, "{set}");
-        }
-        for place in ["root", "cwd"] {
-            assert_eq!(fs::read_link(format!("/proc/{pid}/{place}")).unwrap(), jail.path(), "{place}");
-        }
+        processes::assert_confined(penlogd.pid, &nobody, jail.path());
         let web = penlogd.sender("127.0.0.2");
         web.send(line("GET /"));
         wait_until("the log is in the jail", || jail.read("log") == line("GET /"));
@@ -372,7 +360,7 @@ fn what_was_in_the_socket_when_term_came_is_written() {
     }
     penlogd.signal(Signal::SIGTERM);
     penlogd.signal(Signal::SIGCONT);
-    assert_eq!(penlogd.wait_for_end(), Some(0));
+    assert_eq!(penlogd.wait_for_end().and_then(|status| status.code()), Some(0));
     assert!(numbers(&penlogd.scratch.read("log")).into_iter().eq(0..LINES));
 }
 
@@ -402,7 +390,7 @@ fn term_under_load_ends_it_with_all_that_came_before() {
         wait_until("there is some load", || count.load(Ordering::SeqCst) > 5000);
         let before = count.load(Ordering::SeqCst);
         penlogd.signal(Signal::SIGTERM);
-        assert_eq!(penlogd.wait_for_end(), Some(0));
+        assert_eq!(penlogd.wait_for_end().and_then(|status| status.code()), Some(0));
         ended.store(true, Ordering::SeqCst);
         before
     });

@@ -306,7 +306,9 @@ fn a_header_that_takes_too_long_is_none() {
         !matches!(read_all(&dripping), (_, Ending::Open))
     });
     for client in [silent, half] {
-        assert_eq!(say(&client, b""), "closed");
+        // Another worker may close these later. Whoever ended their streams before would be refused for that instead.
+        let (bytes, ending) = read_all(&client);
+        assert!(bytes.is_empty() && ending != Ending::Open, "{ending:?} after {} bytes", bytes.len());
     }
     wait_until("they are counted", || refused(&pen) == 3);
     assert_eq!(pen.stderr().matches("PROXY protocol: no whole header within 1 s").count(), 3);

@@ -243,7 +243,7 @@ fn reloads_under_load_are_not_noticed() {
     ]);
     let sticky: Vec<String> = (20..30).map(|client| pen.visit_from(&format!("127.0.0.{client}"))).collect();
     let descriptors = |pid: i32| std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
-    let all = || std::iter::once(pen.master).chain(pen.workers()).collect::<Vec<_>>();
+    let all = || std::iter::once(pen.pid).chain(pen.workers()).collect::<Vec<_>>();
     let before: Vec<usize> = all().into_iter().map(descriptors).collect();
     let (processes_before, done) = (all(), std::sync::atomic::AtomicBool::new(false));
     std::thread::scope(|scope| {
@@ -279,5 +279,5 @@ fn reloads_under_load_are_not_noticed() {
     for (client, expected) in (20..30).zip(&sticky) {
         assert_eq!(pen.visit_from(&format!("127.0.0.{client}")), *expected);
     }
-    assert!(processes::alive(pen.master));
+    assert!(processes::alive(pen.pid));
 }

@@ -47,7 +47,7 @@ fn quit_lets_connections_finish() {
     pen.signal(Signal::SIGQUIT);
     wait_until("nobody listens any more", || TcpStream::connect(pen.address).is_err());
     assert!(held.iter().all(|held| held.echoes()), "QUIT ended a connection");
-    assert!(processes::alive(pen.master));
+    assert!(processes::alive(pen.pid));
     drop(held);
     assert_eq!(pen.wait_for_end().unwrap().code(), Some(0));
 }

@@ -36,7 +36,7 @@ fn in_the_background_it_returns_when_it_accepts() {
         // The very next thing that a script does must work.
         assert_eq!(pen.visit(), "S0");
         assert_eq!(pen.workers().len(), 3);
-        assert_ne!(processes::stat(pen.master).unwrap().parent, std::process::id() as i32);
+        assert_ne!(processes::stat(pen.pid).unwrap().parent, std::process::id() as i32);
     }
 }
 
@@ -46,7 +46,7 @@ fn a_daemon_is_in_a_session_of_its_own() {
     let s = webs(1);
     let pen = Pen::with(&[]).servers(&s).background().start();
     let session = |pid: i32| nix::unistd::getsid(Some(nix::unistd::Pid::from_raw(pid))).unwrap();
-    assert_ne!(session(pen.master), session(0));
+    assert_ne!(session(pen.pid), session(0));
     for pid in pen.family() {
         for fd in 0..3 {
             let to = fs::read_link(format!("/proc/{pid}/fd/{fd}")).unwrap();
@@ -125,7 +125,7 @@ fn the_pid_file_holds_the_pid_and_goes_with_pen() {
         let s = webs(1);
         let files = Scratch::new();
         let mut pen = Pen::with(&["-p", &files.file("pid")]).servers(&s).start();
-        wait_until("there is a pid file", || files.read("pid") == pen.master.to_string());
+        wait_until("there is a pid file", || files.read("pid") == pen.pid.to_string());
         pen.end_with(signal);
         assert_eq!(files.names(), [""; 0], "after {signal}");
     }
@@ -137,7 +137,7 @@ fn a_relative_pid_file_is_where_pen_was_started() {
     let (s, files) = (webs(1), Scratch::new());
     let ended = {
         let mut pen = Pen::with(&["-p", "pen.pid"]).servers(&s).directory(files.path()).start();
-        wait_until("there is a pid file", || files.read("pen.pid") == pen.master.to_string());
+        wait_until("there is a pid file", || files.read("pen.pid") == pen.pid.to_string());
         pen.end_with(Signal::SIGTERM)
     };
     assert_eq!(ended, Some(0));
@@ -153,7 +153,7 @@ fn a_stale_pid_file_is_replaced() {
         let (s, files) = (webs(1), Scratch::new());
         let file = files.write("pid", &stale);
         let pen = Pen::with(&["-p", &file]).servers(&s).start();
-        wait_until("the pid file is replaced", || files.read("pid") == pen.master.to_string());
+        wait_until("the pid file is replaced", || files.read("pid") == pen.pid.to_string());
     }
 }
 
@@ -164,14 +164,14 @@ fn the_pid_file_of_a_running_pen_is_respected() {
     let (s, files) = (webs(1), Scratch::new());
     let file = files.file("pid");
     let pen = Pen::with(&["-p", &file]).servers(&s).start();
-    wait_until("there is a pid file", || files.read("pid") == pen.master.to_string());
+    wait_until("there is a pid file", || files.read("pid") == pen.pid.to_string());
     for background in [false, true] {
         let second = Pen::with(&["-p", &file]).servers(&s);
         let ended = if background { second.background() } else { second }.run();
         assert_eq!(ended.code(), 1, "{ended:?}");
         assert!(ended.stderr.contains(&file), "{ended:?}");
     }
-    assert_eq!(files.read("pid"), pen.master.to_string());
+    assert_eq!(files.read("pid"), pen.pid.to_string());
     assert_eq!(pen.visit(), "S0");
 }
 
@@ -318,7 +318,7 @@ fn options_have_long_names() {
     let pid = format!("--pidfile={}", files.file("pid"));
     let pen = Pen::with(&["--roundrobin", "--blacklist", "30", &pid]).servers(&s).start();
     assert_eq!(pen.visits(4), "S1 S2 S0 S1");
-    wait_until("there is a pid file", || files.read("pid") == pen.master.to_string());
+    wait_until("there is a pid file", || files.read("pid") == pen.pid.to_string());
 }
 
 /// pen(1), EXIT STATUS: wrong usage is an error, told on stderr.

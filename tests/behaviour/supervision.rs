@@ -200,7 +200,7 @@ fn without_their_master_the_workers_end() {
         let g = greeters(1);
         let mut pen = Pen::with(&[]).servers(&g).workers(4).start();
         let held = if hold { pen.hold_many(8) } else { Vec::new() };
-        kill_hard(pen.master);
+        kill_hard(pen.pid);
         pen.wait_for_end_within(Duration::from_secs(5));
         for held in &held {
             assert_ne!(held.ending(SOON), Ending::Open);

@@ -67,7 +67,7 @@ fn sets(pid: i32) -> [u64; 5] {
 /// The processes that are neither the master nor workers: those that look up names.
 fn resolvers(pen: &Pen) -> Vec<i32> {
     let workers = pen.workers();
-    pen.family().into_iter().filter(|pid| *pid != pen.master && !workers.contains(pid)).collect()
+    pen.family().into_iter().filter(|pid| *pid != pen.pid && !workers.contains(pid)).collect()
 }
 
 /// Checks that the master and the workers have just this capability, and that the resolver has none.
@@ -75,7 +75,7 @@ fn resolvers(pen: &Pen) -> Vec<i32> {
 fn only_net_admin_is_left(pen: &Pen) {
     let workers = pen.workers();
     assert_eq!(workers.len(), 2);
-    for pid in [pen.master].into_iter().chain(workers.iter().copied()) {
+    for pid in [pen.pid].into_iter().chain(workers.iter().copied()) {
         assert_eq!(sets(pid), [NET_ADMIN, NET_ADMIN, 0, 0, 0], "of {pid}");
         assert_eq!(processes::status(pid, "NoNewPrivs"), "1");
     }
@@ -246,7 +246,7 @@ fn a_normal_user_who_has_the_right_may() {
         machines.pen.inside(|| pen.start())
     };
     let pen = started(&["-O", "transparent"]);
-    let bounding = capabilities(pen.master, "CapBnd");
+    let bounding = capabilities(pen.pid, "CapBnd");
     for pid in pen.family() {
         assert_eq!(sets(pid), [NET_ADMIN, NET_ADMIN, 0, 0, bounding]);
     }

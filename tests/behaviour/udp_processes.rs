@@ -504,7 +504,7 @@ fn without_their_master_the_workers_end() {
     let s = echoes(1);
     let mut pen = Pen::with(&[]).servers(&s).workers(4).udp().start();
     assert_eq!(pen.udp().ask("hello"), "S0");
-    signal(pen.master, Signal::SIGKILL);
+    signal(pen.pid, Signal::SIGKILL);
     pen.wait_for_end_within(Duration::from_secs(5));
     assert!(!bound(pen.address.port()));
 }

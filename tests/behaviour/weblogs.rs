@@ -35,11 +35,15 @@ const PORT: u16 = 9514;
 /// What so many requests may take on a busy machine.
 const LONG: Duration = Duration::from_secs(90);
 
+fn howto() -> String {
+    let manual = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("man/penlogd.1")).unwrap();
+    manual.split_once("\n.Sh HOWTO\n").unwrap().1.split("\n.Sh ").next().unwrap().to_owned()
+}
+
 /// What is displayed in this part of the HOWTO: commands for a shell, or lines of a configuration.
 #[track_caller]
 fn printed<const N: usize>(part: &str) -> [String; N] {
-    let manual = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("man/penlogd.1")).unwrap();
-    let howto = manual.split_once("\n.Sh HOWTO\n").unwrap().1.split("\n.Sh ").next().unwrap();
+    let howto = howto();
     let text = howto.split_once(&format!("\n.Ss {part}\n")).expect("there is this part").1;
     let text = format!("\n{}", text.split("\n.Ss ").next().unwrap());
     let displays = text.split("\n.Bd -literal").skip(1).map(|display| {
@@ -127,6 +131,20 @@ impl Site {
         });
     }
 
+    /// An nginx that writes to a FIFO, as is printed.
+    fn nginx_and_fifo(&self) -> Running {
+        let [commands, line] = printed("nginx, through a FIFO");
+        self.shell(&self.first, &commands);
+        self.nginx(&self.first, &line)
+    }
+
+    /// pen and penlogd, with an nginx that writes to a FIFO and an Apache that writes to a pipe.
+    fn begin_with_fifo_and_pipe(&self) -> [Running; 2] {
+        self.begin();
+        let [line] = printed("Apache");
+        [self.nginx_and_fifo(), self.apache(&self.second, &line)]
+    }
+
     /// An nginx with this line of the manual. Every line of its log is also in its file `truth`.
     fn nginx(&self, machine: &Network, line: &str) -> Running {
         let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
@@ -171,6 +189,7 @@ impl Site {
         let (address, machine) = &self.clients[client];
         let script = self.files.write(&format!("wrk{client}.lua"), WRK);
         let output = self.files.file(&format!("wrk{client}"));
+        let answered = self.files.file(&format!("wrk{client}-answered"));
         let mut command = Command::new("wrk");
         command.args([
             "--threads",
@@ -184,10 +203,10 @@ impl Site {
             "-s",
             &script,
         ]);
-        command.args([&format!("http://{PEN}/"), "--", address, &count.to_string()]);
+        command.args([&format!("http://{PEN}/"), "--", address, &count.to_string(), &answered]);
         command.stdout(File::create(&output).unwrap()).stderr(File::create(&output).unwrap());
         let child = machine.inside(|| command.spawn()).unwrap();
-        Wrk { child, output, count }
+        Wrk { child, output, answered, count }
     }
 
     /// curl on the machine of this client, with these arguments behind those that all have. `PEN` in them is pen, with
@@ -275,23 +294,33 @@ fn own_log(server: &Running) -> Vec<String> {
     server.files.read("truth").lines().map(str::to_owned).collect()
 }
 
-/// Makes as many requests as it is told to, all of them different, and then no more. (That wrk has not got.)
+/// Makes as many requests as it is told to, all of them different, and then no more. (That wrk has not got.) There is a file
+/// when all are answered.
 const WRK: &str = "\
-function init(words) client = words[1]; limit = tonumber(words[2]); begun = 0; made = 0 end
+function init(words)
+    client = words[1]; limit = tonumber(words[2]); file = words[3]; begun = 0; made = 0; answered = 0
+end
 function delay() if begun == limit then return 1e9 end begun = begun + 1; return 0 end
 function request() made = made + 1; return wrk.format('GET', '/' .. client .. '/' .. made) end
+function response()
+    answered = answered + 1
+    if answered == limit then io.open(file, 'w'):close() end
+end
 ";
 
 struct Wrk {
     child: Child,
     output: String,
+    answered: String,
     count: usize,
 }
 
 impl Wrk {
-    /// Ends it when all its requests have been made, and looks whether all were answered.
+    /// Ends it when all its requests have been answered, which may be some time after the web servers have logged them, and
+    /// looks whether they were answered well.
     #[track_caller]
     fn end(mut self) {
+        wait_for("wrk has all answers", LONG, || fs::exists(&self.answered).unwrap());
         let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGINT);
         let mut status = None;
         wait_until("wrk ends", || {
@@ -313,6 +342,20 @@ impl Drop for Wrk {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
+    }
+}
+
+/// Nothing is displayed that no story carries out.
+#[test]
+fn every_display_of_the_howto_has_its_story() {
+    let stories = include_str!("weblogs.rs");
+    let howto = howto();
+    let displays: Vec<_> =
+        howto.split("\n.Ss ").skip(1).filter(|part| part.contains("\n.Bd -literal")).collect();
+    assert!(displays.len() > 4, "{displays:?}");
+    for part in displays {
+        let name = part.lines().next().unwrap();
+        assert!(stories.contains(&format!("printed(\"{name}\")")), "{name}");
     }
 }
 
@@ -340,12 +383,7 @@ fn nginx_through_a_fifo_and_apache_through_a_pipe() {
     needs_root!();
     only_ours!("its options are others");
     let Some(site) = Site::new(3, &["nginx", "apache2", "wrk"]) else { return };
-    site.begin();
-    let [commands, line] = printed("nginx, through a FIFO");
-    site.shell(&site.first, &commands);
-    let nginx = site.nginx(&site.first, &line);
-    let [line] = printed("Apache");
-    let apache = site.apache(&site.second, &line);
+    let [nginx, apache] = site.begin_with_fifo_and_pipe();
     let wrks: Vec<Wrk> = (0..3).map(|client| site.wrk(client, 1000)).collect();
     site.compare(&[&nginx, &apache], 3000);
     wrks.into_iter().for_each(Wrk::end);
@@ -386,12 +424,7 @@ fn odd_requests_of_curl() {
     needs_root!();
     only_ours!("it knows neither escapes nor long requests");
     let Some(site) = Site::new(2, &["nginx", "apache2", "curl"]) else { return };
-    site.begin();
-    let [commands, line] = printed("nginx, through a FIFO");
-    site.shell(&site.first, &commands);
-    let nginx = site.nginx(&site.first, &line);
-    let [line] = printed("Apache");
-    let apache = site.apache(&site.second, &line);
+    let [nginx, apache] = site.begin_with_fifo_and_pipe();
     let long = format!("PEN/long/{}", "x".repeat(6000));
     let longer = format!("PEN/long/{}", "x".repeat(6001));
     let odd: [&[&str]; 11] = [
@@ -538,9 +571,7 @@ fn nginx_outlives_penlog() {
     only_ours!("its options are others");
     let Some(site) = Site::new(1, &["nginx", "curl"]) else { return };
     site.begin();
-    let [commands, line] = printed("nginx, through a FIFO");
-    site.shell(&site.first, &commands);
-    let nginx = site.nginx(&site.first, &line);
+    let nginx = site.nginx_and_fifo();
     let own = format!("{}/truth", nginx.files.path().display());
     site.curl(0, &["PEN/before"]);
     site.compare(&[&nginx], 1);
@@ -555,6 +586,7 @@ fn nginx_outlives_penlog() {
     let kept: String =
         own_log(&nginx).iter().filter(|line| !line.contains("/without")).map(|l| format!("{l}\n")).collect();
     fs::write(&own, kept).unwrap();
+    let [commands, _] = printed("nginx, through a FIFO");
     site.shell(&site.first, commands.lines().find(|line| line.starts_with("penlog ")).unwrap());
     // When the shell has returned it may not have opened the FIFO yet.
     wait_until("penlog reads again", || {

@@ -1,20 +1,20 @@
 //! The program under test: how a story starts it, talks to it and gets rid of it.
 
-use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::ops::{Deref, DerefMut};
+use std::path::PathBuf;
+use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::client::{self, Held};
-use super::{SOON, Scratch, became_true, classic, free_port, page, processes, udp, wait_until};
+use super::daemon::{self, Daemon, Process};
+use super::{classic, free_port, page, processes, udp, wait_until};
+
+pub use super::daemon::Ended;
 
 /// The program: what cargo has built, or `PEN_UNDER_TEST`.
 pub fn program() -> PathBuf {
@@ -22,49 +22,32 @@ pub fn program() -> PathBuf {
 }
 
 /// A pen that is still to be started.
+pub type Builder = daemon::Builder<Own>;
+
+/// What only pen is told.
 #[derive(Debug, Clone)]
-pub struct Builder {
-    options: Vec<String>,
+pub struct Own {
     servers: Vec<String>,
     workers: u32,
     listen: Option<String>,
-    background: bool,
-    launcher: Vec<String>,
-    directory: Option<PathBuf>,
     any_signals: bool,
-    pid_file: Option<(String, String)>,
-}
-
-/// A command line that ended by itself.
-#[derive(Debug)]
-pub struct Ended {
-    pub status: ExitStatus,
-    pub stdout: String,
-    pub stderr: String,
-}
-
-impl Ended {
-    /// The exit code; -1 for a signal.
-    pub fn code(&self) -> i32 {
-        self.status.code().unwrap_or(-1)
-    }
 }
 
 impl Builder {
     /// The servers, as pen's command line gives them (a [`super::Backend`] displays so).
     pub fn servers(mut self, servers: impl IntoIterator<Item = impl Display>) -> Self {
-        self.servers = servers.into_iter().map(|server| server.to_string()).collect();
+        self.own.servers = servers.into_iter().map(|server| server.to_string()).collect();
         self
     }
 
     pub fn workers(mut self, workers: u32) -> Self {
-        self.workers = workers;
+        self.own.workers = workers;
         self
     }
 
     /// Where to listen; `PORT` is replaced by a free port.
     pub fn listen(mut self, spec: impl Display) -> Self {
-        self.listen = Some(spec.to_string());
+        self.own.listen = Some(spec.to_string());
         self
     }
 
@@ -77,30 +60,6 @@ impl Builder {
         self
     }
 
-    /// As a daemon: [`Builder::start`] returns when the foreground parent has.
-    pub fn background(mut self) -> Self {
-        self.background = true;
-        self
-    }
-
-    /// A daemon's pid file, if it cannot be in the pen's own directory: as pen is told, and as the story finds it.
-    pub fn pid_file(mut self, told: &str, found: &str) -> Self {
-        self.pid_file = Some((told.to_owned(), found.to_owned()));
-        self
-    }
-
-    /// Runs pen through another program, such as prlimit, that ends by executing it.
-    pub fn through(mut self, launcher: &[&str]) -> Self {
-        self.launcher.extend(launcher.iter().map(|&word| word.to_owned()));
-        self
-    }
-
-    /// Where pen is started.
-    pub fn directory(mut self, directory: &Path) -> Self {
-        self.directory = Some(directory.to_owned());
-        self
-    }
-
     /// One option more.
     pub fn option(mut self, option: &str) -> Self {
         self.options.push(option.to_owned());
@@ -109,32 +68,19 @@ impl Builder {
 
     /// The classic pen gets its default event engine, which survives signals but does not fail over.
     pub fn with_signals(mut self) -> Self {
-        self.any_signals = true;
+        self.own.any_signals = true;
         self
     }
 
-    fn command(&self, listen: &str, marker: &str, scratch: &Scratch) -> Command {
-        let mut words: Vec<String> = self.launcher.clone();
-        words.push(program().into_os_string().into_string().unwrap());
-        if !self.background {
-            words.push("-f".into());
-        }
-        if !classic() {
-            words.extend(["--workers".into(), self.workers.to_string()]);
-        } else if !self.any_signals {
-            words.extend(["-O".into(), "select".into()]);
-        }
-        words.extend(
-            self.options.iter().map(|option| option.replace("SCRATCH", scratch.path().to_str().unwrap())),
-        );
-        words.push(listen.to_owned());
-        words.extend(self.servers.iter().cloned());
-        let mut command = Command::new(&words[0]);
-        let (name, value) = marker.split_once('=').unwrap();
-        command.args(&words[1..]).env(name, value).stdin(Stdio::null());
-        // A pen that aborts leaves its core where it was started.
-        command.current_dir(self.directory.as_deref().unwrap_or(scratch.path()));
-        command
+    fn command_at(&self, listen: &str, process: &Process) -> Command {
+        let own = &self.own;
+        let first = match classic() {
+            false => vec!["--workers".into(), own.workers.to_string()],
+            true if own.any_signals => Vec::new(),
+            true => vec!["-O".into(), "select".into()],
+        };
+        let last = [&[listen.to_owned()], &own.servers[..]].concat();
+        self.command(&program(), &first, &last, process)
     }
 
     /// Starts it and waits until it serves.
@@ -152,110 +98,49 @@ impl Builder {
 
     /// Where to listen, and the port of it.
     fn place(&self) -> (String, u16) {
-        let spec = self.listen.as_deref().unwrap_or("127.0.0.1:PORT");
+        let spec = self.own.listen.as_deref().unwrap_or("127.0.0.1:PORT");
         let port = spec.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or_else(free_port);
         (spec.replace("PORT", &port.to_string()), port)
     }
 
     fn listen_is_ours_to_choose(&self) -> bool {
-        self.listen.as_ref().is_none_or(|spec| spec.contains("PORT"))
+        self.own.listen.as_ref().is_none_or(|spec| spec.contains("PORT"))
     }
 
     fn start_at(&self, listen: &str, port: u16) -> Result<Pen, Ended> {
-        let scratch = Scratch::new();
-        let marker = processes::marker();
-        let mut command = self.command(listen, &marker, &scratch);
-        command.stdout(File::create(scratch.file("stdout")).unwrap());
-        command.stderr(File::create(scratch.file("stderr")).unwrap());
-        let mut pen = Pen {
-            marker,
-            child: None,
-            master: 0,
-            status: None,
+        let process = Process::new(format!("pen on {listen}"));
+        let command = self.command_at(listen, &process);
+        let pen = Pen {
+            process,
             address: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port),
             listen: listen.to_owned(),
-            workers: if classic() { 0 } else { self.workers as usize },
+            workers: if classic() { 0 } else { self.own.workers as usize },
             is_controlled: self.options.iter().any(|option| option == "SCRATCH/ctl"),
             is_udp: self.options.iter().any(|option| option == "-U"),
-            scratch,
         };
-        if self.background {
-            let ours = pen.scratch.file("pen.pid");
-            let (told, found) = self.pid_file.clone().unwrap_or((ours.clone(), ours));
-            let status = command.args(["-p", &told]).status().expect("pen can be run");
-            if !status.success() {
-                return Err(pen.ended(status));
-            }
-            if classic() {
-                // It returns before it has even tried.
-                wait_until("the daemon serves", || {
-                    pen.master = read_file(&found).parse().unwrap_or(0);
-                    pen.master != 0 && pen.serving()
-                });
-            }
-            pen.master = read_file(&found).parse().expect("the pid file holds a number");
-            return Ok(pen);
-        }
-        let child = command.spawn().expect("pen can be run");
-        pen.master = child.id() as i32;
-        pen.child = Some(child);
-        let mut status = None;
-        wait_until("pen serves, or ends", || {
-            status = pen.child.as_mut().unwrap().try_wait().unwrap();
-            status.is_some() || pen.serving()
-        });
-        match status {
-            None => Ok(pen),
-            Some(status) => {
-                pen.child = None;
-                Err(pen.ended(status))
-            }
-        }
+        // The classic returns before it has even tried.
+        self.launch(pen, command, !classic())
     }
 
     /// Runs a command line that is expected to end by itself. A daemon that it starts all the same is ended here.
+    #[track_caller]
     pub fn run(self) -> Ended {
         let (listen, _) = self.place();
-        let (scratch, marker) = (Scratch::new(), processes::marker());
-        run(self.command(&listen, &marker, &scratch), &marker, &scratch)
+        let process = Process::new(format!("pen on {listen}"));
+        let command = self.command_at(&listen, &process);
+        process.run(command, true)
     }
 }
 
 /// Runs pen with these arguments alone, which is expected to end by itself.
+#[track_caller]
 pub fn pen_says(arguments: &[&str]) -> Ended {
-    let (scratch, marker) = (Scratch::new(), processes::marker());
-    let (name, value) = marker.split_once('=').unwrap();
-    let mut command = Command::new(program());
-    command.args(arguments).env(name, value).stdin(Stdio::null()).current_dir(scratch.path());
-    run(command, &marker, &scratch)
+    Process::new("pen".to_owned()).run_alone(&program(), arguments, true)
 }
 
-fn run(mut command: Command, marker: &str, scratch: &Scratch) -> Ended {
-    command.stdout(File::create(scratch.file("stdout")).unwrap());
-    command.stderr(File::create(scratch.file("stderr")).unwrap());
-    let mut child = command.spawn().expect("pen can be run");
-    let mut status = None;
-    let in_time = became_true(SOON, || {
-        status = child.try_wait().unwrap();
-        status.is_some()
-    });
-    let left = processes::family(marker);
-    processes::kill_all(&left);
-    let status = status.unwrap_or_else(|| child.wait().unwrap());
-    let ended = Ended { status, stdout: scratch.read("stdout"), stderr: scratch.read("stderr") };
-    assert!(in_time.is_some(), "pen was expected to end by itself: {command:?} {ended:?}");
-    if !ended.status.success() {
-        assert!(left.is_empty(), "pen failed, but left processes: {command:?} {ended:?}");
-    }
-    ended
-}
-
-/// A running pen. Dropping it ends it, and makes sure that nothing of it is left.
+/// A running pen.
 pub struct Pen {
-    marker: String,
-    child: Option<Child>,
-    pub master: i32,
-    status: Option<ExitStatus>,
+    process: Process,
     /// Where clients connect.
     pub address: SocketAddr,
     /// What pen was told to listen on.
@@ -263,32 +148,33 @@ pub struct Pen {
     workers: usize,
     is_controlled: bool,
     is_udp: bool,
-    pub scratch: Scratch,
 }
 
-impl Pen {
-    /// A pen with these options. `SCRATCH` in them is replaced by the pen's own directory.
-    pub fn with(options: &[&str]) -> Builder {
-        Builder {
-            options: options.iter().map(|&option| option.to_owned()).collect(),
-            servers: Vec::new(),
-            workers: 2,
-            listen: None,
-            background: false,
-            launcher: Vec::new(),
-            directory: None,
-            any_signals: false,
-            pid_file: None,
-        }
-    }
+impl Deref for Pen {
+    type Target = Process;
 
-    fn ended(&self, status: ExitStatus) -> Ended {
-        Ended { status, stdout: self.scratch.read("stdout"), stderr: self.stderr() }
+    fn deref(&self) -> &Process {
+        &self.process
     }
+}
 
+impl DerefMut for Pen {
+    fn deref_mut(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
+
+impl Daemon for Pen {
     /// It listens, all workers are at work, and no signal that is meant for a running pen finds it unprepared.
-    fn serving(&self) -> bool {
-        if !processes::prepared_for(self.master, Signal::SIGHUP) || self.workers().len() < self.workers {
+    fn is_at_work(&self) -> bool {
+        if !processes::prepared_for(self.pid, Signal::SIGHUP) || self.workers().len() < self.workers {
+            return false;
+        }
+        // A worker that is stopped or dies before its master knows that it is ready ends the start. It says so when there
+        // is nothing more to do, and the master sleeps when it has heard it.
+        let asleep = |pid| processes::stat(pid).is_some_and(|stat| stat.state == 'S');
+        let settled = classic() || self.workers().into_iter().all(asleep) && asleep(self.pid);
+        if !settled {
             return false;
         }
         // Commands are taken when the master knows that all workers are ready.
@@ -301,16 +187,19 @@ impl Pen {
             false => processes::listening(self.address.port()),
         }
     }
+}
 
-    /// What it has written to stderr so far.
-    pub fn stderr(&self) -> String {
-        self.scratch.read("stderr")
+impl Pen {
+    /// A pen with these options. `SCRATCH` in them is replaced by the pen's own directory.
+    pub fn with(options: &[&str]) -> Builder {
+        let own = Own { servers: Vec::new(), workers: 2, listen: None, any_signals: false };
+        Builder::new(options, own)
     }
 
     /// Its workers: those children of the master that wait for many connections at once. (Another child may look up
     /// names.)
     pub fn workers(&self) -> Vec<i32> {
-        let mut pids = processes::children(self.master);
+        let mut pids = processes::children(self.pid);
         pids.retain(|&pid| processes::has_open(pid, "anon_inode:[eventpoll]"));
         pids
     }
@@ -326,43 +215,6 @@ impl Pen {
             let now = self.workers();
             now.len() == before.len() && !now.iter().any(|worker| before.contains(worker))
         });
-    }
-
-    /// All its processes.
-    pub fn family(&self) -> BTreeSet<i32> {
-        processes::family(&self.marker)
-    }
-
-    pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.master), signal).expect("the master lives");
-    }
-
-    /// Waits until it has ended by itself, all of it. The status is known for a pen in the foreground only.
-    pub fn wait_for_end(&mut self) -> Option<ExitStatus> {
-        self.wait_for_end_within(SOON)
-    }
-
-    pub fn wait_for_end_within(&mut self, deadline: Duration) -> Option<ExitStatus> {
-        let ended = became_true(deadline, || {
-            if let Some(child) = &mut self.child
-                && let Some(status) = child.try_wait().unwrap()
-            {
-                self.status = Some(status);
-                self.child = None;
-            }
-            self.child.is_none() && self.family().is_empty()
-        });
-        assert!(ended.is_some(), "pen has not ended within {deadline:?}: left are {:?}", self.family());
-        self.status
-    }
-
-    /// Sends a signal, waits for the end and returns the exit code (of a foreground pen).
-    pub fn end_with(&mut self, signal: Signal) -> Option<i32> {
-        self.signal(signal);
-        self.wait_for_end().and_then(|status| {
-            assert_eq!(status.signal(), None, "pen died of a signal: {}", self.stderr());
-            status.code()
-        })
     }
 
     /// Connects from 127.0.0.1.
@@ -451,44 +303,5 @@ impl Pen {
             steady > 20
         });
         self.stderr()[before..].to_owned()
-    }
-}
-
-/// Reads what is there of a file that another process writes.
-pub fn read_file(path: &str) -> String {
-    let mut text = Vec::new();
-    let _ = File::open(path).and_then(|mut file| file.read_to_end(&mut text));
-    String::from_utf8_lossy(&text).into_owned()
-}
-
-impl Drop for Pen {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("--- stderr of the pen on {}:\n{}---", self.listen, self.stderr());
-        }
-        let family = self.family();
-        if processes::alive(self.master) && family.contains(&self.master) {
-            let _ = kill(Pid::from_raw(self.master), Signal::SIGTERM);
-        }
-        let mut gone = |deadline| {
-            became_true(deadline, || {
-                if let Some(child) = &mut self.child
-                    && child.try_wait().is_ok_and(|status| status.is_some())
-                {
-                    self.child = None;
-                }
-                self.child.is_none() && processes::family(&self.marker).is_empty()
-            })
-            .is_some()
-        };
-        if gone(SOON) {
-            return;
-        }
-        let left = processes::family(&self.marker);
-        processes::kill_all(&left);
-        gone(SOON);
-        if !std::thread::panicking() {
-            panic!("TERM left processes of the pen on {}: {left:?}", self.listen);
-        }
     }
 }

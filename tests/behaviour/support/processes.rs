@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, BufRead};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
 };
-use nix::unistd::Pid;
+use nix::unistd::{Pid, User};
 
 /// The parts of /proc/PID/stat that the stories use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,12 +98,38 @@ pub fn capabilities(pid: i32, set: &str) -> u64 {
     u64::from_str_radix(&status(pid, set), 16).unwrap()
 }
 
+/// The process is this user and has its group alone, is in the root directory given, and cannot become anything else.
+#[track_caller]
+pub fn assert_confined(pid: i32, user: &User, root: &Path) {
+    let (uid, gid) = (user.uid, user.gid);
+    // Real, effective, saved and file system id.
+    assert_eq!(status(pid, "Uid"), format!("{uid} {uid} {uid} {uid}"));
+    assert_eq!(status(pid, "Gid"), format!("{gid} {gid} {gid} {gid}"));
+    let groups = status(pid, "Groups");
+    assert!(groups.is_empty() || groups == gid.to_string(), "supplementary groups {groups}");
+    assert_eq!(status(pid, "NoNewPrivs"), "1");
+    for set in ["CapEff", "CapPrm", "CapInh", "CapAmb", "CapBnd"] {
+        assert_eq!(capabilities(pid, set), 0, "{set}");
+    }
+    for place in ["root", "cwd"] {
+        assert_eq!(fs::read_link(format!("/proc/{pid}/{place}")).unwrap(), root, "{place} of {pid}");
+    }
+}
+
+/// Does the process itself do something when this signal comes? Whether it dies of one says little: it may have been started
+/// with signals that are ignored.
+pub fn catches(pid: i32, signal: Signal) -> bool {
+    has_in_mask(pid, "SigCgt", signal)
+}
+
+fn has_in_mask(pid: i32, field: &str, signal: Signal) -> bool {
+    let bit = 1u64 << (signal as u32 - 1);
+    u64::from_str_radix(&status(pid, field), 16).is_ok_and(|mask| mask & bit != 0)
+}
+
 /// Does the process catch, ignore or block this signal, so that it will not die of it?
 pub fn prepared_for(pid: i32, signal: Signal) -> bool {
-    let bit = 1u64 << (signal as u32 - 1);
-    ["SigCgt", "SigIgn", "SigBlk"]
-        .iter()
-        .any(|field| u64::from_str_radix(&status(pid, field), 16).is_ok_and(|mask| mask & bit != 0))
+    ["SigCgt", "SigIgn", "SigBlk"].iter().any(|field| has_in_mask(pid, field, signal))
 }
 
 /// The processor time that these processes have used so far.
