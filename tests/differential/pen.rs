@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt;
@@ -314,7 +314,7 @@ impl Pen<'_> {
             .into_iter()
             .filter(|&pid| processes::has_open(pid, "anon_inode:[eventpoll]"));
         let public = match self.listen.contains('/') {
-            true => fs::read_to_string("/proc/net/unix").unwrap().contains(&self.listen),
+            true => processes::listening_at(&self.listen),
             false if self.is_udp => udp::bound(self.address.port()),
             false => listening(self.address),
         };

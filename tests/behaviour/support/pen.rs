@@ -182,7 +182,7 @@ impl Daemon for Pen {
             return false;
         }
         match self.listen.contains('/') {
-            true => fs::read_to_string("/proc/net/unix").unwrap().contains(&self.listen),
+            true => processes::listening_at(&self.listen),
             false if self.is_udp => udp::bound(self.address.port()),
             false => processes::listening(self.address.port()),
         }

@@ -127,9 +127,10 @@ fn has_in_mask(pid: i32, field: &str, signal: Signal) -> bool {
     u64::from_str_radix(&status(pid, field), 16).is_ok_and(|mask| mask & bit != 0)
 }
 
-/// Does the process catch, ignore or block this signal, so that it will not die of it?
+/// Does the process catch or block this signal, so that it will not die of it? One that it ignores it may only have been
+/// started so.
 pub fn prepared_for(pid: i32, signal: Signal) -> bool {
-    ["SigCgt", "SigIgn", "SigBlk"].iter().any(|field| has_in_mask(pid, field, signal))
+    ["SigCgt", "SigBlk"].iter().any(|field| has_in_mask(pid, field, signal))
 }
 
 /// The processor time that these processes have used so far.
@@ -204,6 +205,12 @@ fn tables() -> impl Iterator<Item = impl Iterator<Item = Socket>> {
 pub fn listening(port: u16) -> bool {
     // To the end of the listeners only: of connections that have ended there may be tens of thousands.
     tables().any(|table| table.take_while(|socket| socket.state == LISTEN).any(|socket| socket.local == port))
+}
+
+/// Does somebody listen at this Unix socket? Bound is not yet listening: a flag says which.
+pub fn listening_at(path: &str) -> bool {
+    let sockets = fs::read_to_string("/proc/net/unix").unwrap();
+    sockets.lines().any(|socket| socket.ends_with(path) && socket.contains(" 00010000 "))
 }
 
 /// How many connects to this port are waiting for an answer.
