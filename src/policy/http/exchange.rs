@@ -402,6 +402,14 @@ impl Exchange {
             if empty > 0 {
                 return empty;
             }
+            // Nearly every head is there at once. What is none is looked at again when it is known where it ends.
+            let within = rest.get(..self.head_max).unwrap_or(rest);
+            let (rewritten, length) =
+                self.rewrite(out, |rules, staged| head::rewrite_first(within, rules, staged));
+            if let Ok((request, end)) = rewritten {
+                self.begin(request, &rest[..end], length, see);
+                return end;
+            }
             return match head::find_end(rest, 0) {
                 Some(end) => {
                     self.forward(&rest[..end], out, see);
@@ -455,26 +463,38 @@ impl Exchange {
         if head.len() > self.head_max {
             return self.refuse_head(Refusal::Bad("the head is too long"), head);
         }
-        let (rewritten, length) = out.stage(|staged| {
+        match self.rewrite(out, |rules, staged| head::rewrite(head, rules, staged)) {
+            (Ok(request), length) => self.begin(request, head, length, see),
+            (Err(Malformed(reason)), _) => self.refuse_head(Refusal::Bad(reason), head),
+        }
+    }
+
+    /// What the server gets instead of a head goes out. How many bytes is it?
+    fn rewrite<R>(
+        &self,
+        out: &mut Outgoing,
+        write: impl FnOnce(&HeadRules, &mut Vec<u8>) -> R,
+    ) -> (R, usize) {
+        out.stage(|staged| {
             let before = staged.len();
-            (head::rewrite(head, &self.rules, staged), staged.len() - before)
-        });
-        match rewritten {
-            Ok(Request { kind, body }) => {
-                see(head);
-                if let Some(journal) = self.responses.journal() {
-                    journal.begin(head, length as u64);
-                }
-                self.gone = true;
-                self.responses.expect(kind);
-                self.verdict_due = matches!(kind, Kind::Upgrade | Kind::Connect);
-                let over = body.is_over();
-                self.stage = Stage::Body(body);
-                if over {
-                    self.end_of_request();
-                }
-            }
-            Err(Malformed(reason)) => self.refuse_head(Refusal::Bad(reason), head),
+            (write(&self.rules, staged), staged.len() - before)
+        })
+    }
+
+    /// A request has begun: this head has gone to the server, as so many bytes.
+    fn begin(&mut self, request: Request, head: &[u8], length: usize, see: &mut impl FnMut(&[u8])) {
+        let Request { kind, body } = request;
+        see(head);
+        if let Some(journal) = self.responses.journal() {
+            journal.begin(head, length as u64);
+        }
+        self.gone = true;
+        self.responses.expect(kind);
+        self.verdict_due = matches!(kind, Kind::Upgrade | Kind::Connect);
+        let over = body.is_over();
+        self.stage = Stage::Body(body);
+        if over {
+            self.end_of_request();
         }
     }
 

@@ -40,6 +40,8 @@ const LONGEST_BODY: u64 = i64::MAX as u64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed(pub &'static str);
 
+const NOT_WHOLE: Malformed = Malformed("a head that is not whole");
+
 /// What a request's response depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Kind {
@@ -82,13 +84,31 @@ pub fn find_end(bytes: &[u8], looked: usize) -> Option<usize> {
 /// # Errors
 /// It is not one, or could be understood in two ways. Then nothing is appended.
 pub fn rewrite(head: &[u8], rules: &HeadRules, out: &mut Vec<u8>) -> Result<Request, Malformed> {
+    let before = out.len();
+    let (request, length) = rewrite_first(head, rules, out)?;
+    if length < head.len() {
+        out.truncate(before);
+        return Err(NOT_WHOLE);
+    }
+    Ok(request)
+}
+
+/// The same for the head that these bytes begin with, which ends where [`find_end`] says. How many of them are it?
+///
+/// # Errors
+/// They do not begin with a whole one, or it could be understood in two ways. Then nothing is appended.
+pub fn rewrite_first(
+    bytes: &[u8],
+    rules: &HeadRules,
+    out: &mut Vec<u8>,
+) -> Result<(Request, usize), Malformed> {
     let mut headers = [const { MaybeUninit::uninit() }; MOST_HEADERS];
     let mut parsed = httparse::Request::new(&mut []);
-    match parsed.parse_with_uninit_headers(head, &mut headers) {
-        Ok(Status::Complete(length)) if length == head.len() => {}
-        Ok(_) => return Err(Malformed("a head that is not whole")),
+    let head = match parsed.parse_with_uninit_headers(bytes, &mut headers) {
+        Ok(Status::Complete(length)) => bytes.get(..length).ok_or(NOT_WHOLE)?,
+        Ok(Status::Partial) => return Err(NOT_WHOLE),
         Err(error) => return Err(Malformed(reason(error))),
-    }
+    };
     let (Some(method), Some(version)) = (parsed.method, parsed.version) else {
         return Err(Malformed("a head without a request line"));
     };
@@ -102,7 +122,7 @@ pub fn rewrite(head: &[u8], rules: &HeadRules, out: &mut Vec<u8>) -> Result<Requ
     } else {
         lines.copy(rules, &survey, out);
     }
-    Ok(request)
+    Ok((request, head.len()))
 }
 
 /// What httparse found, in words.

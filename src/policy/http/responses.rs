@@ -185,33 +185,15 @@ impl Responses {
     /// Goes on to the next stage, or through all of these bytes. How many of them were looked at?
     fn advance(&mut self, bytes: &[u8]) -> Result<usize, Foreign> {
         match &mut self.stage {
-            Stage::Between => match bytes.iter().position(|byte| !b"\r\n".contains(byte)) {
-                // Servers have been seen to send an empty line too many.
-                None => Ok(bytes.len()),
-                Some(empty) => {
-                    self.asked.first().ok_or(Foreign)?;
-                    self.stage = Stage::Head(Head::default());
-                    Ok(empty)
-                }
+            // Servers have been seen to send an empty line too many.
+            Stage::Between => match bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count() {
+                0 => self.read_head(Head::default(), bytes),
+                empty => Ok(empty),
             },
-            Stage::Head(head) => match head.see(bytes)? {
-                None => {
-                    self.note(bytes.len() as u64);
-                    Ok(bytes.len())
-                }
-                Some(seen) => {
-                    let kind = self.asked.first().ok_or(Foreign)?;
-                    let (outcome, status) = (head.outcome(kind)?, head.status);
-                    self.note(seen as u64);
-                    if let (Some(journal), Some(status)) = (&mut self.journal, status)
-                        && !matches!(outcome, Outcome::Interim)
-                    {
-                        journal.status(status.code);
-                    }
-                    self.conclude(kind, outcome);
-                    Ok(seen)
-                }
-            },
+            Stage::Head(head) => {
+                let head = std::mem::take(head);
+                self.read_head(head, bytes)
+            }
             Stage::Body(body) => {
                 let seen = body.pass(bytes).map_err(|_| Foreign)?;
                 self.note(seen as u64);
@@ -224,6 +206,25 @@ impl Responses {
             }
             Stage::Lost => Ok(bytes.len()),
         }
+    }
+
+    /// Goes on with a head. How many of the bytes belong to it?
+    fn read_head(&mut self, mut head: Head, bytes: &[u8]) -> Result<usize, Foreign> {
+        let kind = self.asked.first().ok_or(Foreign)?;
+        let Some(seen) = head.see(bytes)? else {
+            self.note(bytes.len() as u64);
+            self.stage = Stage::Head(head);
+            return Ok(bytes.len());
+        };
+        let outcome = head.outcome(kind)?;
+        self.note(seen as u64);
+        if let (Some(journal), Some(status)) = (&mut self.journal, head.status)
+            && !matches!(outcome, Outcome::Interim)
+        {
+            journal.status(status.code);
+        }
+        self.conclude(kind, outcome);
+        Ok(seen)
     }
 
     /// So many bytes belong to the response.
@@ -349,7 +350,7 @@ impl Asked {
 /// The head of a response, as far as it has come.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Head {
-    /// Bytes of it, without `line`.
+    /// Bytes of it.
     size: usize,
     /// The beginning of a line that has not come to its end.
     line: Vec<u8>,
@@ -399,14 +400,20 @@ impl Head {
     /// The next bytes. How many of them belong to it, if it ends among them?
     fn see(&mut self, bytes: &[u8]) -> Result<Option<usize>, Foreign> {
         let mut rest = bytes;
-        while let Some(end) = memchr(b'\n', rest) {
+        let mut last = false;
+        while !last && let Some(end) = memchr(b'\n', rest) {
             let (line, after) = rest.split_at_checked(end + 1).ok_or(Foreign)?;
+            last = self.whole_line(line)?;
             rest = after;
-            if self.whole_line(line)? {
-                return Ok(Some(bytes.len() - rest.len()));
-            }
         }
-        self.check_size(rest)?;
+        let seen = if last { bytes.len() - rest.len() } else { bytes.len() };
+        self.size += seen;
+        if self.size > LONGEST_HEAD {
+            return Err(Foreign);
+        }
+        if last {
+            return Ok(Some(seen));
+        }
         self.line.extend_from_slice(rest);
         match self.status {
             None if !may_begin_status(&self.line) => Err(Foreign),
@@ -414,19 +421,16 @@ impl Head {
         }
     }
 
-    fn check_size(&self, more: &[u8]) -> Result<(), Foreign> {
-        match self.size + self.line.len() + more.len() {
-            ..=LONGEST_HEAD => Ok(()),
-            _ => Err(Foreign),
-        }
-    }
-
     /// A line, or the end of one. Was it the last?
     fn whole_line(&mut self, end: &[u8]) -> Result<bool, Foreign> {
-        self.check_size(end)?;
-        self.size += self.line.len() + end.len();
         if self.line.is_empty() {
-            return self.read_line(end);
+            return match self.status {
+                Some(_) if !may_tell(end) => {
+                    self.field = Field::Other;
+                    Ok(false)
+                }
+                _ => self.read_line(end),
+            };
         }
         let mut line = std::mem::take(&mut self.line);
         line.extend_from_slice(end);
@@ -520,6 +524,11 @@ impl Head {
     }
 }
 
+/// Nearly every line is told by its first byte from those that say anything here.
+fn may_tell(line: &[u8]) -> bool {
+    matches!(line.first(), Some(b'\r' | b'\n' | b' ' | b'\t' | b'C' | b'c' | b'T' | b't'))
+}
+
 /// Is this how a response begins, as far as it goes?
 fn may_begin_status(bytes: &[u8]) -> bool {
     bytes.iter().zip(b"HTTP/1.").all(|(byte, expected)| byte == expected)
@@ -540,14 +549,12 @@ fn read_status(line: &[u8]) -> Option<Status> {
     Some(Status { code, old: *minor == b'0' })
 }
 
-/// What follows the colon, if this is a field of that name. The blanks that some servers write before the colon count for
-/// nothing.
-fn value_of<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    let (start, rest) = line.split_at_checked(name.len())?;
-    if !start.eq_ignore_ascii_case(name) {
-        return None;
-    }
-    rest.trim_ascii_start().strip_prefix(b":")
+/// What follows the colon, if this is a field of that name, which is in small letters. The blanks that some servers write
+/// before the colon count for nothing.
+fn value_of<'a, const N: usize>(line: &'a [u8], name: &[u8; N]) -> Option<&'a [u8]> {
+    let (start, rest) = line.split_first_chunk()?;
+    let value = rest.trim_ascii_start().strip_prefix(b":")?;
+    (start.map(|byte| byte.to_ascii_lowercase()) == *name).then_some(value)
 }
 
 /// A decimal number that fits into 63 bits.

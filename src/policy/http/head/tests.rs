@@ -604,6 +604,11 @@ fn check(head: &[u8]) {
         assert_eq!(found, request, "{shown}");
         assert_eq!(slow_end(&head[empty_lines(head)..]), Some(head.len() - empty_lines(head)), "{shown}");
         assert!(out.split_inclusive(|&byte| byte == b'\n').all(|line| line.ends_with(b"\r\n")), "{shown}");
+        let mut of_stream = Vec::new();
+        let stream = [head, b"\nGET / HTTP/1.1\r\n\r\n"].concat();
+        let first = rewrite_first(&stream, &rules(existing, forwarded), &mut of_stream);
+        assert_eq!(first, Ok((request, head.len())), "{shown}");
+        assert_eq!(of_stream, out, "{shown}");
         let (mut headers, mut parsed) = ([httparse::EMPTY_HEADER; 2 * MOST_HEADERS], None);
         let mut again = httparse::Request::new(&mut headers);
         if let Ok(Status::Complete(length)) = again.parse(&out) {
