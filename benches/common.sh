@@ -59,7 +59,7 @@ per() { awk -v total="$1" -v n="${2:-0}" 'BEGIN { if (n > 0 && total != "") prin
 # The median of the quotients of two files' lines.
 ratio() { paste "$1" "$2" | awk '{ print ($1 != "-" && $2 > 0) ? $1 / $2 : "-" }' | median; }
 scaled() { # value divisor digits
-    awk -v v="$1" -v by="$2" -v digits="$3" 'BEGIN { printf v == "-" ? "-" : "%.*f\n", digits, v / by }'
+    awk -v v="$1" -v by="$2" -v digits="$3" 'BEGIN { if (v == "-") print v; else printf "%.*f\n", digits, v / by }'
 }
 
 # The machine's time, and what of it other CPUs have worked or the hypervisor has taken from this one; in ticks.
@@ -96,7 +96,8 @@ visit() { # more options
     for name in "${present[@]}"; do
         "$load" "$mode" "127.0.0.1:${ports[$name]}" "pid=${pid[$name]}" "${options[@]}" "$@" \
             ${owns[$name]:+"${owns[$name]}"} > "$dir/$name.line" 2>>"$dir/$name.err" & clients+=($!)
-        [ -n "${TOGETHER-}" ] || wait $! || true
+        # All of them could not be idle at once: the server has not so many descriptors.
+        [ -n "${TOGETHER-}" ] && [ "$mode" != idle ] || wait $! || true
     done
     for name in "${clients[@]}"; do wait "$name" || true; done
 }
