@@ -31,6 +31,7 @@ step cargo test --locked --doc --quiet
 
 summary=$(mktemp)
 trap 'rm -f "$summary"' EXIT
-step cargo test --locked --lib --bins --tests 2>&1 | tee "$summary"
+# Not with the signals ignored that a shell ignores for what it runs in the background: some stories are about those.
+step env --default-signal=HUP,INT,QUIT,TERM cargo test --locked --lib --bins --tests 2>&1 | tee "$summary"
 awk '/^test result:/ { passed += $4; failed += $6; skipped += $8 }
     END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }' "$summary"
