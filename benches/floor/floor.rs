@@ -15,7 +15,7 @@
 
 use std::collections::HashMap;
 use std::env;
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{ErrorKind, IoSlice, IoSliceMut};
 use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
@@ -160,7 +160,7 @@ impl Floor {
         if !way.left.is_empty() {
             match socket::send(to, &way.left) {
                 Ok(sent) => drop(way.left.drain(..sent)),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(_) => return false,
             }
             if !way.left.is_empty() {
@@ -175,13 +175,15 @@ impl Floor {
                         0
                     }
                     Ok(came) => came,
-                    Err(_) => 0,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+                    Err(_) => return false,
                 };
                 *content += came;
                 while *content > 0 {
                     match pipe.drain(to, *content) {
                         Ok(sent) => *content -= sent,
-                        Err(_) => return true,
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
+                        Err(_) => return false,
                     }
                 }
                 if came < TRICKLE || way.ended {
@@ -199,7 +201,7 @@ impl Floor {
                     break;
                 }
                 Ok(came) => came,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return true,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
                 Err(_) => return false,
             };
             let bytes = &self.scratch[..came];
