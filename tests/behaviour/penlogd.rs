@@ -348,20 +348,40 @@ fn nothing_is_lost_when_the_log_is_rotated_under_load() {
     assert!(numbers(&all).into_iter().eq(0..LINES), "{:?}", penlogd.stderr());
 }
 
+/// Sends so many numbered lines to one that has been stopped: all of them are in its socket when it goes on.
+fn fill_socket(penlogd: &Penlogd, lines: usize) {
+    penlogd.signal(Signal::SIGSTOP);
+    let web = penlogd.sender("127.0.0.2");
+    for number in 0..lines {
+        web.send(line(&format!("GET /{number}")));
+    }
+}
+
 /// penlogd(1), SIGNALS: TERM takes what has come before it, however much that is.
 #[test]
 fn what_was_in_the_socket_when_term_came_is_written() {
     const LINES: usize = 2000;
     let mut penlogd = logging(&[]);
-    penlogd.signal(Signal::SIGSTOP);
-    let web = penlogd.sender("127.0.0.2");
-    for number in 0..LINES {
-        web.send(line(&format!("GET /{number}")));
-    }
+    fill_socket(&penlogd, LINES);
     penlogd.signal(Signal::SIGTERM);
     penlogd.signal(Signal::SIGCONT);
     assert_eq!(penlogd.wait_for_end().and_then(|status| status.code()), Some(0));
     assert!(numbers(&penlogd.scratch.read("log")).into_iter().eq(0..LINES));
+}
+
+/// penlogd(1), SIGNALS: HUP loses nothing of what is still in the socket when it comes.
+#[test]
+fn what_was_in_the_socket_when_hup_came_is_written() {
+    const LINES: usize = 2000;
+    let mut penlogd = logging(&["--wait", "0"]);
+    fs::rename(penlogd.scratch.file("log"), penlogd.scratch.file("old")).unwrap();
+    fill_socket(&penlogd, LINES);
+    penlogd.signal(Signal::SIGHUP);
+    penlogd.signal(Signal::SIGCONT);
+    wait_until("there is a new log", || fs::exists(penlogd.scratch.file("log")).unwrap());
+    assert_eq!(penlogd.end_with(Signal::SIGTERM), Some(0));
+    let both = ["old", "log"].map(|name| penlogd.scratch.read(name)).concat();
+    assert!(numbers(&both).into_iter().eq(0..LINES));
 }
 
 /// penlogd(1), SIGNALS: senders who do not stop do not keep it, and nothing is missing up to where it ends.
