@@ -256,15 +256,15 @@ impl Worker<'_> {
                 return true;
             }
         };
-        let (bytes_up, bytes_down) = if side == Side::Client { (moved, 0) } else { (0, moved) };
-        visits::count(self.region, self.id, reservation, bytes_up, bytes_down);
-        if moved > 0 {
-            connection.turn = side == Side::Server;
-        }
         let done = moved > 0 && up.is_clear() && down.is_clear() && !client.readable() && !server.readable();
-        let backlog = (up.backlog() as u32, down.backlog() as u32);
-        self.region.slots().progress(connection.conn, up.bytes(), down.bytes(), backlog.0, backlog.1);
-        self.relaying.touch(&mut self.connections, key, self.now);
+        if moved > 0 {
+            let (bytes_up, bytes_down) = if side == Side::Client { (moved, 0) } else { (0, moved) };
+            visits::count(self.region, self.id, reservation, bytes_up, bytes_down);
+            connection.turn = side == Side::Server;
+            let backlog = (up.backlog() as u32, down.backlog() as u32);
+            self.region.slots().progress(connection.conn, up.bytes(), down.bytes(), backlog.0, backlog.1);
+            self.relaying.touch(&mut self.connections, key, self.now);
+        }
         if !done {
             self.relay(key, None);
         }

@@ -917,6 +917,63 @@ mod tests {
         rig
     }
 
+    impl Rig {
+        /// Once the poller has news, or soon.
+        fn pass_on(&mut self) -> Option<u64> {
+            let mut events = Events::with_capacity(2);
+            self.poller.wait(&mut events, Duration::from_millis(10)).unwrap();
+            self.flow.pass_on(&mut self.from, &mut self.to, &mut self.buffers).unwrap()
+        }
+    }
+
+    #[test]
+    fn bytes_that_all_go_on_take_the_short_way_and_their_end_does_not() {
+        let mut rig = Rig::new(true, 1);
+        rig.writer.write_all(b"hello").unwrap();
+        let passed = (0..1000).find_map(|_| rig.pass_on().filter(|&count| count > 0));
+        assert_eq!((passed, rig.flow.bytes(), rig.flow.is_clear()), (Some(5), 5, true));
+        let mut got = [0; 5];
+        rig.reader.set_nonblocking(false).unwrap();
+        rig.reader.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"hello");
+        rig.writer.shutdown(Shutdown::Write).unwrap();
+        let ended = (0..1000).any(|_| rig.pass_on() == Some(0) && !rig.flow.is_clear());
+        assert!(ended);
+        assert_eq!(rig.pass_on(), None, "the rest is the long way's");
+        assert!(rig.turn().unwrap().ended);
+    }
+
+    #[test]
+    fn where_anything_else_is_to_be_done_nothing_takes_the_short_way() {
+        let odd: [fn(&mut Rig); 4] = [
+            |rig| rig.from.suspect(),
+            |rig| rig.to.suspect(),
+            |rig| rig.to.blocked = true,
+            |rig| rig.flow.full = FULL,
+        ];
+        for make_odd in odd {
+            let mut rig = Rig::new(true, 1);
+            rig.writer.write_all(b"hello").unwrap();
+            make_odd(&mut rig);
+            assert_eq!((rig.pass_on(), rig.flow.bytes()), (None, 0));
+        }
+    }
+
+    #[test]
+    fn what_the_other_side_does_not_take_on_the_short_way_is_kept() {
+        let mut rig = Rig::new(true, 1);
+        let chunk = [7; 32 * 1024];
+        let mut sent = 0;
+        while rig.flow.is_clear() {
+            sent += rig.writer.write(&chunk).unwrap_or(0) as u64;
+            rig.pass_on();
+            rig.flow.full = 0;
+            rig.from.readable = false;
+        }
+        assert!(rig.flow.backlog() > 0 && rig.flow.bytes() <= sent);
+        assert_eq!(rig.pass_on(), None);
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
 
