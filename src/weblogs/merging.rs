@@ -81,16 +81,15 @@ impl Merger {
     /// necessary.
     pub fn write(&mut self, line: Line<'_>, log: &mut impl PenLog, out: &mut Vec<u8>) -> Written {
         let Line { text, parts, time, server } = line;
-        self.request.clear();
-        let quoted = part(text, &parts.request);
-        if request::has_escapes(quoted) {
-            request::as_pen_logs(quoted, BeyondAscii::Dotted, &mut self.request);
-        } else {
-            request::tame(quoted, BeyondAscii::Dotted, &mut self.request);
+        let mut request = part(text, &parts.request);
+        if !request::is_plain(request) {
+            self.request.clear();
+            request::as_pen_logs(request, BeyondAscii::Dotted, &mut self.request);
+            request = &self.request;
         }
-        let cut = self.request.get(..TEXT_MAX).filter(|cut| cut.len() < self.request.len());
+        let cut = request.get(..TEXT_MAX).filter(|cut| cut.len() < request.len());
         let mut log = Tamed { log, text: &mut self.tamed };
-        let written = match self.recent.find(server, &self.request, cut, time, &mut log) {
+        let written = match self.recent.find(server, request, cut, time, &mut log) {
             Some(found) => {
                 output::append(out, found.client);
                 Written::Client(found.later)
@@ -105,11 +104,16 @@ impl Merger {
             stamp::rewrite(self.time, time, &mut self.stamp);
             self.time = time;
         }
+        // Hardly a line has control bytes: it is looked at once.
+        let append = match output::has_controls(part(text, &(parts.middle.start..text.len()))) {
+            true => output::append,
+            false => Vec::extend_from_slice,
+        };
         out.push(b' ');
-        output::append(out, part(text, &parts.middle));
+        append(out, part(text, &parts.middle));
         out.push(b'[');
         out.extend_from_slice(&self.stamp);
-        output::append(out, part(text, &(parts.time.end..text.len())));
+        append(out, part(text, &(parts.time.end..text.len())));
         out.push(b'\n');
         written
     }
@@ -128,6 +132,9 @@ struct Tamed<'a, L> {
 impl<L: PenLog> PenLog for Tamed<'_, L> {
     fn next(&mut self) -> Option<PenLine<'_>> {
         let line = self.log.next()?;
+        if request::is_tame(line.text) {
+            return Some(line);
+        }
         self.text.clear();
         request::tame(line.text, BeyondAscii::Dotted, self.text);
         Some(PenLine { text: self.text, ..line })

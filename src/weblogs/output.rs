@@ -24,11 +24,16 @@ pub(super) fn write(out: &mut Vec<u8>, client: Option<&[u8]>, line: &[u8]) {
 /// (a terminal of eight bits) or in UTF-8 (all others; and there are readers who end a line at U+0085).
 pub fn append(out: &mut Vec<u8>, text: &[u8]) {
     // Hardly a line has such a byte.
-    if any(text, is_wild) {
+    if has_controls(text) {
         escape(out, text);
     } else {
         out.extend_from_slice(text);
     }
+}
+
+/// Is there anything in `text` that [`append`] may not append as it is? If not, there is none in its parts, either.
+pub(super) fn has_controls(text: &[u8]) -> bool {
+    any(text, is_wild)
 }
 
 /// What follows the first word, the space included. None: the line begins with its request, which must stay whole.
@@ -37,14 +42,24 @@ fn after_first_word(line: &[u8]) -> Option<&[u8]> {
     (line[at] == b' ').then(|| &line[at..])
 }
 
-/// Is any of these bytes like that? Answered for sixteen at once, which the compiler makes one step; the last sixteen
-/// overlap those before.
+/// Is any of these bytes like that? Answered for sixteen at once, and for what is shorter for eight: the compiler makes
+/// one step of each, and only at the end is looked at what was found. The last ones overlap those before.
 pub(super) fn any(bytes: &[u8], like_that: impl Fn(u8) -> bool) -> bool {
-    let among = |few: &[u8; 16]| few.iter().fold(false, |any, &byte| any | like_that(byte));
-    match bytes.last_chunk() {
-        Some(last) => bytes.as_chunks().0.iter().any(among) || among(last),
-        None => bytes.iter().any(|&byte| like_that(byte)),
+    match (bytes.last_chunk::<16>(), bytes.last_chunk::<8>()) {
+        (Some(last), _) => among(bytes.as_chunks().0, last, like_that),
+        (None, Some(last)) => among(bytes.as_chunks().0, last, like_that),
+        (None, None) => bytes.iter().any(|&byte| like_that(byte)),
     }
+}
+
+fn among<const N: usize>(chunks: &[[u8; N]], last: &[u8; N], like_that: impl Fn(u8) -> bool) -> bool {
+    let mut found = [0; N];
+    for chunk in chunks.iter().chain([last]) {
+        for (found, &byte) in found.iter_mut().zip(chunk) {
+            *found |= u8::from(like_that(byte));
+        }
+    }
+    found != [0; N]
 }
 
 fn escape(out: &mut Vec<u8>, text: &[u8]) {
@@ -77,7 +92,8 @@ fn is_control(character: char) -> bool {
 
 /// Is it a control character, or can it be a part of one?
 fn is_wild(byte: u8) -> bool {
-    (byte < b' ' && byte != b'\t') || (0x7f..=0x9f).contains(&byte)
+    // Below a space in both halves: fewer steps than two ranges.
+    ((byte & 0x7f < b' ') & (byte != b'\t')) | (byte == 0x7f)
 }
 
 #[cfg(test)]

@@ -41,6 +41,21 @@ pub fn has_escapes(quoted: &[u8]) -> bool {
     memchr::memchr(b'\\', quoted).is_some()
 }
 
+/// Does pen log `quoted` as it is, in log files? No escapes are in it, and nothing that [`tame`] would change.
+pub(super) fn is_plain(quoted: &[u8]) -> bool {
+    !output::any(quoted, |byte| is_wild(byte) | (byte == b'\\'))
+}
+
+/// Does pen log `text` as it is, in log files?
+pub(super) fn is_tame(text: &[u8]) -> bool {
+    !output::any(text, is_wild)
+}
+
+/// What becomes a dot, or ends the line, in log files.
+fn is_wild(byte: u8) -> bool {
+    byte.wrapping_sub(b' ') >= 0x7f - b' '
+}
+
 /// Appends to `out` what pen logs of a request that a web server has written as `quoted`: without escapes, up to the first
 /// CR or LF, with dots for control bytes. What is no escape of Apache or nginx stays as it is.
 pub fn as_pen_logs(quoted: &[u8], beyond: BeyondAscii, out: &mut Vec<u8>) {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::stamp;
-use crate::weblogs::request;
+use crate::weblogs::{output, request};
 
 /// Where the parts of a web server's line stand in it:
 /// `CLIENT MIDDLE[TIME] "REQUEST" REST`, the brackets and quotes included.
@@ -40,30 +40,14 @@ pub enum Bogus {
 impl WebLine {
     /// Takes a line, without its line end, apart as the classic does. Everything but the client is kept as it is.
     pub fn read(line: &[u8]) -> Result<Self, Bogus> {
-        // What is near is found faster without memchr, and most times are as long as others.
-        let near = |byte: u8, from: usize| {
-            line.get(from..)?.iter().position(|&other| other == byte).map(|at| from + at)
-        };
-        let find = |byte: u8, from: usize, likely: usize| match line.get(likely) {
-            Some(&other) if other == byte && !line[from..likely].contains(&byte) => Some(likely),
-            _ => memchr::memchr(byte, &line[from..]).map(|at| from + at),
-        };
-        let client = near(b' ', 0).filter(|&end| end > 0).ok_or(Bogus::Client)?;
-        let spaces = line[client..].iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+        let client = near(line, 0, is(b' ')).filter(|&end| end > 0).ok_or(Bogus::Client)?;
+        let spaces = line[client..].iter().take_while(|&&byte| is_space(byte)).count();
         let middle = client + spaces;
-        let open = near(b'[', middle).filter(|&open| open > middle).ok_or(Bogus::Time)?;
-        let close = find(b']', open, open + STAMP + 1).ok_or(Bogus::Time)?;
-        let quote = opening_quote(line, close).ok_or(Bogus::Request)?;
-        let (open, close) = match memchr::memchr(b'[', &line[open + 1..quote]) {
-            Some(_) => last_time(line, open..quote).ok_or(Bogus::Stamp)?,
-            None => (open, close),
+        let open = near(line, middle, is(b'[')).filter(|&open| open > middle).ok_or(Bogus::Time)?;
+        let (open, close, quote) = match usual_time(line, open) {
+            Some((close, quote)) => (open, close, quote),
+            None => any_time(line, open)?,
         };
-        if close == open + 1 {
-            return Err(Bogus::Time);
-        }
-        if quote == close + 1 {
-            return Err(Bogus::Request);
-        }
         let start = quote + 1;
         let end =
             memchr::memchr(b'"', &line[start..]).filter(|&length| length > 0).ok_or(Bogus::Request)? + start;
@@ -76,6 +60,32 @@ impl WebLine {
         };
         Ok(WebLine { middle: middle..open, time: open + 1..close, request: start..end })
     }
+}
+
+/// The bracket and the quote behind the time that `open` opens, if nothing is unusual about them: most lines are so.
+fn usual_time(line: &[u8], open: usize) -> Option<(usize, usize)> {
+    let [b'[', time @ .., b']', b' ', b'"'] = line.get(open..)?.first_chunk::<{ STAMP + 4 }>()? else {
+        return None;
+    };
+    let close = open + 1 + STAMP;
+    (!output::any(time, |byte| (byte == b'[') | (byte == b']'))).then_some((close, close + 2))
+}
+
+/// The brackets around the time, and the quote behind it, where `open` is the first bracket.
+fn any_time(line: &[u8], open: usize) -> Result<(usize, usize, usize), Bogus> {
+    let close = open + memchr::memchr(b']', &line[open..]).ok_or(Bogus::Time)?;
+    let quote = opening_quote(line, close).ok_or(Bogus::Request)?;
+    let (open, close) = match memchr::memchr(b'[', &line[open + 1..quote]) {
+        Some(_) => last_time(line, open..quote).ok_or(Bogus::Stamp)?,
+        None => (open, close),
+    };
+    if close == open + 1 {
+        return Err(Bogus::Time);
+    }
+    if quote == close + 1 {
+        return Err(Bogus::Request);
+    }
+    Ok((open, close, quote))
 }
 
 /// The first quote behind `from`. One behind a backslash belongs to a name, unless there is no other.
@@ -123,9 +133,12 @@ impl Stamps {
     pub fn read(&mut self, text: &[u8]) -> Result<i64, Bogus> {
         let usual = <&[u8; STAMP]>::try_from(text).ok();
         if let Some((text, clock)) = usual.and_then(|text| Some((text, stamp::clock(&text[CLOCK])?))) {
+            // Of arrays the compiler compares all at once.
+            let day = |text: &[u8; STAMP]| text.first_chunk::<{ CLOCK.start }>().copied();
+            let zone = |text: &[u8; STAMP]| text.last_chunk::<{ STAMP - CLOCK.end }>().copied();
             if let Some((last, midnight)) = &self.last
-                && text[..CLOCK.start] == last[..CLOCK.start]
-                && text[CLOCK.end..] == last[CLOCK.end..]
+                && day(text) == day(last)
+                && zone(text) == zone(last)
             {
                 return Ok(midnight + clock);
             }
@@ -171,12 +184,7 @@ impl PenParts {
             [b'+', digits @ ..] => (1, digits),
             digits => (1, digits),
         };
-        if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-            return None;
-        }
-        let number =
-            |number: i64, digit: &u8| number.saturating_mul(10).saturating_add(i64::from(digit - b'0'));
-        Some(PenParts { client, time: sign * digits.iter().fold(0, number), server, text })
+        Some(PenParts { client, time: sign * number(digits)?, server, text })
     }
 
     /// The parts of the line that they were read from.
@@ -203,16 +211,77 @@ impl<'a> PenLine<'a> {
     }
 }
 
+/// What these digits say, or the largest number there is.
+fn number(digits: &[u8]) -> Option<i64> {
+    let mut number = 0_i64;
+    for digit in digits {
+        let digit = i64::from(digit.wrapping_sub(b'0'));
+        if digit > 9 {
+            return None;
+        }
+        // Before 18 digits nothing overflows, and no time in seconds has as many.
+        number = match digits.len() {
+            ..=18 => number * 10 + digit,
+            _ => number.saturating_mul(10).saturating_add(digit),
+        };
+    }
+    (!digits.is_empty()).then_some(number)
+}
+
 /// The first word from `start` on.
 fn word(line: &[u8], start: usize) -> Option<Range<usize>> {
     let start = start + line.get(start..)?.iter().position(|&byte| !is_space(byte))?;
-    let length = line[start..].iter().position(|&byte| is_space(byte));
-    Some(start..length.map_or(line.len(), |length| start + length))
+    let mut end = start;
+    loop {
+        match near(line, end, at_most_a_space) {
+            None => return Some(start..line.len()),
+            Some(at) if is_space(line[at]) => return Some(start..at),
+            Some(at) => end = at + 1,
+        }
+    }
 }
 
 /// One comparison for nearly all bytes.
 fn is_space(byte: u8) -> bool {
     byte <= b' ' && byte.is_ascii_whitespace()
+}
+
+/// In each byte of a number: what it is called.
+const LOW: u64 = u64::from_ne_bytes([0x01; 8]);
+const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
+
+/// Where the first byte is, from `from` on, that is wanted. What is near is found faster so than with memchr: `wanted` sets
+/// the highest bit of such bytes among eight of them, and clears it of those before the first one.
+fn near(line: &[u8], from: usize, wanted: impl Fn(u64) -> u64) -> Option<usize> {
+    let (eights, rest) = line.get(from..)?.as_chunks();
+    let mut at = from;
+    for &eight in eights {
+        let found = wanted(u64::from_le_bytes(eight)) & HIGH;
+        if found != 0 {
+            return Some(at + found.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    // The bytes that are missing have all bits: none of them is wanted.
+    let mut last = [0xff; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let found = wanted(u64::from_le_bytes(last)) & HIGH;
+    (found != 0).then(|| at + found.trailing_zeros() as usize / 8)
+}
+
+/// Is it this byte of ASCII?
+fn is(byte: u8) -> impl Fn(u64) -> u64 {
+    let all = LOW * u64::from(byte);
+    move |eight| below(eight ^ all, 1)
+}
+
+fn at_most_a_space(eight: u64) -> u64 {
+    below(eight, b' ' + 1)
+}
+
+/// Which of these bytes are less than `limit`? Right up to the first that is, for which is borrowed from the next one.
+fn below(eight: u64, limit: u8) -> u64 {
+    eight.wrapping_sub(LOW * u64::from(limit)) & !eight
 }
 
 #[cfg(test)]

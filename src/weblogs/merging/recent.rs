@@ -17,7 +17,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
 use std::net::IpAddr;
 use std::ops::Range;
 
-use siphasher::sip128::{Hasher128, SipHasher13};
+use siphasher::sip128::SipHasher13;
 
 use super::line::PenLine;
 
@@ -74,8 +74,8 @@ pub struct Recent {
     /// Seconds that are taken from pen's times.
     shift: i64,
     kept: usize,
-    /// A server and a text make a [`Request`] with these.
-    secret: (u64, u64),
+    /// By [`ServerId`]: a text makes a [`Request`] with this.
+    hashers: Vec<SipHasher13>,
     /// Sorted by name.
     servers: Vec<(Vec<u8>, ServerId)>,
     /// In the order of the log. Empty if nothing is ever forgotten.
@@ -122,12 +122,11 @@ impl Recent {
     }
 
     fn keeping(kept: usize, span: Span, shift: i64) -> Self {
-        let random = RandomState::new();
         Recent {
             span,
             shift,
             kept,
-            secret: (random.hash_one(0), random.hash_one(1)),
+            hashers: Vec::new(),
             servers: Vec::new(),
             entries: VecDeque::new(),
             clients: Tape::default(),
@@ -147,6 +146,10 @@ impl Recent {
         let names = [Some(name), spelling.as_deref()];
         let known = names.iter().flatten().find_map(|name| self.known_server(name));
         let id = known.unwrap_or(ServerId(u32::try_from(self.servers.len()).unwrap_or(u32::MAX)));
+        if known.is_none() {
+            let random = RandomState::new();
+            self.hashers.push(SipHasher13::new_with_keys(random.hash_one(0), random.hash_one(1)));
+        }
         for name in names.into_iter().flatten() {
             if let Err(place) = self.servers.binary_search_by(|(other, _)| other.as_slice().cmp(name)) {
                 self.servers.insert(place, (name.to_vec(), id));
@@ -196,10 +199,7 @@ impl Recent {
     }
 
     fn request(&self, server: ServerId, text: &[u8]) -> Request {
-        let mut hasher = SipHasher13::new_with_keys(self.secret.0, self.secret.1);
-        hasher.write_u32(server.0);
-        hasher.write(text);
-        let hash = hasher.finish128();
+        let hash = self.hashers.get(server.0 as usize).map(|hasher| hasher.hash(text)).unwrap_or_default();
         Request([hash.h1, hash.h2])
     }
 

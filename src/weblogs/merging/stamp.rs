@@ -1,15 +1,16 @@
 //! Times as the common log format has them: `09/Jan/2002:00:28:50 +0100`.
 
 use std::io::Write;
+use std::ops::Range;
 
 const MONTHS: [&[u8; 3]; 12] =
     [b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"];
 
 const DAY: i64 = 86_400;
 
-/// How long `09/Jan/2002:00:28:50 +0000` is, and where its day ends.
+/// How long `09/Jan/2002:00:28:50 +0000` is, and where `:00:28:50` stands in it.
 const LENGTH: usize = 26;
-const CLOCK: usize = 11;
+const CLOCK: Range<usize> = 11..20;
 
 /// The seconds since 1970 of what stands between a line's brackets. Fractions of a second are let go; without a zone it
 /// is UTC, as with the classic. None: that is no time.
@@ -53,45 +54,46 @@ pub fn write(seconds: i64, out: &mut Vec<u8>) {
     let (year, month, day) = civil(seconds.div_euclid(DAY));
     let of_day = seconds.rem_euclid(DAY);
     let name = usize::try_from(month - 1).ok().and_then(|month| MONTHS.get(month)).unwrap_or(&MONTHS[0]);
-    two_digits(day, out);
+    out.extend_from_slice(&two_digits(day));
     out.push(b'/');
     out.extend_from_slice(&name[..]);
     out.push(b'/');
     match year {
         0..=9999 => {
-            two_digits(year / 100, out);
-            two_digits(year % 100, out);
+            out.extend_from_slice(&two_digits(year / 100));
+            out.extend_from_slice(&two_digits(year % 100));
         }
         _ => write!(out, "{year:04}").expect("writing to memory"),
     }
-    write_clock(of_day, out);
+    out.extend_from_slice(&shown_clock(of_day));
+    out.extend_from_slice(b" +0000");
 }
 
 /// Makes of what [`write()`] appended for `before`, and nothing else, what it appends for `seconds`.
 pub fn rewrite(before: i64, seconds: i64, stamp: &mut Vec<u8>) {
-    let of_day = seconds.rem_euclid(DAY);
-    if before.div_euclid(DAY) == seconds.div_euclid(DAY) && stamp.len() == LENGTH {
-        stamp.truncate(CLOCK);
-        write_clock(of_day, stamp);
+    if before.div_euclid(DAY) == seconds.div_euclid(DAY)
+        && stamp.len() == LENGTH
+        && let Some(clock) = stamp.get_mut(CLOCK)
+    {
+        clock.copy_from_slice(&shown_clock(seconds.rem_euclid(DAY)));
     } else {
         stamp.clear();
         write(seconds, stamp);
     }
 }
 
-/// Appends `:00:28:50 +0000`.
-fn write_clock(of_day: i64, out: &mut Vec<u8>) {
-    for number in [of_day / 3600, of_day / 60 % 60, of_day % 60] {
-        out.push(b':');
-        two_digits(number, out);
-    }
-    out.extend_from_slice(b" +0000");
+/// `:00:28:50`, so many seconds after midnight. Faster than formatting: this is done for nearly each line.
+fn shown_clock(of_day: i64) -> [u8; 9] {
+    let [h1, h2] = two_digits(of_day / 3600);
+    let [m1, m2] = two_digits(of_day / 60 % 60);
+    let [s1, s2] = two_digits(of_day % 60);
+    [b':', h1, h2, b':', m1, m2, b':', s1, s2]
 }
 
-/// Faster than formatting: this is done for nearly each line.
-fn two_digits(number: i64, out: &mut Vec<u8>) {
-    let digit = |number: i64| b'0' + u8::try_from(number % 10).unwrap_or(0);
-    out.extend_from_slice(&[digit(number / 10), digit(number)]);
+/// Of a number from 0 to 99.
+fn two_digits(number: i64) -> [u8; 2] {
+    let number = u8::try_from(number).unwrap_or(0);
+    [b'0' + number / 10, b'0' + number % 10]
 }
 
 /// What has not been read yet.
