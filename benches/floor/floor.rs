@@ -10,25 +10,26 @@
 //! - `tcp`: a half-closed connection stays open the other way, as with pen. Two full reads in a row, and bytes are
 //!   spliced through a pipe of 1 MiB until they trickle.
 //! - `http`: the same with two headers put into everything that a client sends, which must be whole heads of requests.
-//! - `udp`: a connected socket for each client; a batch from the clients at a time, and one to them.
+//! - `udp`: a connected socket for each client; a batch from the clients at a time, and one to them. What a client has
+//!   sent in a row goes on as one, if all of it is of one length, and what comes back to whoever sent several is read, and
+//!   goes back, in the same way.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::HashMap;
 use std::env;
-use std::io::{ErrorKind, IoSlice, IoSliceMut};
-use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::{ErrorKind, IoSlice};
+use std::net::{SocketAddr, SocketAddrV4};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg};
 use pen::model::address::SocketAddress;
+use pen::sys::datagram::{self, Arrival, BATCH, Departure, Inbox};
 use pen::sys::poller::{Events, Poller, Readiness};
 use pen::sys::socket::{self, ConnectOptions, Pipe};
 
-/// Events, and clients or datagrams, taken at a time; as pen does.
+/// Events, and clients, taken at a time; as pen does.
 const EVENTS: usize = 256;
 const ACCEPTS: usize = 16;
-const BATCH: usize = 64;
 /// Bytes of a read, and of a pipe; as pen's.
 const SCRATCH: usize = 64 * 1024;
 const PIPE: usize = 1024 * 1024;
@@ -252,75 +253,120 @@ fn rewritten(to: std::os::fd::BorrowedFd<'_>, request: &[u8]) -> std::io::Result
     socket::send_pieces(to, &[IoSlice::new(head), IoSlice::new(more), IoSlice::new(rest)])
 }
 
+/// A client of datagrams.
+struct Flow {
+    client: SocketAddr,
+    socket: OwnedFd,
+    /// It has sent several at once: the kernel puts replies together.
+    bursts: bool,
+}
+
+/// Bytes that leave as one: to whom, where they end among the others, and the length of their datagrams.
+struct Train {
+    to: usize,
+    start: usize,
+    end: usize,
+    segment: usize,
+    closed: bool,
+}
+
+/// Puts a message to the others: to the last train, if it may.
+fn couple(trains: &mut Vec<Train>, bytes: &mut Vec<u8>, to: usize, arrival: &Arrival<'_>) {
+    let start = bytes.len();
+    bytes.extend_from_slice(arrival.bytes);
+    let (length, segment) = (arrival.bytes.len(), arrival.segment.min(arrival.bytes.len()));
+    let closed = segment == 0 || !length.is_multiple_of(segment);
+    match trains.last_mut() {
+        Some(last)
+            if last.to == to
+                && !last.closed
+                && (segment == last.segment || (0 < segment && length < last.segment))
+                && bytes.len() - last.start <= BATCH.min(65_507 / last.segment) * last.segment =>
+        {
+            last.end = bytes.len();
+            last.closed = closed || segment < last.segment;
+        }
+        _ => trains.push(Train { to, start, end: bytes.len(), segment, closed }),
+    }
+}
+
 fn datagrams(address: SocketAddrV4, server: SocketAddrV4) -> ! {
-    let listener = UdpSocket::bind(address).unwrap();
+    let listener = datagram::open_group(address.into(), 1).unwrap().remove(0);
     let poller = Poller::new().unwrap();
     poller.add_source(listener.as_fd(), LISTENER).unwrap();
     let mut clients: HashMap<SocketAddr, usize> = HashMap::new();
-    let mut flows: Vec<(SockaddrIn, UdpSocket)> = Vec::new();
+    let mut flows: Vec<Flow> = Vec::new();
     let mut events = Events::with_capacity(EVENTS);
-    let (mut rooms, mut replies) = (vec![[0; 2048]; BATCH], vec![[0; 2048]; BATCH]);
-    let mut headers: MultiHeaders<SockaddrIn> = MultiHeaders::preallocate(BATCH, None);
-    let mut out_headers: MultiHeaders<SockaddrIn> = MultiHeaders::preallocate(BATCH, None);
-    let mut waiting: Vec<(SockaddrIn, usize)> = Vec::new();
+    let mut inbox = Inbox::new();
+    let (mut bytes, mut trains) = (Vec::new(), Vec::new());
+    let (mut replies, mut back) = (Vec::new(), Vec::new());
     loop {
         poller.wait(&mut events, Duration::from_secs(60)).unwrap();
         for index in 0..events.len() {
             let (token, _) = events.get(index);
-            if token == LISTENER {
-                let mut slices: Vec<[IoSliceMut<'_>; 1]> =
-                    rooms.iter_mut().map(|room| [IoSliceMut::new(room)]).collect();
-                let descriptor = listener.as_raw_fd();
-                let Ok(came) =
-                    recvmmsg(descriptor, &mut headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)
-                else {
-                    continue;
+            if token != LISTENER {
+                let flow = &flows[token as usize];
+                let came = match flow.bursts {
+                    true => inbox.receive_nameless(flow.socket.as_fd(), BATCH),
+                    false => inbox.receive_alone(flow.socket.as_fd()).map(|()| 1),
                 };
-                let came: Vec<(SockaddrIn, usize)> =
-                    came.map(|message| (message.address.unwrap(), message.bytes)).collect();
-                for ((from, bytes), room) in came.into_iter().zip(&rooms) {
-                    let client = SocketAddr::V4(from.into());
-                    let flow = *clients.entry(client).or_insert_with(|| {
-                        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-                        socket.connect(server).unwrap();
-                        poller.add_source(socket.as_fd(), flows.len() as u64).unwrap();
-                        flows.push((from, socket));
-                        flows.len() - 1
-                    });
-                    let _ = nix::sys::socket::send(
-                        flows[flow].1.as_raw_fd(),
-                        &room[..bytes],
-                        MsgFlags::MSG_DONTWAIT,
-                    );
+                for message in 0..came.unwrap_or(0) {
+                    couple(&mut back, &mut replies, token as usize, &inbox.get(message));
+                }
+                if back.len() >= BATCH {
+                    reply(&listener, &flows, &mut replies, &mut back);
                 }
                 continue;
             }
-            let (client, socket) = &flows[token as usize];
-            let room = &mut replies[waiting.len()];
-            if let Ok(bytes) = nix::sys::socket::recv(socket.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT) {
-                waiting.push((*client, bytes));
+            let came = inbox.receive(listener.as_fd(), BATCH).unwrap_or(0);
+            let mut last = None;
+            for message in 0..came {
+                let arrival = inbox.get(message);
+                let flow = match last {
+                    Some((from, flow)) if from == arrival.from => flow,
+                    _ => *clients.entry(arrival.from).or_insert_with(|| {
+                        let socket = datagram::connect(server.into(), None).unwrap().socket;
+                        poller.add_source(socket.as_fd(), flows.len() as u64).unwrap();
+                        flows.push(Flow { client: arrival.from, socket, bursts: false });
+                        flows.len() - 1
+                    }),
+                };
+                last = Some((arrival.from, flow));
+                couple(&mut trains, &mut bytes, flow, &arrival);
             }
-            if waiting.len() == BATCH {
-                reply(&listener, &mut out_headers, &replies, &mut waiting);
+            for train in trains.drain(..) {
+                let flow = &mut flows[train.to];
+                let several = train.segment < train.end - train.start;
+                if several && !flow.bursts {
+                    datagram::gather_trains(flow.socket.as_fd()).unwrap();
+                    flow.bursts = true;
+                }
+                let pieces = [IoSlice::new(&bytes[train.start..train.end])];
+                let segment = several.then_some(train.segment as u16);
+                let departure = Departure { to: None, from: None, pieces: &pieces, segment };
+                datagram::send_all(flow.socket.as_fd(), &[departure], |_, _| {});
             }
+            bytes.clear();
         }
-        if !waiting.is_empty() {
-            reply(&listener, &mut out_headers, &replies, &mut waiting);
+        if !back.is_empty() {
+            reply(&listener, &flows, &mut replies, &mut back);
         }
     }
 }
 
 /// Sends what waits.
-fn reply(
-    listener: &UdpSocket,
-    headers: &mut MultiHeaders<SockaddrIn>,
-    replies: &[[u8; 2048]],
-    waiting: &mut Vec<(SockaddrIn, usize)>,
-) {
-    let slices: Vec<[IoSlice<'_>; 1]> =
-        replies.iter().zip(&*waiting).map(|(room, (_, bytes))| [IoSlice::new(&room[..*bytes])]).collect();
-    let addresses: Vec<Option<SockaddrIn>> = waiting.iter().map(|(client, _)| Some(*client)).collect();
-    let flags = MsgFlags::MSG_DONTWAIT;
-    let _ = sendmmsg(listener.as_raw_fd(), headers, &slices, &addresses, [], flags).map(Iterator::count);
-    waiting.clear();
+fn reply(listener: &OwnedFd, flows: &[Flow], replies: &mut Vec<u8>, back: &mut Vec<Train>) {
+    let pieces: Vec<[IoSlice<'_>; 1]> =
+        back.iter().map(|train| [IoSlice::new(&replies[train.start..train.end])]).collect();
+    let departures: Vec<Departure<'_>> = back
+        .iter()
+        .zip(&pieces)
+        .map(|(train, pieces)| {
+            let segment = (train.segment < train.end - train.start).then_some(train.segment as u16);
+            Departure { to: Some(flows[train.to].client), from: None, pieces, segment }
+        })
+        .collect();
+    datagram::send_all(listener.as_fd(), &departures, |_, _| {});
+    replies.clear();
+    back.clear();
 }

@@ -58,6 +58,8 @@ pub(super) struct Udp {
     proven: Queue<FlowKey>,
     /// None while what is in it is being looked at.
     inbox: Option<Inbox>,
+    /// Where small datagrams are put together to trains.
+    joined: Vec<u8>,
     groups: Groups<FlowKey>,
     replies: Replies,
     /// Bytes of datagrams that are kept, for flows whose servers may not be there and for those that have no slot yet.
@@ -82,6 +84,7 @@ impl Udp {
             young: Queue::with_slack(),
             proven: Queue::with_slack(),
             inbox: Some(Inbox::new()),
+            joined: Vec::new(),
             groups: Groups::default(),
             replies: Replies::default(),
             kept: 0,

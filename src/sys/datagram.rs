@@ -49,10 +49,19 @@ pub struct Inbox {
     room: Option<Room>,
     /// How many messages the last call took.
     taken: usize,
-    /// How many headers the kernel has written to, in the last batch.
-    written: usize,
+    /// In which form.
+    came: Came,
+    /// How many headers of each kind the kernel has written to, in the last batch of theirs.
+    written: [usize; 2],
+}
+
+/// What is known of messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Came {
+    Named,
+    Nameless,
     /// There is one, and it came without anything but its bytes: so many.
-    alone: Option<usize>,
+    Alone(usize),
 }
 
 /// A message that came: a datagram, or a train of them.
@@ -95,7 +104,7 @@ pub struct Attempt {
 impl Inbox {
     /// Room that costs no memory before it is used.
     pub fn new() -> Self {
-        Inbox { room: None, taken: 0, written: 0, alone: None }
+        Inbox { room: None, taken: 0, came: Came::Named, written: [0; 2] }
     }
 
     /// Takes up to `most` (at most [`BATCH`]) messages that have come: how many there are.
@@ -103,18 +112,34 @@ impl Inbox {
     /// # Errors
     /// `WouldBlock`: there is none. On a connected socket: what is known of the server, all of it as [`take_error`] does.
     pub fn receive(&mut self, socket: BorrowedFd<'_>, most: usize) -> io::Result<usize> {
+        self.receive_batch(socket, most, Came::Named)
+    }
+
+    /// As [`Inbox::receive`], from a connected socket: who sent a message is not told, which costs less.
+    ///
+    /// # Errors
+    /// As [`Inbox::receive`].
+    pub fn receive_nameless(&mut self, socket: BorrowedFd<'_>, most: usize) -> io::Result<usize> {
+        self.receive_batch(socket, most, Came::Nameless)
+    }
+
+    fn receive_batch(&mut self, socket: BorrowedFd<'_>, most: usize, form: Came) -> io::Result<usize> {
         let room = match &mut self.room {
             Some(room) => room,
             none => none.insert(Room::open()?),
         };
-        let headers = room.headers_mut();
+        let [named, nameless] = room.headers_mut();
+        let [named_written, nameless_written] = &mut self.written;
+        let (headers, written) = match form {
+            Came::Named => (named, named_written),
+            Came::Nameless | Came::Alone(_) => (nameless, nameless_written),
+        };
         // The kernel has written there how much of the room it used.
-        for header in headers.iter_mut().take(self.written) {
+        for header in headers.iter_mut().take(*written) {
             restore(&mut header.msg_hdr);
         }
-        self.taken = 0;
-        self.written = 0;
-        self.alone = None;
+        (self.taken, self.came) = (0, form);
+        *written = 0;
         self.taken = retrying(socket, || {
             // SAFETY: there are at least `most` headers, each with room of its own that lives as long as they do.
             let count = unsafe {
@@ -128,7 +153,7 @@ impl Inbox {
             };
             usize::try_from(count).map_err(|_| io::Error::last_os_error())
         })?;
-        self.written = self.taken;
+        *written = self.taken;
         Ok(self.taken)
     }
 
@@ -148,35 +173,42 @@ impl Inbox {
             let length = unsafe { libc::recv(socket.as_raw_fd(), slot.cast(), LARGEST, libc::MSG_DONTWAIT) };
             usize::try_from(length).map_err(|_| io::Error::last_os_error())
         })?;
-        self.taken = 1;
-        self.alone = Some(length);
+        (self.taken, self.came) = (1, Came::Alone(length));
         Ok(())
     }
 
-    /// One of the messages that the last [`Inbox::receive`] took.
+    /// One of the messages that were taken last.
     ///
     /// # Panics
     /// If `index` is not below their number.
+    #[inline]
     pub fn get(&self, index: usize) -> Arrival<'_> {
         let (Some(room), true) = (&self.room, index < self.taken) else {
             panic!("message {index} of {}", self.taken)
         };
-        if let Some(length) = self.alone {
-            let bytes = room.bytes(index, length);
-            return Arrival { from: NOBODY, to: None, bytes, segment: length, truncated: false };
-        }
         let envelopes = room.envelopes();
-        let mmsghdr = &envelopes.headers[index];
+        let ([named, nameless], mut from) = (&envelopes.headers, NOBODY);
+        let mmsghdr = match self.came {
+            Came::Alone(length) => {
+                let bytes = room.bytes(index, length);
+                return Arrival { from, to: None, bytes, segment: length, truncated: false };
+            }
+            Came::Named => {
+                from = sender(&envelopes.names[index]);
+                &named[index]
+            }
+            Came::Nameless => &nameless[index],
+        };
         let length = (mmsghdr.msg_len as usize).min(LARGEST);
-        let bytes = room.bytes(index, length);
-        let told = Told::read(&mmsghdr.msg_hdr);
+        let header = &mmsghdr.msg_hdr;
+        let told = if header.msg_controllen == 0 { Told::default() } else { Told::read(header) };
         Arrival {
-            from: plain(inet_address(&envelopes.names[index]).unwrap_or(NOBODY)),
+            from,
             to: told.to,
-            bytes,
+            bytes: room.bytes(index, length),
             segment: told.segment.unwrap_or(length),
             // Without its control messages nobody knows whether it is a train.
-            truncated: mmsghdr.msg_hdr.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0,
+            truncated: header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0,
         }
     }
 }
@@ -223,7 +255,8 @@ struct Room(MmapRaw);
 /// What belongs to each message beside its bytes.
 #[repr(C)]
 struct Envelopes {
-    headers: [libc::mmsghdr; BATCH],
+    /// Those with room for a name, and those without.
+    headers: [[libc::mmsghdr; BATCH]; 2],
     pieces: [libc::iovec; BATCH],
     names: [libc::sockaddr_storage; BATCH],
     controls: [Control; BATCH],
@@ -245,21 +278,27 @@ impl Room {
             let place: *mut libc::iovec = room.part(offset_of!(Envelopes, pieces), index);
             // SAFETY: it is within the mapping, aligned, and nobody else knows of it.
             unsafe { place.write(piece) };
-            let header: *mut libc::mmsghdr = room.part(offset_of!(Envelopes, headers), index);
-            // SAFETY: as above, and zeroes are a valid value.
-            let header = &mut unsafe { &mut *header }.msg_hdr;
-            // All addresses are the mapping's own: one of a borrow would be good for as long as that only.
-            header.msg_name = room.part::<libc::sockaddr_storage>(offset_of!(Envelopes, names), index).cast();
-            header.msg_iov = place;
-            header.msg_iovlen = 1;
-            header.msg_control = room.part::<Control>(offset_of!(Envelopes, controls), index).cast();
-            restore(header);
+            for kind in 0..2 {
+                let header: *mut libc::mmsghdr =
+                    room.part(offset_of!(Envelopes, headers), kind * BATCH + index);
+                // SAFETY: as above, and zeroes are a valid value.
+                let header = &mut unsafe { &mut *header }.msg_hdr;
+                // All addresses are the mapping's own: one of a borrow would be good for as long as that only.
+                if kind == 0 {
+                    header.msg_name =
+                        room.part::<libc::sockaddr_storage>(offset_of!(Envelopes, names), index).cast();
+                }
+                header.msg_iov = place;
+                header.msg_iovlen = 1;
+                header.msg_control = room.part::<Control>(offset_of!(Envelopes, controls), index).cast();
+                restore(header);
+            }
         }
         Ok(room)
     }
 
-    fn headers_mut(&mut self) -> &mut [libc::mmsghdr; BATCH] {
-        let headers: *mut [libc::mmsghdr; BATCH] = self.0.as_mut_ptr().cast();
+    fn headers_mut(&mut self) -> &mut [[libc::mmsghdr; BATCH]; 2] {
+        let headers: *mut [[libc::mmsghdr; BATCH]; 2] = self.0.as_mut_ptr().cast();
         // SAFETY: they are what the mapping begins with, initialised by open, and borrowed as this is.
         unsafe { &mut *headers }
     }
@@ -288,9 +327,11 @@ impl Room {
     }
 }
 
-/// All the room for a name and control messages is there again.
+/// All the room for a name, if there is any, and for control messages is there again.
 fn restore(header: &mut libc::msghdr) {
-    header.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    if !header.msg_name.is_null() {
+        header.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    }
     header.msg_controllen = size_of::<Control>() as _;
 }
 
@@ -303,6 +344,7 @@ struct Told {
 
 impl Told {
     /// `header` is one that the kernel has filled in.
+    #[inline(never)]
     fn read(header: &libc::msghdr) -> Told {
         let mut told = Told::default();
         // SAFETY: the header's control points to as many bytes as it says, which the kernel has written.
@@ -343,11 +385,20 @@ impl Told {
     }
 }
 
+/// Who sent a message. Apart from the rest: woven into it, addresses are moved byte by byte.
+#[inline(never)]
+fn sender(name: &libc::sockaddr_storage) -> SocketAddr {
+    inet_address(name).map_or(NOBODY, plain)
+}
+
 /// An IPv4 address that came over a socket for IPv6 is one nevertheless.
 fn plain(address: SocketAddr) -> SocketAddr {
-    match address.ip().to_canonical() {
-        IpAddr::V4(v4) => SocketAddr::new(v4.into(), address.port()),
-        IpAddr::V6(_) => address,
+    match address {
+        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
+            Some(v4) => SocketAddr::new(v4.into(), v6.port()),
+            None => address,
+        },
+        SocketAddr::V4(_) => address,
     }
 }
 

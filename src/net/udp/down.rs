@@ -1,7 +1,7 @@
 //! Datagrams on their way from servers to clients.
 //!
-//! What is read from flows one by one is gathered, over a turn of the loop, and leaves with one call for each ear. What
-//! is read from a flow in a batch leaves at once, as trains.
+//! What is read from flows is gathered, over a turn of the loop, and leaves with one call for each ear; several datagrams
+//! of a flow as trains. Long batches of a flow leave at once.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -15,9 +15,10 @@ use crate::sys::datagram::{self, BATCH, Departure, Inbox};
 use crate::sys::poller::Readiness;
 
 use super::super::event_loop::Worker;
+use super::Udp;
 use super::ears::EarKey;
 use super::flow::{FlowKey, Phase};
-use super::trains::{self, Message, Way, loss};
+use super::trains::{self, JOINED, Message, Way, loss};
 
 /// Most bytes that are gathered before they are sent.
 const GATHERED: usize = 64 * 1024;
@@ -33,15 +34,18 @@ pub(super) struct Replies {
     waiting: Vec<Reply>,
 }
 
-/// One datagram.
+/// A datagram, or a train of them.
 #[derive(Debug, Clone, Copy)]
 struct Reply {
+    flow: FlowKey,
     ear: EarKey,
     to: SocketAddr,
     from: Option<IpAddr>,
     /// Its place among the bytes.
     start: usize,
     end: usize,
+    /// It is a train of datagrams of this length (the last may be shorter).
+    segment: Option<u16>,
 }
 
 impl Replies {
@@ -50,11 +54,16 @@ impl Replies {
     }
 
     fn departure<'a>(reply: &Reply, pieces: &'a [io::IoSlice<'a>]) -> Departure<'a> {
-        Departure { to: Some(reply.to), from: reply.from, pieces, segment: None }
+        Departure { to: Some(reply.to), from: reply.from, pieces, segment: reply.segment }
+    }
+
+    fn message(&self, reply: &Reply) -> Message<'_> {
+        let bytes = self.bytes.get(reply.start..reply.end).unwrap_or_default();
+        Message { bytes, segment: reply.segment.map_or(bytes.len(), usize::from) }
     }
 
     fn piece(&self, reply: &Reply) -> io::IoSlice<'_> {
-        io::IoSlice::new(self.bytes.get(reply.start..reply.end).unwrap_or_default())
+        io::IoSlice::new(self.message(reply).bytes)
     }
 }
 
@@ -84,7 +93,7 @@ impl Worker<'_> {
         let socket = flow.socket.as_fd();
         let received = match most == 1 && !flow.gathers {
             true => inbox.receive_alone(socket).map(|()| 1),
-            false => inbox.receive(socket, most),
+            false => inbox.receive_nameless(socket, most),
         };
         let mut stuck = readiness.failed();
         let (taken, error) = match received {
@@ -131,13 +140,18 @@ impl Worker<'_> {
         if flow.phase == Phase::Connecting {
             self.establish_flow(key);
         }
-        let alone = match taken {
-            1 => Some(inbox.get(0)).filter(|arrival| Message::from(*arrival).count() == 1),
-            _ => None,
-        };
-        let passed = match alone {
-            Some(arrival) if !arrival.truncated => self.gather(key, arrival.bytes),
-            _ => self.pass_back_batch(key, inbox, taken),
+        let passed = match taken {
+            1 if !inbox.get(0).truncated => self.pass_messages_back(key, &[inbox.get(0).into()]),
+            _ => {
+                let mut messages = Vec::with_capacity(taken);
+                for arrival in (0..taken).map(|index| inbox.get(index)) {
+                    match arrival.truncated {
+                        true => self.region.workers().lost(self.id, Lost::TooLong, 1),
+                        false => messages.push(arrival.into()),
+                    }
+                }
+                self.pass_messages_back(key, &messages)
+            }
         };
         let Some(flow) = self.udp.flows.get_mut(key) else {
             return;
@@ -157,74 +171,102 @@ impl Worker<'_> {
         self.touch_flow(key, false);
     }
 
-    /// A datagram waits until the end of the turn: how many that are, and their bytes.
-    fn gather(&mut self, key: FlowKey, bytes: &[u8]) -> (u64, u64) {
-        if !self.udp.replies.has_room(bytes.len()) {
-            self.send_replies();
+    /// How many datagrams they were, and their bytes.
+    fn pass_messages_back(&mut self, key: FlowKey, messages: &[Message<'_>]) -> (u64, u64) {
+        if self.settings.debug >= 3 {
+            messages.iter().flat_map(Message::datagrams).for_each(|datagram| self.show(datagram));
         }
-        let Some(flow) = self.udp.flows.get(key) else {
-            return (0, 0);
-        };
-        self.show(bytes);
-        let origin = &flow.caller.origin;
-        let Replies { bytes: gathered, waiting } = &mut self.udp.replies;
-        let start = gathered.len();
-        gathered.extend_from_slice(bytes);
-        let (ear, to, from) = (origin.ear, origin.peer, origin.asked);
-        waiting.push(Reply { ear, to, from, start, end: gathered.len() });
-        (1, bytes.len() as u64)
+        let bytes = trains::bytes(messages);
+        let takes_trains = self.udp.flows.get(key).is_some_and(|flow| flow.trains_down);
+        let is_one = matches!(messages, [message] if message.is_alone());
+        match bytes <= JOINED && (takes_trains || is_one) {
+            true => self.gather(key, messages),
+            false => self.send_back(key, messages),
+        }
+        (trains::count(messages), bytes as u64)
     }
 
-    /// Several datagrams leave at once: how many that are, and their bytes.
-    fn pass_back_batch(&mut self, key: FlowKey, inbox: &Inbox, taken: usize) -> (u64, u64) {
-        let arrivals = (0..taken).map(|index| inbox.get(index));
-        let (cut, whole): (Vec<_>, Vec<_>) = arrivals.partition(|arrival| arrival.truncated);
-        let messages: Vec<Message<'_>> = whole.into_iter().map(Message::from).collect();
-        self.region.workers().lost(self.id, Lost::TooLong, cut.len() as u64);
-        messages.iter().flat_map(Message::datagrams).for_each(|datagram| self.show(datagram));
+    /// These wait until the end of the turn.
+    fn gather(&mut self, key: FlowKey, mut messages: &[Message<'_>]) {
+        while !messages.is_empty() {
+            let train = trains::first_train(messages);
+            let (own, others) = messages.split_at(train.messages);
+            messages = others;
+            if !self.udp.replies.has_room(trains::bytes(own)) {
+                self.send_replies();
+            }
+            let Some(flow) = self.udp.flows.get(key) else {
+                return;
+            };
+            let origin = &flow.caller.origin;
+            let Replies { bytes: gathered, waiting } = &mut self.udp.replies;
+            let start = gathered.len();
+            own.iter().for_each(|message| gathered.extend_from_slice(message.bytes));
+            let (ear, to, from) = (origin.ear, origin.peer, origin.asked);
+            let end = gathered.len();
+            waiting.push(Reply { flow: key, ear, to, from, start, end, segment: train.segment });
+        }
+    }
+
+    /// These leave at once. None of this flow wait: it is read once a turn.
+    fn send_back(&mut self, key: FlowKey, messages: &[Message<'_>]) {
         let Some(flow) = self.udp.flows.get_mut(key) else {
-            return (0, 0);
+            return;
         };
         let origin = flow.caller.origin;
         let Some(ear) = self.udp.ears.get(origin.ear) else {
-            return (0, 0);
+            return;
         };
         let way = Way { socket: ear.socket.as_fd(), to: Some(origin.peer), from: origin.asked, header: &[] };
         let workers = self.region.workers();
         let mut sent_on = 0;
-        trains::send(way, &messages, &mut flow.trains_down, |sent, result| match result {
-            Ok(()) => sent_on += trains::count(sent),
-            Err(error) => workers.lost(self.id, loss(&error), trains::count(sent)),
-        });
+        trains::send(
+            way,
+            messages,
+            &mut flow.trains_down,
+            &mut self.udp.joined,
+            |sent, result| match result {
+                Ok(()) => sent_on += trains::count(sent),
+                Err(error) => workers.lost(self.id, loss(&error), trains::count(sent)),
+            },
+        );
         workers.sent_on(self.id, 0, sent_on);
-        let bytes = messages.iter().map(|message| message.bytes.len() as u64).sum();
-        (trains::count(&messages), bytes)
     }
 
     /// Sends what has been gathered.
     pub(in crate::net) fn send_replies(&mut self) {
-        let replies = &mut self.udp.replies;
+        let Udp { replies, flows, ears, joined, .. } = &mut self.udp;
         if replies.waiting.is_empty() {
             return;
         }
-        let workers = self.region.workers();
-        let mut sent_on = 0;
-        let mut told = |result: io::Result<()>| match result {
-            Ok(()) => sent_on += 1,
-            Err(error) => workers.lost(self.id, loss(&error), 1),
-        };
         if replies.waiting.len() > 1 {
             // Mostly they are all for one. In their order for each.
             replies.waiting.sort_by_key(|reply| reply.ear);
         }
+        let workers = self.region.workers();
+        let mut sent_on = 0;
+        let mut told = |messages: &[Message<'_>], result: io::Result<()>| match result {
+            Ok(()) => sent_on += trains::count(messages),
+            Err(error) => workers.lost(self.id, loss(&error), trains::count(messages)),
+        };
         for group in replies.waiting.chunk_by(|one, other| one.ear == other.ear) {
-            let ear = group.first().and_then(|reply| self.udp.ears.get(reply.ear));
+            let ear = group.first().and_then(|reply| ears.get(reply.ear));
             let Some(ear) = ear else { continue };
+            let mut refused = Vec::new();
+            let told_of_group = |index: usize, result: io::Result<()>| {
+                let Some(reply) = group.get(index) else { return };
+                match result {
+                    Err(error) if reply.segment.is_some() && datagram::refuses_trains(&error) => {
+                        refused.push(reply);
+                    }
+                    result => told(&[replies.message(reply)], result),
+                }
+            };
             match group {
                 [reply] => {
                     let pieces = [replies.piece(reply)];
                     let departure = Replies::departure(reply, &pieces);
-                    datagram::send_all(ear.socket.as_fd(), &[departure], |_, result| told(result));
+                    datagram::send_all(ear.socket.as_fd(), &[departure], told_of_group);
                 }
                 group => {
                     let pieces: Vec<[io::IoSlice<'_>; 1]> =
@@ -234,8 +276,16 @@ impl Worker<'_> {
                         .zip(&pieces)
                         .map(|(reply, pieces)| Replies::departure(reply, pieces))
                         .collect();
-                    datagram::send_all(ear.socket.as_fd(), &departures, |_, result| told(result));
+                    datagram::send_all(ear.socket.as_fd(), &departures, told_of_group);
                 }
+            }
+            for reply in refused {
+                if let Some(flow) = flows.get_mut(reply.flow) {
+                    flow.trains_down = false;
+                }
+                let way =
+                    Way { socket: ear.socket.as_fd(), to: Some(reply.to), from: reply.from, header: &[] };
+                trains::send(way, &[replies.message(reply)], &mut false, joined, &mut told);
             }
         }
         workers.sent_on(self.id, 0, sent_on);

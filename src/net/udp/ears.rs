@@ -88,9 +88,11 @@ impl Worker<'_> {
     /// Clients' datagrams go to their flows; those of one together.
     fn take_batch(&mut self, ear: EarKey, inbox: &Inbox, taken: usize) {
         let mut groups = std::mem::take(&mut self.udp.groups);
+        let mut messages = [Message::NONE; BATCH];
         let mut last: Option<(Origin, FlowKey)> = None;
         for index in 0..taken.min(BATCH) {
             let arrival = inbox.get(index);
+            messages[index] = arrival.into();
             if arrival.truncated {
                 self.region.workers().lost(self.id, Lost::TooLong, 1);
                 continue;
@@ -109,7 +111,7 @@ impl Worker<'_> {
                 }
                 None => {
                     // What has come before goes first: the new flow may take the place of one of those.
-                    self.forward_groups(&mut groups, inbox);
+                    self.forward_groups(&mut groups, &messages);
                     match self.begin_flow(origin, None) {
                         Ok(key) => key,
                         Err(refusal) => {
@@ -123,21 +125,21 @@ impl Worker<'_> {
             last = Some((origin, key));
             groups.add(key, index as u8);
         }
-        self.forward_groups(&mut groups, inbox);
+        self.forward_groups(&mut groups, &messages);
         self.udp.groups = groups;
     }
 
-    fn forward_groups(&mut self, groups: &mut Groups<FlowKey>, inbox: &Inbox) {
+    fn forward_groups(&mut self, groups: &mut Groups<FlowKey>, batch: &[Message<'_>; BATCH]) {
         for group in 0..groups.len() {
             let Some((key, first)) = groups.get(group) else {
                 break;
             };
-            let message = |index: u8| Message::from(inbox.get(index.into()));
-            match groups.after(first) {
-                None => self.forward(key, &[message(first)]),
-                Some(_) => {
+            match groups.run(group).and_then(|run| batch.get(run)) {
+                Some(run) => self.forward(key, run),
+                None => {
                     let members = std::iter::successors(Some(first), |&index| groups.after(index));
-                    let messages: Vec<Message<'_>> = members.map(message).collect();
+                    let messages: Vec<Message<'_>> =
+                        members.filter_map(|index| batch.get(usize::from(index))).copied().collect();
                     self.forward(key, &messages);
                 }
             }

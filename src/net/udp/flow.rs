@@ -64,16 +64,21 @@ pub(super) struct Origin {
 impl Hash for Origin {
     /// All at once: piece by piece it would take longer than all else that is done for a datagram here.
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let mut bytes = [0; 8 + 3 * 19];
+        let mut bytes = [0; 8 + 3 * 24];
         let mut used = 8;
-        let mut put = |ip: IpAddr, port: u16| {
-            let place = &mut bytes[used..used + 19];
-            match ip {
-                IpAddr::V4(ip) => place[..4].copy_from_slice(&ip.octets()),
-                IpAddr::V6(ip) => place[..16].copy_from_slice(&ip.octets()),
+        let mut put = |ip: IpAddr, port: u16| match ip {
+            IpAddr::V4(ip) => {
+                let place = &mut bytes[used..used + 8];
+                place[..4].copy_from_slice(&ip.octets());
+                place[4..6].copy_from_slice(&port.to_ne_bytes());
+                used += 8;
             }
-            place[16..18].copy_from_slice(&port.to_ne_bytes());
-            used += 19;
+            IpAddr::V6(ip) => {
+                let place = &mut bytes[used..used + 24];
+                place[..16].copy_from_slice(&ip.octets());
+                place[16..18].copy_from_slice(&port.to_ne_bytes());
+                used += 24;
+            }
         };
         put(self.peer.ip(), self.peer.port());
         if let Some(asked) = self.asked {

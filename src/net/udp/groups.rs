@@ -1,5 +1,7 @@
 //! The messages of a batch, flow by flow.
 
+use std::ops::Range;
+
 use crate::sys::datagram::BATCH;
 
 /// Which messages of a batch belong together: each group's in the order in which they came.
@@ -15,6 +17,7 @@ struct Group<K> {
     key: K,
     first: u8,
     last: u8,
+    count: u8,
 }
 
 /// No message.
@@ -35,8 +38,9 @@ impl<K: Copy + Eq> Groups<K> {
         *next = NONE;
         // Whoever sends several mostly does so in a row. A search through 64 keys takes less time than a hash.
         match self.groups.iter_mut().rev().find(|group| group.key == key) {
-            None => self.groups.push(Group { key, first: message, last: message }),
+            None => self.groups.push(Group { key, first: message, last: message, count: 1 }),
             Some(group) => {
+                group.count += 1;
                 let last = std::mem::replace(&mut group.last, message);
                 if let Some(next) = self.next.get_mut(usize::from(last)) {
                     *next = message;
@@ -53,6 +57,13 @@ impl<K: Copy + Eq> Groups<K> {
     /// The key and the first message of a group.
     pub(super) fn get(&self, group: usize) -> Option<(K, u8)> {
         self.groups.get(group).map(|group| (group.key, group.first))
+    }
+
+    /// Where a group's messages are, if no others are among them.
+    pub(super) fn run(&self, group: usize) -> Option<Range<usize>> {
+        let group = self.groups.get(group)?;
+        let run = group.first.into()..usize::from(group.last) + 1;
+        (run.len() == usize::from(group.count)).then_some(run)
     }
 
     /// The message after this one in its group.
@@ -79,7 +90,15 @@ mod tests {
             groups.add(*key, message);
         }
         let members = |first| std::iter::successors(Some(first), |&message| groups.after(message)).collect();
-        (0..groups.len()).filter_map(|at| groups.get(at)).map(|(key, first)| (key, members(first))).collect()
+        let all = (0..groups.len()).filter_map(|at| Some((at, groups.get(at)?)));
+        let all = all.map(|(at, (key, first))| {
+            let members: Vec<u8> = members(first);
+            let in_a_row = members.windows(2).all(|pair| pair[0] + 1 == pair[1]);
+            let run = groups.run(at).map(|run| run.map(|message| message as u8).collect());
+            assert_eq!(run, in_a_row.then(|| members.clone()));
+            (key, members)
+        });
+        all.collect()
     }
 
     #[test]

@@ -14,6 +14,10 @@ use crate::sys::socket;
 /// Most bytes of a train: those of the largest datagram over IPv4.
 const LONGEST: usize = 65_507;
 
+/// Most bytes that are put together before they are sent, for one piece and one call instead of several. More are not
+/// copied for that.
+pub(super) const JOINED: usize = 16 * 1024;
+
 /// A datagram, or a train of them as it came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Message<'a> {
@@ -37,13 +41,16 @@ pub(super) struct Way<'a> {
 
 /// The messages that leave as one: so many of the first of some.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Train {
-    messages: usize,
+pub(super) struct Train {
+    pub(super) messages: usize,
     /// None: it is one datagram.
-    segment: Option<u16>,
+    pub(super) segment: Option<u16>,
 }
 
 impl<'a> Message<'a> {
+    /// None at all.
+    pub(super) const NONE: Self = Message { bytes: &[], segment: 0 };
+
     /// One datagram.
     pub(super) fn alone(bytes: &'a [u8]) -> Self {
         Message { bytes, segment: bytes.len() }
@@ -76,7 +83,7 @@ impl<'a> Message<'a> {
         self.bytes.get(start..).unwrap_or_default()
     }
 
-    fn is_alone(&self) -> bool {
+    pub(super) fn is_alone(&self) -> bool {
         self.segment == 0 || self.segment >= self.bytes.len()
     }
 }
@@ -92,8 +99,13 @@ pub(super) fn count(messages: &[Message<'_>]) -> u64 {
     messages.iter().map(|message| message.count() as u64).sum()
 }
 
+/// How many bytes.
+pub(super) fn bytes(messages: &[Message<'_>]) -> usize {
+    messages.iter().map(|message| message.bytes.len()).sum()
+}
+
 /// How many of the first of these messages can leave as one. `messages` is not empty.
-fn first_train(messages: &[Message<'_>]) -> Train {
+pub(super) fn first_train(messages: &[Message<'_>]) -> Train {
     let alone = Train { messages: 1, segment: None };
     let Some((first, others)) = messages.split_first() else {
         return alone;
@@ -117,11 +129,12 @@ fn first_train(messages: &[Message<'_>]) -> Train {
 }
 
 /// Sends messages and tells what became of them, of those together that have shared it. `trains`: the way takes them;
-/// false once it has turned out not to.
+/// false once it has turned out not to. `joined` is room that is used over and over.
 pub(super) fn send<'a>(
     way: Way<'_>,
     messages: &[Message<'a>],
     trains: &mut bool,
+    joined: &mut Vec<u8>,
     mut told: impl FnMut(&[Message<'a>], io::Result<()>),
 ) {
     if let [message] = messages
@@ -133,6 +146,19 @@ pub(super) fn send<'a>(
     }
     if !*trains || !way.header.is_empty() {
         return messages.iter().for_each(|message| send_apart(way, message, &mut told));
+    }
+    let first = first_train(messages);
+    if first.messages == messages.len() && bytes(messages) <= JOINED {
+        let pieces = [IoSlice::new(join(messages, joined))];
+        let departure = Departure { to: way.to, from: way.from, pieces: &pieces, segment: first.segment };
+        datagram::send_all(way.socket, &[departure], |_, result| match result {
+            Err(error) if first.segment.is_some() && datagram::refuses_trains(&error) => *trains = false,
+            result => told(messages, result),
+        });
+        if !*trains {
+            messages.iter().for_each(|message| send_apart(way, message, &mut told));
+        }
+        return;
     }
     let slices: Vec<IoSlice<'_>> = messages.iter().map(|message| IoSlice::new(message.bytes)).collect();
     let mut departures = Vec::with_capacity(messages.len());
@@ -162,6 +188,16 @@ pub(super) fn send<'a>(
         *trains = false;
         messages[start..end].iter().for_each(|message| send_apart(way, message, &mut told));
     }
+}
+
+/// Their bytes, together.
+fn join<'j>(messages: &[Message<'j>], joined: &'j mut Vec<u8>) -> &'j [u8] {
+    if let [message] = messages {
+        return message.bytes;
+    }
+    joined.clear();
+    messages.iter().for_each(|message| joined.extend_from_slice(message.bytes));
+    joined
 }
 
 /// Sends a message's datagrams one by one.

@@ -54,7 +54,8 @@ impl Worker<'_> {
             self.region.workers().lost(self.id, Lost::Unreachable, count(messages));
             return None;
         };
-        let Flow { caller, socket, reservation, header, trains_up, .. } = flow;
+        let Flow { caller, socket, reservation, header, trains_up, phase, .. } = flow;
+        let joined = &mut self.udp.joined;
         let mut observer = Observer {
             log: &mut self.log,
             messages: &self.messages,
@@ -64,21 +65,25 @@ impl Worker<'_> {
             server: &reservation.address,
         };
         let observed = !again && (observer.is_logging() || observer.dumping);
+        let keeps = !again && *phase == Phase::Connecting;
         let (mut datagrams, mut bytes) = (0, 0);
         let mut failure = None;
         let mut ends: Option<(&[u8], &[u8])> = None;
         let mut unsent = Vec::new();
         let mut told = |sent: &[Message<'a>], result: io::Result<()>| match result {
             Ok(()) => {
-                for message in sent {
-                    datagrams += message.count() as u64;
-                    bytes += message.bytes.len() as u64;
-                    ends = Some((ends.map_or(message.split_first().0, |(first, _)| first), message.last()));
-                    if observed {
-                        for datagram in message.datagrams() {
-                            observer.record(datagram);
-                            observer.show(datagram);
-                        }
+                datagrams += count(sent);
+                bytes += trains::bytes(sent) as u64;
+                if keeps
+                    && let [first, ..] = sent
+                    && let [.., last] = sent
+                {
+                    ends = Some((ends.map_or(first.split_first().0, |(first, _)| first), last.last()));
+                }
+                if observed {
+                    for datagram in sent.iter().flat_map(Message::datagrams) {
+                        observer.record(datagram);
+                        observer.show(datagram);
                     }
                 }
             }
@@ -90,7 +95,7 @@ impl Worker<'_> {
         };
         let way = Way { socket: socket.as_fd(), to: None, from: None, header: &[] };
         match header.as_deref().filter(|_| reservation.proxy == ProxySend::V2Every) {
-            Some(header) => trains::send(Way { header, ..way }, messages, trains_up, &mut told),
+            Some(header) => trains::send(Way { header, ..way }, messages, trains_up, joined, &mut told),
             None => {
                 let (mut next, mut others) = (None, messages);
                 // Only the first datagram has it, and is no train with those after it. One that cannot be sent is not it.
@@ -107,18 +112,24 @@ impl Worker<'_> {
                     next = remainder;
                     let way_of_first = Way { header: first_header, ..way };
                     let mut gone = false;
-                    trains::send(way_of_first, &[Message::alone(datagram)], trains_up, |sent, result| {
-                        gone |= result.is_ok();
-                        told(sent, result);
-                    });
+                    trains::send(
+                        way_of_first,
+                        &[Message::alone(datagram)],
+                        trains_up,
+                        joined,
+                        |sent, result| {
+                            gone |= result.is_ok();
+                            told(sent, result);
+                        },
+                    );
                     if gone {
                         *header = None;
                     }
                 }
                 if let Some(remainder) = next {
-                    trains::send(way, &[remainder], trains_up, &mut told);
+                    trains::send(way, &[remainder], trains_up, joined, &mut told);
                 }
-                trains::send(way, others, trains_up, &mut told);
+                trains::send(way, others, trains_up, joined, &mut told);
             }
         }
 
@@ -132,7 +143,7 @@ impl Worker<'_> {
         let tally = caller.tally;
         self.region.slots().progress(caller.conn, tally.bytes_up, tally.bytes_down, 0, 0);
         self.touch_flow(key, true);
-        if !again && let Some((first, last)) = ends {
+        if let Some((first, last)) = ends {
             self.keep(key, first, last);
         }
         failure.map(|error| (error, unsent))

@@ -228,6 +228,39 @@ fn a_message_that_is_received_alone_takes_nothing_from_the_batches_around_it() {
 }
 
 #[test]
+fn messages_without_names_take_nothing_from_the_batches_around_them() {
+    let (ear, at) = ear("127.0.0.1");
+    let up = connect(at, None).unwrap().socket;
+    gather_trains(up.as_fd()).unwrap();
+    let mut inbox = Inbox::new();
+    let bytes = vec![7; 350];
+    let pieces = [IoSlice::new(&bytes)];
+    let train = |to| Departure { to, from: None, pieces: &pieces, segment: Some(100) };
+    let trains = |inbox: &Inbox, count| {
+        (0..count).for_each(|index| {
+            let Arrival { bytes, segment, truncated, .. } = inbox.get(index);
+            assert_eq!((bytes.len(), segment, truncated), (350, 100, false));
+        });
+    };
+    for _ in 0..3 {
+        assert_eq!(kinds(&send(&up, &[train(None), train(None)])), [None; 2]);
+        assert!(has_come(&ear));
+        assert_eq!(inbox.receive(ear.as_fd(), BATCH).unwrap(), 2);
+        trains(&inbox, 2);
+        assert!((0..2).all(|index| inbox.get(index).from == address(&up)));
+
+        let back = train(Some(address(&up)));
+        assert_eq!(kinds(&send(&ear, &[back])), [None]);
+        assert!(has_come(&up));
+        assert_eq!(inbox.receive_nameless(up.as_fd(), BATCH).unwrap(), 1);
+        trains(&inbox, 1);
+        assert_eq!(inbox.get(0).from, NOBODY);
+        let nothing = inbox.receive_nameless(up.as_fd(), BATCH);
+        assert_eq!(nothing.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+}
+
+#[test]
 fn a_train_that_the_way_does_not_take_is_an_error_of_its_own() {
     let (ear, at) = ear("127.0.0.1");
     let up = connect(at, None).unwrap().socket;
