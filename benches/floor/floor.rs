@@ -1,4 +1,5 @@
-//! A balancer that balances nothing: for `benches/tcp.sh`, `http.sh`, `udp.sh` and `tls.sh`, what passing on costs at least.
+//! A balancer that balances nothing: for `benches/tcp.sh`, `http.sh`, `udp.sh` and `tls.sh`, what passing on costs at
+//! least.
 //!
 //! ```text
 //! floor tcp|http|udp ADDRESS SERVER
