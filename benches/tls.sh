@@ -2,7 +2,7 @@
 # What TLS costs: CPU time per connection and per GiB, and memory per idle connection, of pen beside HAProxy, nginx and
 # Debian's classic pen.
 #
-#   [PENS="pen ..."] [TOGETHER=yes] benches/tls.sh [rounds [seconds [row ...]]]
+#   [PENS="pen ..."] [FLOOR=floor] [TOGETHER=yes] benches/tls.sh [rounds [seconds [row ...]]]
 #
 # Needs nginx with its stream module, haproxy, openssl and Debian's package pen. Without PENS it builds the release
 # binary and compares that; with it, all the pens that are named (one with each library, say). Clients and servers
@@ -17,10 +17,16 @@
 #   own             clients offer all they have and the balancer chooses; in all other rows they offer X25519 and
 #                   AES-256-GCM, so that everybody computes the same (but the classic, which has only P-256)
 #
+# Beside the balancers there is `floor`, which terminates TLS with the library that it is built with, passes on and does
+# nothing else (floor/floor.rs): what pen costs beyond that is its own, the rest is the library's and the system's. It is
+# built with OpenSSL of the system. To compare a pen with AWS-LC, build both with that and name them:
+#   cargo build --release --features aws-lc --target-dir DIR --bin pen --example floor
+#   PENS=DIR/release/pen FLOOR=DIR/release/examples/floor benches/tls.sh
+#
 # One process of each balancer does all the work, and takes turns with the others round by round. Balancers, clients
 # and servers run on one CPU: what they cost each other by waking up on different ones varies far more than what is
 # measured. So only the cost per operation is worth comparing, not throughput. The table has medians over the rounds;
-# a ratio is the median of the ratios to HAProxy in the same round. Where perf(1) can count, instructions and cycles
+# a ratio is the median of the ratios to that balancer in the same round. Where perf(1) can count, instructions and cycles
 # come from runs of their own, because counting makes every context switch dearer. How busy others kept the machine
 # meanwhile is said at the end: where that is much, CPU times are worth little, and ratios are steadier with TOGETHER: all
 # balancers have their clients at the same time, and so the same share of what disturbs them.
@@ -30,7 +36,7 @@ if [ -z "${PEN_ON_ONE_CPU-}" ]; then
     (
         cd "$(dirname "$0")/.."
         [ -n "${PENS-}" ] || cargo build --release --locked --quiet
-        cargo build --release --locked --quiet --example tls_load
+        cargo build --release --locked --quiet --example tls_load --example floor
     )
     PEN_ON_ONE_CPU=yes exec taskset -c 0 bash "$0" "$@"
 fi
@@ -47,6 +53,7 @@ fi
 read -r -a pens <<<"${PENS:-$here/target/release/pen}"
 classic=${CLASSIC_PEN:-/usr/bin/pen}
 load=$here/target/release/examples/tls_load
+floor=${FLOOR:-$here/target/release/examples/floor}
 
 need haproxy haproxy
 need nginx nginx-light
@@ -55,6 +62,7 @@ need "$classic" pen
 modules=/usr/lib/nginx/modules
 [ -e $modules/ngx_stream_module.so ] || die "nginx's stream module is missing: apt-get install libnginx-mod-stream"
 for pen in "${pens[@]}"; do [ -x "$pen" ] || die "$pen is missing"; done
+[ -x "$floor" ] || die "$floor is missing"
 
 openssl req -x509 -nodes -newkey rsa:2048 -subj /CN=localhost -keyout "$dir/key" -out "$dir/crt" 2>/dev/null
 cat "$dir/crt" "$dir/key" > "$dir/rsa.pem"
@@ -114,6 +122,14 @@ CONF
         own=${groups/X25519:/}
         "$classic" -f -r -x 5000 -q 2000 -E "$certificate" "127.0.0.1:$port" "127.0.0.1:$web" 2>"$dir/$1.err" & started=$!
         ;;
+    floor)
+        started=
+        [ "$mode" != idle ] || return 0
+        # The suite that pen comes to, alone: AWS-LC prefers none by itself.
+        local suite=TLS_AES_256_GCM_SHA384
+        [ -n "$groups" ] || suite=TLS_AES_128_GCM_SHA256
+        "$floor" tls "127.0.0.1:$port" "127.0.0.1:$web" "$certificate" "$suite" 2>"$dir/$1.err" & started=$!
+        ;;
     pen*)
         goals=$(target "$row" "$(library "${pens[${1#pen}]}")")
         "${pens[${1#pen}]}" -f -r -x 5000 -q 2000 --workers 1 -E "$certificate" "127.0.0.1:$port" "127.0.0.1:$web" \
@@ -163,11 +179,12 @@ plan() {
     esac
 }
 
-names=(haproxy nginx classic) others=(haproxy) shown=() told=(version cipher group)
+names=(haproxy nginx classic floor) others=(haproxy floor) shown=() told=(version cipher group)
 for n in "${!pens[@]}"; do
     names+=("pen$n")
     echo "pen$n: ${pens[n]} ($(library "${pens[n]}"))"
 done
 echo "haproxy: $(haproxy -v | sed -n '1s/.*version \([^ ]*\).*/\1/p'); $(nginx -v 2>&1); classic: $classic"
-echo "cost: CPU us per connection, ms per GiB, bytes per idle connection; targets: for pen with its library"
+echo "floor: $floor ($(library "$floor"))"
+echo "cost: CPU us per connection, ms per GiB, bytes per idle connection; targets: for pen with its library, to HAProxy"
 compare

@@ -1,7 +1,9 @@
-//! A balancer that balances nothing: for `benches/tcp.sh`, `http.sh` and `udp.sh`, what passing on costs at least.
+//! A balancer that balances nothing: for `benches/tcp.sh`, `http.sh`, `udp.sh` and `tls.sh`, what passing on costs at
+//! least.
 //!
 //! ```text
 //! floor tcp|http|udp ADDRESS SERVER
+//! floor tls ADDRESS SERVER CERTIFICATE SUITES
 //! ```
 //!
 //! One process, one server, no client remembered, no limit, nothing counted, logged or timed, and no memory bounded: only
@@ -13,7 +15,10 @@
 //! - `udp`: a connected socket for each client; a batch from the clients at a time, and one to them. What a client has
 //!   sent in a row goes on as one, if all of it is of one length, and what comes back to whoever sent several is read, and
 //!   goes back, in the same way.
+//! - `tls`: clients speak TLS with this certificate and, with TLS 1.3, these suites; the server does not (`tls.rs`).
 #![allow(clippy::unwrap_used, missing_docs)]
+
+mod tls;
 
 use std::collections::HashMap;
 use std::env;
@@ -40,16 +45,17 @@ const LISTENER: u64 = u64::MAX;
 
 fn main() {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    let [mode, address, server] = arguments.as_slice() else {
+    let [mode, address, server, more @ ..] = arguments.as_slice() else {
         // cargo runs examples without any.
-        eprintln!("floor tcp|http|udp ADDRESS SERVER");
+        eprintln!("floor tcp|http|udp ADDRESS SERVER, or floor tls ADDRESS SERVER CERTIFICATE SUITES");
         std::process::exit(1);
     };
     let (address, server): (SocketAddrV4, SocketAddrV4) = (address.parse().unwrap(), server.parse().unwrap());
-    match mode.as_str() {
-        "udp" => datagrams(address, server),
-        "tcp" | "http" => Floor::new(address, server, mode == "http").run(),
-        _ => panic!("no such mode: {mode}"),
+    match (mode.as_str(), more) {
+        ("udp", []) => datagrams(address, server),
+        ("tcp" | "http", []) => Floor::new(address, server, mode == "http").run(),
+        ("tls", [certificate, suites]) => tls::run(address, server, certificate, suites),
+        _ => panic!("no such mode: {mode} {more:?}"),
     }
 }
 
