@@ -524,9 +524,15 @@ impl Head {
     }
 }
 
-/// Nearly every line is told by its first byte from those that say anything here.
+/// Nearly every line is told from those that say anything here by its first byte and one of its name.
 fn may_tell(line: &[u8]) -> bool {
-    matches!(line.first(), Some(b'\r' | b'\n' | b' ' | b'\t' | b'C' | b'c' | b'T' | b't'))
+    let has = |at, letter| line.get(at).is_some_and(|byte: &u8| byte.eq_ignore_ascii_case(&letter));
+    match line.first() {
+        Some(b'\r' | b'\n' | b' ' | b'\t') => true,
+        Some(b'C' | b'c') => has(b"content-".len(), b'l'),
+        Some(b'T' | b't') => has(b"transfer-".len(), b'e'),
+        _ => false,
+    }
 }
 
 /// Is this how a response begins, as far as it goes?

@@ -271,6 +271,30 @@ fn heads_are_bounded() {
 }
 
 #[test]
+fn what_is_nearly_named_like_a_length_or_a_coding_is_none() {
+    for field in [
+        "Content-Lengt: 5",
+        "Content-Language: de",
+        "Content-Lengths: 5",
+        "Transfer-Encodings: chunked",
+        "C",
+        "t",
+    ] {
+        let stream = format!("HTTP/1.1 200 OK\r\n{field}\r\nContent-Length: 2\r\n\r\nok");
+        assert!(after(&[Kind::Plain], stream).is_between(), "{field}");
+    }
+    for field in [
+        "CONTENT-LENGTH: 2",
+        "content-length \t: 2",
+        "cONTENT-lENGTH:2",
+        "tRANSFER-eNCODING: identity\r\nContent-Length: 2",
+    ] {
+        let stream = format!("HTTP/1.1 200 OK\r\n{field}\r\n\r\nok");
+        assert!(after(&[Kind::Plain], stream).is_between(), "{field}");
+    }
+}
+
+#[test]
 fn a_queue_of_requests_is_bounded() {
     let mut responses = Responses::default();
     (1..MOST_REQUESTS).for_each(|_| responses.expect(Kind::Plain));
