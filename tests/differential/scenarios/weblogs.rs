@@ -591,6 +591,8 @@ pub fn scenarios() -> Vec<Scenario> {
         }),
         scenario("case_148_signals_to_penlogd", |t| {
             let mut daemon = Daemon::start(t, &["-p", &t.scratch.file("pid")]);
+            // The socket is there before.
+            became_true(SOON, || !t.scratch.read("pid").is_empty());
             let pid = t.scratch.read("pid");
             t.note("pid file", if pid == daemon.child.id().to_string() { "its number" } else { &pid });
             let pen: [(usize, &[u8]); 2] =
