@@ -10,7 +10,7 @@
 //! the system calls that it takes, through the same thin wrappers as pen's. What a balancer costs beyond this is its own.
 //!
 //! - `tcp`: a half-closed connection stays open the other way, as with pen. Two full reads in a row, and bytes are
-//!   spliced through a pipe of 1 MiB until they trickle.
+//!   spliced through a pipe of 256 KiB until they trickle; while the pipe waits for room, nobody is woken for what comes.
 //! - `http`: the same with two headers put into everything that a client sends, which must be whole heads of requests.
 //! - `udp`: a connected socket for each client; a batch from the clients at a time, and one to them. What a client has
 //!   sent in a row goes on as one, if all of it is of one length, and what comes back to whoever sent several is read, and
@@ -37,7 +37,7 @@ const EVENTS: usize = 256;
 const ACCEPTS: usize = 16;
 /// Bytes of a read, and of a pipe; as pen's.
 const SCRATCH: usize = 64 * 1024;
-const PIPE: usize = 1024 * 1024;
+const PIPE: usize = 256 * 1024;
 /// Bytes in a pipe below which splicing is not worth while.
 const TRICKLE: usize = 8 * 1024;
 /// The listener's token. Others are twice the number of a connection, and one more for its server's side.
@@ -72,6 +72,7 @@ struct Way {
     /// Nothing comes any more; that has been passed on.
     ended: bool,
     closed: bool,
+    hushed: bool,
 }
 
 struct Connection {
@@ -152,10 +153,23 @@ impl Floor {
         if alive && readiness.readable() {
             alive = self.pass(number, side, readiness.ending());
         }
+        if alive {
+            self.hush(number, side);
+            self.hush(number, 1 - side);
+        }
         let over = |connection: &Connection| connection.ways.iter().all(|way| way.closed);
         if !alive || self.connections[number].as_ref().is_some_and(over) {
             self.connections[number] = None;
             self.freed.push(number);
+        }
+    }
+
+    fn hush(&mut self, number: usize, side: usize) {
+        let Connection { sockets, ways } = self.connections[number].as_mut().unwrap();
+        let hushed = ways[side].pipe.as_ref().is_some_and(|(_, content)| *content > 0);
+        if std::mem::replace(&mut ways[side].hushed, hushed) != hushed {
+            let token = number as u64 * 2 + side as u64;
+            self.poller.change_stream(sockets[side].as_fd(), token, !hushed).unwrap();
         }
     }
 
@@ -176,16 +190,6 @@ impl Floor {
         }
         while !way.ended {
             if let Some((pipe, content)) = &mut way.pipe {
-                let came = match pipe.fill(from, PIPE - *content) {
-                    Ok(0) if *content < PIPE => {
-                        way.ended = true;
-                        0
-                    }
-                    Ok(came) => came,
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
-                    Err(_) => return false,
-                };
-                *content += came;
                 while *content > 0 {
                     match pipe.drain(to, *content) {
                         Ok(sent) => *content -= sent,
@@ -193,12 +197,22 @@ impl Floor {
                         Err(_) => return false,
                     }
                 }
-                if came < TRICKLE || way.ended {
-                    self.pipes.extend(way.pipe.take().map(|(pipe, _)| pipe));
-                    way.full = 0;
-                    if came == 0 {
-                        break;
-                    }
+                *content = match pipe.fill(from, PIPE) {
+                    Ok(came) => came,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
+                    Err(_) => return false,
+                };
+                way.ended = *content == 0;
+                if *content >= TRICKLE {
+                    continue;
+                }
+                way.full = 0;
+                let (pipe, content) = way.pipe.take().unwrap();
+                // Whoever has room for what trickled in has room for this.
+                let drained = content == 0 || pipe.drain(to, content).is_ok_and(|sent| sent == content);
+                self.pipes.push(pipe);
+                if !drained {
+                    return false;
                 }
                 continue;
             }

@@ -10,14 +10,15 @@ pub const SCRATCH: usize = 64 * 1024;
 /// number of pages and some bytes further: some processors need 25 times as long to copy over such a distance.
 const GAP: usize = 1024;
 
-/// The size of a pipe, in bytes. The system's default limit for all pipes of an unprivileged user is 64 MiB.
-pub const PIPE: usize = 1024 * 1024;
+/// The size of a pipe, in bytes: larger ones save next to nothing. The system's default limit for all pipes of an
+/// unprivileged user is 64 MiB.
+pub const PIPE: usize = 256 * 1024;
 
 /// Buffers and pipes that are kept for the next connection that needs one.
 const KEPT: usize = 16;
 
 /// Most pipes that one worker has, idle ones included. Each takes two descriptors.
-pub const MOST_PIPES: usize = 32;
+pub const MOST_PIPES: usize = 128;
 
 /// One worker's scratch buffer and its pools.
 #[derive(Debug)]

@@ -410,6 +410,9 @@ impl Worker<'_> {
     }
 
     fn after_turn(&mut self, key: Key, up: Progress, down: Progress) {
+        if self.tune(key).is_err() {
+            return self.close(key, Ending::Reset, Ended::NoResources);
+        }
         if (up.active || down.active) && !self.connections.get(key).is_some_and(|it| it.heading) {
             self.relaying.touch(&mut self.connections, key, self.now);
         }
@@ -521,6 +524,9 @@ impl Worker<'_> {
         }
         self.lingering.join(&mut self.connections, key, self.now);
         self.describe(key);
+        if self.tune(key).is_err() {
+            return self.close(key, Ending::Reset, why);
+        }
         self.linger_on(key);
     }
 

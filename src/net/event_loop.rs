@@ -32,7 +32,7 @@ use crate::sys::tls::{Contexts, Material, Outbox, Scope, TicketKeys};
 
 use super::buffers::RelayBuffers;
 use super::channel::{Change, Errand, Listening, NewSettings, Order, Report, WorkerEnd};
-use super::connection::{Connection, Ending, Key, Side};
+use super::connection::{Connection, Ending, Key, Phase, Side};
 use super::deadlines::Queue;
 use super::listener::Acceptor;
 use super::udp::{EarKey, FlowKey, Udp};
@@ -559,7 +559,6 @@ impl<'a> Worker<'a> {
 
     /// Registers one of a connection's sockets.
     pub(super) fn watch(&self, key: Key, which: Side) -> io::Result<()> {
-        use super::connection::Phase;
         let Some(connection) = self.connections.get(key) else {
             return Ok(());
         };
@@ -591,6 +590,20 @@ impl<'a> Worker<'a> {
                 Side::Server,
             )
             | (Phase::Lingering { .. } | Phase::Between, _) => Ok(()),
+        }
+    }
+
+    /// What a connection's sockets have to be read is to be reported where it will be read.
+    pub(super) fn tune(&mut self, key: Key) -> io::Result<()> {
+        let name = key.data().as_ffi();
+        match self.connections.get_mut(key).map(|it| &mut it.phase) {
+            Some(Phase::Relaying { client, server, up, down, .. }) => {
+                let (up_stopped, down_stopped) = (up.is_stopped(server), down.is_stopped(client));
+                client.hush(&self.poller, name, up_stopped)?;
+                server.hush(&self.poller, name | token::SERVER, down_stopped)
+            }
+            Some(Phase::Lingering { client, .. }) => client.hush(&self.poller, name, false),
+            Some(_) | None => Ok(()),
         }
     }
 

@@ -15,7 +15,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::policy::http::Outgoing;
-use crate::sys::poller::Readiness;
+use crate::sys::poller::{Poller, Readiness};
 use crate::sys::socket::{self, Pipe};
 use crate::sys::tls::Secured;
 
@@ -133,6 +133,8 @@ pub struct Endpoint {
     corked: bool,
     /// The socket's direction ends as soon as nothing is held any more.
     ending: bool,
+    /// The poller does not say that there is something to read.
+    hushed: bool,
 }
 
 impl Endpoint {
@@ -155,6 +157,7 @@ impl Endpoint {
             sent: matches!(transport, Transport::Tls(_)),
             corked: false,
             ending: false,
+            hushed: false,
             transport,
         }
     }
@@ -171,6 +174,18 @@ impl Endpoint {
         {
             secured.readable(self.thorough);
         }
+    }
+
+    /// The poller, where it has the name `token`, is to say that there is something to read, or not.
+    ///
+    /// # Errors
+    /// The poller's; all is as before then.
+    pub fn hush(&mut self, poller: &Poller, token: u64, hushed: bool) -> io::Result<()> {
+        if self.hushed != hushed {
+            poller.change_stream(self.socket().as_fd(), token, !hushed)?;
+            self.hushed = hushed;
+        }
+        Ok(())
     }
 
     /// A write has found it broken, or there may be an end that was seen before: reading finds the last bytes, and
@@ -531,6 +546,12 @@ impl Direction {
         }
     }
 
+    /// What was read waits for room on the other side, and nothing more is read until there is some: each segment that
+    /// comes meanwhile would wake this process for nothing.
+    pub fn is_stopped(&self, to: &Endpoint) -> bool {
+        !matches!(self.backlog, Backlog::Nothing) || to.held() > 0
+    }
+
     /// The connection is over: what is held is lost, its memory is not.
     pub fn discard(&mut self, buffers: &mut RelayBuffers) {
         match std::mem::take(&mut self.backlog) {
@@ -876,7 +897,9 @@ mod tests {
             }
             let Rig { from, to, flow, buffers, seen, .. } = self;
             let mut shown = Shown { splice: self.splice, see: |chunk: &[u8]| *seen += chunk.len() };
-            flow.pump(from, to, buffers, &mut shown)
+            let progress = flow.pump(from, to, buffers, &mut shown)?;
+            from.hush(&self.poller, 1, flow.is_stopped(to)).unwrap();
+            Ok(progress)
         }
     }
 
@@ -923,6 +946,34 @@ mod tests {
             let mut events = Events::with_capacity(2);
             self.poller.wait(&mut events, Duration::from_millis(10)).unwrap();
             self.flow.pass_on(&mut self.from, &mut self.to, &mut self.buffers).unwrap()
+        }
+    }
+
+    #[test]
+    fn while_nothing_more_is_read_nobody_is_woken_for_what_comes() {
+        for splice in [false, true] {
+            let mut rig = Rig::new(splice, 1);
+            let chunk = [7; 32 * 1024];
+            while !rig.flow.is_stopped(&rig.to) {
+                let _ = rig.writer.write(&chunk);
+                rig.turn().unwrap();
+            }
+            let mut events = Events::with_capacity(8);
+            rig.poller.wait(&mut events, Duration::ZERO).unwrap();
+            assert!(rig.writer.write(&chunk).unwrap() > 0, "no room for what nobody is to be told of");
+            rig.poller.wait(&mut events, Duration::from_millis(50)).unwrap();
+            assert!(events.is_empty(), "{:?}", events.get(0));
+            // The end is told all the same, and all of it comes when there is room.
+            rig.writer.shutdown(Shutdown::Write).unwrap();
+            rig.poller.wait(&mut events, Duration::from_secs(10)).unwrap();
+            assert!(events.get(0).1.ending());
+            let mut room = vec![0; 1 << 20];
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while rig.flow.state() != DirectionState::Ended {
+                assert!(Instant::now() < deadline, "{} bytes are held", rig.flow.backlog());
+                let _ = rig.reader.read(&mut room);
+                rig.turn().unwrap();
+            }
         }
     }
 

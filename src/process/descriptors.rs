@@ -4,6 +4,7 @@ use std::io;
 
 use crate::model::ids::MAX_WORKERS;
 use crate::model::settings::{Launch, Settings};
+use crate::net::buffers::MOST_PIPES;
 use crate::net::control::MOST_SESSIONS;
 use crate::net::event_loop::SPARE;
 use crate::sys::privileges;
@@ -12,7 +13,7 @@ use crate::sys::privileges;
 const WORKERS_OWN: u64 = 5;
 
 /// What pipes for large flows may take beside all connections. They do without if it is not granted.
-const FOR_PIPES: u64 = 2 * 64;
+const FOR_PIPES: u64 = 2 * MOST_PIPES as u64;
 
 /// What the master has: a line to each worker, the sessions of the control port, and a few of its own.
 const FOR_THE_MASTER: u64 = MAX_WORKERS as u64 + MOST_SESSIONS as u64 + 32;

@@ -86,6 +86,11 @@ impl Events {
     }
 }
 
+fn stream_flags(reading: bool) -> EpollFlags {
+    let flags = EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
+    if reading { flags | EpollFlags::EPOLLIN | EpollFlags::EPOLLPRI } else { flags }
+}
+
 /// A set of descriptors that are waited for together. A closed descriptor leaves it by itself.
 #[derive(Debug)]
 pub struct Poller(Epoll);
@@ -104,12 +109,16 @@ impl Poller {
     /// # Errors
     /// epoll_ctl(2)'s.
     pub fn add_stream(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
-        let flags = EpollFlags::EPOLLIN
-            | EpollFlags::EPOLLPRI
-            | EpollFlags::EPOLLOUT
-            | EpollFlags::EPOLLRDHUP
-            | EpollFlags::EPOLLET;
-        Ok(self.0.add(fd, EpollEvent::new(flags, token))?)
+        Ok(self.0.add(fd, EpollEvent::new(stream_flags(true), token))?)
+    }
+
+    /// The same of a stream that was added: from now on with or without what there is to read. Its end, errors and room
+    /// are reported in any case, and what it is ready for now is.
+    ///
+    /// # Errors
+    /// epoll_ctl(2)'s; nothing has changed then.
+    pub fn change_stream(&self, fd: BorrowedFd<'_>, token: u64, reading: bool) -> io::Result<()> {
+        Ok(self.0.modify(fd, &mut EpollEvent::new(stream_flags(reading), token))?)
     }
 
     /// A listening socket that several processes wait for: as few of them as possible are woken for a client.
@@ -157,5 +166,37 @@ impl Poller {
             Err(error) => return Err(error.into()),
         };
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::Shutdown;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    fn news(poller: &Poller) -> Option<Readiness> {
+        let mut events = Events::with_capacity(2);
+        poller.wait(&mut events, Duration::ZERO).unwrap();
+        (!events.is_empty()).then(|| events.get(0).1)
+    }
+
+    #[test]
+    fn a_stream_may_be_watched_without_what_there_is_to_read() {
+        let (stream, mut peer) = UnixStream::pair().unwrap();
+        let poller = Poller::new().unwrap();
+        poller.add_stream(stream.as_fd(), 7).unwrap();
+        assert!(news(&poller).is_some_and(Readiness::writable));
+        poller.change_stream(stream.as_fd(), 7, false).unwrap();
+        news(&poller);
+        peer.write_all(b"!").unwrap();
+        assert!(!news(&poller).is_some_and(Readiness::readable));
+        poller.change_stream(stream.as_fd(), 7, true).unwrap();
+        assert!(news(&poller).is_some_and(Readiness::only_readable), "what came meanwhile");
+        poller.change_stream(stream.as_fd(), 7, false).unwrap();
+        peer.shutdown(Shutdown::Write).unwrap();
+        assert!(news(&poller).is_some_and(Readiness::ending), "its end is told all the same");
     }
 }

@@ -338,6 +338,51 @@ fn a_stalled_reader_costs_neither_memory_nor_time() {
     }
 }
 
+/// A client that is held back because its server does not read is heard again when that server is gone: what it still
+/// sends is taken, so that it can read the server's last words.
+#[test]
+fn a_client_that_was_held_back_is_heard_when_its_server_has_gone() {
+    const COUNT: usize = 50 * MEGABYTE;
+    let (go, gone) = channel::<()>();
+    let gone = Mutex::new(gone);
+    let server = Backend::serving("S", move |visit| {
+        gone.lock().unwrap().recv().unwrap();
+        (&visit.stream).write_all(b"enough").unwrap();
+        visit.stream.shutdown(Shutdown::Write).unwrap();
+        gone.lock().unwrap().recv().unwrap();
+        // There is much that it has not read: a reset.
+    });
+    let pen = Pen::with(&[]).servers([&server]).workers(1).start();
+    let client = pen.connect();
+    client.set_write_timeout(Some(SOON * 4)).unwrap();
+    let sent = std::sync::atomic::AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..COUNT / MEGABYTE {
+                for block in noise()[..MEGABYTE].chunks(50_000) {
+                    (&client).write_all(block).unwrap();
+                    sent.fetch_add(block.len() as u64, Ordering::Relaxed);
+                }
+            }
+            client.shutdown(Shutdown::Write).unwrap();
+        });
+        let (mut last, mut since) = (0, Instant::now());
+        wait_until("the client is held back", || {
+            let now = sent.load(Ordering::Relaxed);
+            if now != last {
+                (last, since) = (now, Instant::now());
+            }
+            last > 0 && since.elapsed() > Duration::from_millis(700)
+        });
+        assert!(last < COUNT as u64, "everything was sent to a server that does not read");
+        go.send(()).unwrap();
+        let (answer, ending) = read_all(&client);
+        assert_eq!((&answer[..], ending), (&b"enough"[..], Ending::EndOfStream));
+        go.send(()).unwrap();
+    });
+    assert_eq!(sent.load(Ordering::Relaxed), COUNT as u64);
+}
+
 /// pen(1), tcp_fastclose: whose end of stream ends the whole connection.
 #[test]
 fn fastclose_decides_whose_end_is_the_end() {
