@@ -8,7 +8,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::datagram::{self, Datagram, Malformed, Mark, Record, without_line_end};
+use super::datagram::{self, Datagram, Malformed, Mark, PIECE, Record, UNKNOWN, without_line_end};
 use super::gaps::Gaps;
 pub use super::gaps::Loss;
 use super::output;
@@ -74,11 +74,6 @@ impl Counts {
     pub fn malformed(&self, kind: Malformed) -> u64 {
         self.malformed[kind as usize]
     }
-
-    /// Datagrams that were dropped, whatever was wrong with them.
-    pub fn all_malformed(&self) -> u64 {
-        self.malformed.iter().sum()
-    }
 }
 
 /// Puts the lines of several web servers, and what pen knows of their clients, into one log.
@@ -111,17 +106,18 @@ impl Consolidator {
         }
     }
 
-    /// One datagram that came from `from`. What can be written now is appended to `out`: whole lines.
+    /// One datagram that came from `from`. What waits for nothing any more is appended to `out`: whole lines. Nothing is
+    /// given up here, however late it is: what it waits for may be in the next datagram.
     pub fn take(&mut self, from: SocketAddr, datagram: &[u8], now: Moment, out: &mut Vec<u8>) {
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
-        // Else lines would leave in another order if the caller's clock ticks late.
-        self.tick(now, out);
         self.take_one(from, datagram, now, out);
-        self.write_due(now, out);
+        while self.waiting.is_ready() {
+            self.write_oldest(out);
+        }
         self.count_losses();
     }
 
-    /// Lines whose time is up, and those that they held.
+    /// Lines whose time is up, and those that they held. Call it when what has come by then has been taken.
     pub fn tick(&mut self, now: Moment, out: &mut Vec<u8>) {
         if self.deadline().is_some_and(|deadline| deadline <= now) {
             self.give_up_pieces(now, out);
@@ -144,9 +140,7 @@ impl Consolidator {
             assembled.broken = false;
             self.assembled(assembled, Moment::default(), out);
         }
-        while let Some(without) = self.waiting.write_oldest(out) {
-            self.counts.wrote(without);
-        }
+        while self.write_oldest(out).is_some() {}
         self.gaps.settle_all();
         self.count_losses();
     }
@@ -168,7 +162,7 @@ impl Consolidator {
             return;
         }
         // Whatever it looks like: penlog sends what a web server logs, which can begin as a record does.
-        self.gaps.line(from);
+        let marked = self.gaps.line(from);
         match self.pieces.take(from, datagram) {
             Fit::None => {}
             Fit::Broken => self.counts.broken += 1,
@@ -178,6 +172,17 @@ impl Consolidator {
                 return;
             }
             Fit::Piece => return self.give_up_pieces(now, out),
+            Fit::Remains => return,
+        }
+        // All that such a penlog sends are lines, and it announces those that come in pieces: where a piece begins, what
+        // it looks like is up to a client.
+        if marked && datagram.len() == PIECE && !datagram.ends_with(b"\n") {
+            self.counts.broken += 1;
+            self.pieces.begin_remains(from, now);
+            return self.give_up_pieces(now, out);
+        }
+        if marked && !matches!(read, Ok(Datagram::Line(_))) {
+            return self.counts.reject(Malformed::Line);
         }
         match read {
             Ok(Datagram::Record(record)) => self.record(from, record, now),
@@ -215,8 +220,8 @@ impl Consolidator {
             self.assembled(unfinished, now, out);
         }
         self.gaps.mark(from, mark, now);
-        if mark.length.is_some() {
-            self.pieces.begin(from, b"", mark.length, now);
+        if let Some(length) = mark.length {
+            self.pieces.begin(from, b"", Some(length).filter(|&length| length != UNKNOWN), now);
             self.give_up_pieces(now, out);
         }
     }
@@ -248,14 +253,14 @@ impl Consolidator {
             return;
         };
         self.key.set_quoted(server, quoted, true);
-        let mut visit = self.visits.newest(&self.key);
+        let mut visit = self.visits.newest(self.key.bytes());
         let mut asked = &[&self.key][..];
         let either;
         if request::has_escapes(quoted) {
             self.plain_key.set_quoted(server, quoted, false);
             either = [&self.key, &self.plain_key];
             asked = &either;
-            visit = visit.or_else(|| self.visits.newest(&self.plain_key));
+            visit = visit.or_else(|| self.visits.newest(self.plain_key.bytes()));
         }
         let client = visit.map(|visit| self.visits.client(visit));
         match client {
@@ -280,11 +285,20 @@ impl Consolidator {
         (self.counts.lost_entries, self.counts.lost_lines) = self.gaps.lost();
     }
 
-    /// Writes lines that wait for nothing any more.
+    /// Writes lines that wait for nothing any more, or not longer than until `now`.
     fn write_due(&mut self, now: Moment, out: &mut Vec<u8>) {
-        while let Some(without) = self.waiting.write_due(now, out) {
-            self.counts.wrote(without);
+        while self.waiting.is_ready() || self.waiting.deadline().is_some_and(|deadline| deadline <= now) {
+            self.write_oldest(out);
         }
+    }
+
+    /// Writes the oldest line. Was it without a client?
+    fn write_oldest(&mut self, out: &mut Vec<u8>) -> Option<bool> {
+        let visits = &mut self.visits;
+        let newest = |asked: &[u8]| visits.newest(asked).map(|visit| visits.client(visit).into());
+        let without = self.waiting.write_oldest(newest, out)?;
+        self.counts.wrote(without);
+        Some(without)
     }
 
     /// Writes the oldest lines as they are while there are too many.
@@ -294,10 +308,9 @@ impl Consolidator {
             if lines <= self.limits.lines && bytes <= self.limits.bytes {
                 return;
             }
-            let Some(without) = self.waiting.write_oldest(out) else {
+            let Some(without) = self.write_oldest(out) else {
                 return;
             };
-            self.counts.wrote(without);
             self.counts.hurried += u64::from(without);
         }
     }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `+ CLIENT SERVER TEXT\n#STREAM SEQ\n` | pen: a client's request. The second line is missing in what pen 0.34.1 sends |
 //! | `#penlog STREAM SENT\n` | penlog: a mark, so many datagrams were sent before it |
-//! | `#penlog STREAM SENT LENGTH\n` | penlog: the next line comes in pieces, so many bytes in all |
+//! | `#penlog STREAM SENT LENGTH\n` | penlog: the next line comes in pieces, so many bytes in all; 0: nobody knows yet |
 //! | `<PRI>Mon DD HH:MM:SS HOST TAG: LINE` | nginx: a line, by syslog |
 //! | anything else | penlog: a line, or a piece of one |
 //!
@@ -23,6 +23,9 @@ pub const PIECE: usize = 1023;
 
 /// The longest line that penlog announces, and that is put together from pieces, in bytes.
 pub const LINE_MAX: usize = 65_536;
+
+/// What is announced as the length of a longer line, which is sent as it comes.
+pub const UNKNOWN: usize = 0;
 
 /// No mark is longer, in bytes; the pieces of a line, which can hold what its client wants, are.
 const MARK_MAX: usize = 64;
@@ -76,7 +79,7 @@ pub struct Mark {
     pub stream: Stream,
     /// How many datagrams it had sent before, marks not counted.
     pub sent: u64,
-    /// The next line has so many bytes, its newline included, and comes in pieces.
+    /// The next line has so many bytes, its newline included, or [`UNKNOWN`], and comes in pieces.
     pub length: Option<usize>,
 }
 
@@ -195,7 +198,9 @@ fn mark(bytes: &[u8]) -> Option<Mark> {
     let length = match words.next() {
         None => None,
         Some(text) => Some(
-            usize::try_from(decimal(text)?).ok().filter(|length| (PIECE + 1..=LINE_MAX).contains(length))?,
+            usize::try_from(decimal(text)?)
+                .ok()
+                .filter(|length| (PIECE..=LINE_MAX).contains(length) || *length == UNKNOWN)?,
         ),
     };
     words.next().is_none().then_some(Mark { stream, sent, length })
@@ -340,7 +345,7 @@ mod tests {
         assert_eq!(mark("#penlog 00000001 1000\n"), Some((1, 1000, None)));
         assert_eq!(mark("#penlog 00000001 0 1024"), Some((1, 0, Some(1024))));
         for bogus in
-            ["", "1 1", "00000001", "00000001 x", "00000001 1 1023", "00000001 1 65537", "00000001 1 2000 3"]
+            ["", "1 1", "00000001", "00000001 x", "00000001 1 1022", "00000001 1 65537", "00000001 1 2000 3"]
         {
             assert_eq!(mark(&format!("#penlog {bogus}\n")), None, "{bogus}");
         }

@@ -106,11 +106,13 @@ impl Gaps {
         new
     }
 
-    /// A datagram has come that is no mark: one of penlog, if there is one at that port.
-    pub(super) fn line(&mut self, from: SocketAddr) {
-        if let Some(marks) = self.penlogs.get(from) {
-            marks.received = marks.received.saturating_add(1);
-        }
+    /// A datagram has come that is no mark. Is it of a penlog that marks what it sends?
+    pub(super) fn line(&mut self, from: SocketAddr) -> bool {
+        let Some(marks) = self.penlogs.get(from) else {
+            return false;
+        };
+        marks.received = marks.received.saturating_add(1);
+        true
     }
 
     /// penlog says how many datagrams it has sent.
@@ -186,8 +188,9 @@ impl Gaps {
 }
 
 impl Numbers {
+    /// Those before the first are not missed. They are new, though, if they come after it.
     fn beginning_with(seq: u64) -> Self {
-        Numbers { next: seq.saturating_add(1), seen: u64::MAX, lost: 0 }
+        Numbers { next: seq.saturating_add(1), seen: 1, lost: !1 }
     }
 
     /// Is it new, and how many are lost for certain now?
@@ -331,6 +334,14 @@ mod tests {
     fn what_comes_twice_is_told() {
         let mut gaps = Gaps::new(PATIENCE);
         assert_eq!(records(&mut gaps, [3, 4, 4, 6, 5, 5]), [true, true, false, true, true, false]);
+    }
+
+    #[test]
+    fn the_first_of_a_stream_may_have_changed_places() {
+        let mut gaps = Gaps::new(PATIENCE);
+        assert_eq!(records(&mut gaps, [2, 0, 3, 1, 0, 2]), [true, true, true, true, false, false]);
+        gaps.settle_all();
+        assert_eq!(gaps.lost(), (0, 0));
     }
 
     #[test]

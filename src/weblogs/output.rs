@@ -21,7 +21,8 @@ pub(super) fn write(out: &mut Vec<u8>, client: Option<&[u8]>, line: &[u8]) {
 }
 
 /// Appends `text` to `out`, control characters but the tab as `\xhh`: those of ASCII, and those from 0x80 to 0x9f, alone
-/// (a terminal of eight bits) or in UTF-8 (all others; and there are readers who end a line at U+0085).
+/// (a terminal of eight bits) or in UTF-8 (all others; and there are readers who end a line at U+0085, and at the
+/// separators U+2028 and U+2029, which are escaped as well).
 pub fn append(out: &mut Vec<u8>, text: &[u8]) {
     // Hardly a line has such a byte.
     if has_controls(text) {
@@ -87,7 +88,7 @@ fn escape_byte(out: &mut Vec<u8>, byte: u8) {
 }
 
 fn is_control(character: char) -> bool {
-    character.is_control() && character != '\t'
+    character.is_control() && character != '\t' || matches!(character, '\u{2028}' | '\u{2029}')
 }
 
 /// Is it a control character, or can it be a part of one?
@@ -147,14 +148,14 @@ mod tests {
             let wild = byte.is_ascii_control() && byte != b'\t' || (0x80..=0x9f).contains(&byte);
             assert_eq!(out == format!("a\\x{byte:02x}b\n"), wild, "{byte:02x}: {out}");
         }
-        let text = "å€😀\u{2026}\u{85}\u{9b}2J\u{7f}é\u{80}\u{9f}\u{a0}";
-        let expected = "å€😀\u{2026}\\xc2\\x85\\xc2\\x9b2J\\x7fé\\xc2\\x80\\xc2\\x9f\u{a0}\n";
+        let text = "å€😀\u{2026}\u{85}\u{9b}2J\u{7f}é\u{80}\u{9f}\u{a0}\u{2028}\u{2029}";
+        let expected = "å€😀\u{2026}\\xc2\\x85\\xc2\\x9b2J\\x7fé\\xc2\\x80\\xc2\\x9f\u{a0}\\xe2\\x80\\xa8\\xe2\\x80\\xa9\n";
         assert_eq!(written(None, text.as_bytes()), expected);
     }
 
     proptest::proptest! {
         #[test]
-        fn what_has_no_control_characters_is_written_as_it_is(text in r"[\P{Cc}\t]{0,20}") {
+        fn what_has_no_control_characters_is_written_as_it_is(text in r"[[\P{Cc}\t]--[\x{2028}\x{2029}]]{0,20}") {
             assert_eq!(written(None, text.as_bytes()), text + "\n");
         }
 

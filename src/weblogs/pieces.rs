@@ -2,7 +2,11 @@
 //!
 //! A datagram of a piece's size without a newline begins a line that the next datagrams of the same sender (address and
 //! port) go on with. If penlog has announced the line's length, a piece that does not fit means that one was lost, and the
-//! line is given up: half a line with another's end would be a lie.
+//! line is given up: half a line with another's end would be a lie. It is told where the lengths do, so not if the end of
+//! one line is lost with all of the next one but an end of the same length.
+//!
+//! What is left of a line that was given up is no line and no record of pen: where a piece begins is up to the client who
+//! asked for the line. Such *remains* are dropped as they come.
 //!
 //! A line has 64 KiB, all of them together have a mebibyte, and each has a limited time.
 
@@ -37,6 +41,8 @@ struct Unfinished {
     /// How many bytes are still to come, if that was announced.
     missing: Option<usize>,
     cut: bool,
+    /// It was given up: what still comes of it is dropped.
+    remains: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +65,8 @@ pub(super) enum Fit {
     Broken,
     /// The datagram is the end of a line of which a piece was lost: both are dropped.
     BrokenEnd,
+    /// The datagram is of a line that was given up: it is dropped.
+    Remains,
 }
 
 /// A line that was put together, or what there was of it.
@@ -85,19 +93,32 @@ impl Pieces {
         let Some(line) = self.lines.get_mut(&from) else {
             return Fit::None;
         };
+        let ends = datagram.ends_with(b"\n");
         let last = match &mut line.missing {
             Some(missing) => {
-                if datagram.len() != PIECE.min(*missing) {
+                let fits = datagram.len() == PIECE.min(*missing) && (datagram.len() == *missing || !ends);
+                if !fits {
                     // Whatever else was lost: this is as long as the end would be, and ends as a line does.
-                    let end = (*missing % PIECE == datagram.len()) && datagram.ends_with(b"\n");
+                    let end = ends && [*missing % PIECE, PIECE].contains(&datagram.len());
+                    let remains = line.remains;
                     self.remove(from);
-                    return if end { Fit::BrokenEnd } else { Fit::Broken };
+                    return match remains {
+                        true => Fit::None,
+                        false if end => Fit::BrokenEnd,
+                        false => Fit::Broken,
+                    };
                 }
                 *missing -= datagram.len();
                 *missing == 0
             }
-            None => datagram.len() != PIECE || datagram.ends_with(b"\n"),
+            None => datagram.len() != PIECE || ends,
         };
+        if line.remains {
+            if last {
+                self.remove(from);
+            }
+            return Fit::Remains;
+        }
         let taken = datagram.len().min(LINE_MAX.saturating_sub(line.bytes.len()));
         line.bytes.extend_from_slice(&datagram[..taken]);
         line.cut |= taken < datagram.len();
@@ -105,16 +126,25 @@ impl Pieces {
         if !last {
             return Fit::Piece;
         }
-        self.remove(from).map_or(Fit::Piece, Fit::End)
+        self.remove(from).and_then(|line| line.assembled(from)).map_or(Fit::Piece, Fit::End)
     }
 
     /// A line begins: `first` is its first piece, or its length has been announced.
     pub(super) fn begin(&mut self, from: SocketAddr, first: &[u8], length: Option<usize>, now: Moment) {
+        self.put(from, Unfinished { bytes: first.to_vec(), ..Unfinished::empty(length) }, now);
+    }
+
+    /// A line has begun, and nobody knows how: what still comes of it is dropped, up to its end.
+    pub(super) fn begin_remains(&mut self, from: SocketAddr, now: Moment) {
+        self.put(from, Unfinished { remains: true, ..Unfinished::empty(None) }, now);
+    }
+
+    fn put(&mut self, from: SocketAddr, mut line: Unfinished, now: Moment) {
         self.remove(from);
         let number = self.next;
         self.next += 1;
-        let line = Unfinished { number, bytes: first.to_vec(), missing: length, cut: false };
-        self.bytes += first.len();
+        line.number = number;
+        self.bytes += line.bytes.len();
         self.lines.insert(from, line);
         self.begun.push_back(Begun { number, from, given_up: now.plus_micros(self.limit) });
         if self.begun.len() > 2 * MOST_LINES {
@@ -125,20 +155,35 @@ impl Pieces {
 
     /// Nothing more comes of what this sender has begun.
     pub(super) fn interrupt(&mut self, from: SocketAddr) -> Option<Assembled> {
-        self.remove(from)
+        self.remove(from).and_then(|line| line.assembled(from))
     }
 
     /// The next line that must be given up: its time is up, or there is no room.
     pub(super) fn give_up(&mut self, now: Moment) -> Option<Assembled> {
-        let crowded = self.bytes > MOST_BYTES || self.lines.len() > MOST_LINES;
-        let oldest = self.oldest().filter(|oldest| crowded || oldest.given_up <= now)?;
-        self.remove(oldest.from)
+        loop {
+            let crowded = self.bytes > MOST_BYTES || self.lines.len() > MOST_LINES;
+            let Begun { from, .. } = self.oldest().filter(|oldest| crowded || oldest.given_up <= now)?;
+            let line = self.remove(from)?;
+            let remains = Unfinished { remains: true, ..Unfinished::empty(line.missing) };
+            let given_up = line.assembled(from);
+            if !crowded && given_up.as_ref().is_some_and(|line| line.broken) {
+                self.put(from, remains, now);
+            }
+            if given_up.is_some() {
+                return given_up;
+            }
+        }
     }
 
     /// The oldest of all.
     pub(super) fn give_up_oldest(&mut self) -> Option<Assembled> {
-        let oldest = self.oldest()?;
-        self.remove(oldest.from)
+        loop {
+            let Begun { from, .. } = self.oldest()?;
+            let given_up = self.remove(from)?.assembled(from);
+            if given_up.is_some() {
+                return given_up;
+            }
+        }
     }
 
     /// When the oldest line must be given up; sooner, if lines have been finished since.
@@ -156,11 +201,23 @@ impl Pieces {
         }
     }
 
-    fn remove(&mut self, from: SocketAddr) -> Option<Assembled> {
+    fn remove(&mut self, from: SocketAddr) -> Option<Unfinished> {
         let line = self.lines.remove(&from)?;
         self.bytes -= line.bytes.len();
-        let broken = line.missing.is_some_and(|missing| missing > 0);
-        Some(Assembled { from, bytes: line.bytes, cut: line.cut, broken })
+        Some(line)
+    }
+}
+
+impl Unfinished {
+    /// Of so many bytes, if that is known. Its number is given to it later.
+    fn empty(length: Option<usize>) -> Self {
+        Unfinished { number: 0, bytes: Vec::new(), missing: length, cut: false, remains: false }
+    }
+
+    /// What there is of it; None: it was given up before.
+    fn assembled(self, from: SocketAddr) -> Option<Assembled> {
+        let broken = self.missing.is_some_and(|missing| missing > 0);
+        (!self.remains).then_some(Assembled { from, bytes: self.bytes, cut: self.cut, broken })
     }
 }
 
@@ -250,7 +307,48 @@ mod tests {
         assert!(!pieces.give_up(Moment(15)).unwrap().broken);
         assert_eq!(pieces.give_up(Moment(15)), None);
         assert!(pieces.give_up(Moment(16)).unwrap().broken);
+        assert_eq!(pieces.give_up(Moment(26)), None);
         assert_eq!(pieces.deadline(), None);
+    }
+
+    #[test]
+    fn what_is_left_of_a_line_that_was_given_up_is_dropped() {
+        let mut pieces = Pieces::new(10);
+        let (long, even) = (line(2500), line(2 * PIECE));
+        let (first, end) = (&long[..PIECE], &long[2 * PIECE..]);
+        // Its time is up: so many bytes are left.
+        pieces.begin(sender(1), b"", Some(long.len()), NOW);
+        assert_eq!(take(&mut pieces, sender(1), first), Fit::Piece);
+        assert!(pieces.give_up(Moment(15)).unwrap().broken);
+        assert_eq!(take(&mut pieces, sender(1), first), Fit::Remains);
+        assert_eq!(take(&mut pieces, sender(1), end), Fit::Remains);
+        assert_eq!(take(&mut pieces, sender(1), b"next\n"), Fit::None);
+        // What does not fit is something else.
+        pieces.begin(sender(1), b"", Some(long.len()), NOW);
+        assert!(pieces.give_up(Moment(15)).is_some());
+        assert_eq!(take(&mut pieces, sender(1), b"next\n"), Fit::None);
+        assert_eq!((pieces.give_up(Moment(100)), pieces.deadline()), (None, None));
+        // Nobody knows how long it is.
+        for (last, end) in [(end, "short"), (&even[PIECE..], "long")] {
+            pieces.begin_remains(sender(1), NOW);
+            assert_eq!(take(&mut pieces, sender(1), first), Fit::Remains, "{end}");
+            assert_eq!(take(&mut pieces, sender(1), last), Fit::Remains, "{end}");
+            assert_eq!(take(&mut pieces, sender(1), b"next\n"), Fit::None, "{end}");
+        }
+        // They have a time, too, and are nothing that could be written.
+        pieces.begin_remains(sender(1), NOW);
+        assert_eq!((pieces.give_up(Moment(15)), pieces.deadline()), (None, None));
+        pieces.begin_remains(sender(1), NOW);
+        assert_eq!((pieces.interrupt(sender(1)), pieces.give_up_oldest()), (None, None));
+    }
+
+    #[test]
+    fn a_piece_that_ends_as_a_line_does_is_not_in_the_middle_of_one() {
+        let mut pieces = Pieces::new(10);
+        let even = line(2 * PIECE);
+        pieces.begin(sender(1), b"", Some(2500), NOW);
+        assert_eq!(take(&mut pieces, sender(1), &even[PIECE..]), Fit::BrokenEnd);
+        assert_eq!(take(&mut pieces, sender(1), b"next\n"), Fit::None);
     }
 
     #[test]

@@ -131,9 +131,8 @@ impl Visits {
         full
     }
 
-    /// The record of this request, if there is one.
-    pub fn newest(&mut self, asked: &Key) -> Option<VisitId> {
-        let asked = asked.bytes();
+    /// The record of the request whose [`Key::bytes`] these are, if there is one.
+    pub fn newest(&mut self, asked: &[u8]) -> Option<VisitId> {
         let whole = self.tree.newest(&self.entries, asked);
         let cut = if asked.len() > SHORTEST_CUT { self.newest_cut(asked.len()) } else { None };
         whole.max(cut).map(VisitId)
@@ -142,16 +141,6 @@ impl Visits {
     /// Whose it is; nobody's, if it has been forgotten.
     pub fn client(&self, visit: VisitId) -> &[u8] {
         self.entries.get(visit.0).map_or(&[], |entry| &entry.bytes[entry.key as usize..])
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.entries.queue.len()
-    }
-
-    /// None is there.
-    pub fn is_empty(&self) -> bool {
-        self.entries.queue.is_empty()
     }
 
     /// The newest text on the way that was cut and is shorter than `length`.
@@ -225,7 +214,7 @@ mod tests {
     fn client(visits: &mut Visits, server: impl Into<IpAddr>, asked: &[u8]) -> Option<String> {
         let mut key = Key::default();
         key.set_quoted(server.into(), asked, true);
-        let newest = visits.newest(&key)?;
+        let newest = visits.newest(key.bytes())?;
         Some(String::from_utf8(visits.client(newest).to_vec()).unwrap())
     }
 
@@ -253,10 +242,10 @@ mod tests {
         let mut visits = visits(2, &["GET /a", "GET /b", "GET /c"]);
         assert_eq!(client(&mut visits, SERVER, b"GET /a"), None);
         assert_eq!(client(&mut visits, SERVER, b"GET /b").as_deref(), Some("c1"));
-        assert_eq!(visits.len(), 2);
+        assert_eq!(visits.entries.queue.len(), 2);
         let mut none = Visits::new(0);
         assert!(!remember(&mut none, SERVER.into(), b"GET /", false, b"c"));
-        assert!(client(&mut none, SERVER, b"GET /").is_none() && none.is_empty());
+        assert!(client(&mut none, SERVER, b"GET /").is_none() && none.entries.queue.is_empty());
     }
 
     #[test]
@@ -312,7 +301,7 @@ mod tests {
                     if scan.0.len() > most {
                         scan.0.pop_front();
                     }
-                    prop_assert_eq!(visits.len(), scan.0.len());
+                    prop_assert_eq!(visits.entries.queue.len(), scan.0.len());
                 }
             }
         }

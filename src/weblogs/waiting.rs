@@ -113,10 +113,10 @@ impl Waiting {
         self.push(line, Client::AwaitedUntil(deadline), asked);
     }
 
-    /// A record has come: the oldest line that waits for one such gets its client. Is there one?
-    pub(super) fn resolve(&mut self, visit: Visit<'_>) -> bool {
+    /// A record has come: the oldest line that waits for one such gets its client.
+    pub(super) fn resolve(&mut self, visit: Visit<'_>) {
         if self.without == 0 {
-            return false;
+            return;
         }
         let key = visit.key.bytes();
         let descent = self.tree.descend(&self.keys, key);
@@ -126,26 +126,35 @@ impl Waiting {
         }
         let oldest = nodes.into_iter().filter_map(|node| self.oldest_at(node)).min();
         let Some(line) = oldest.and_then(|number| self.lines.get_mut((number - self.first) as usize)) else {
-            return false;
+            return;
         };
         line.client = Client::Known(visit.client.into());
         line.size += visit.client.len();
         self.bytes += visit.client.len();
         self.without -= 1;
-        true
     }
 
-    /// Writes the oldest line if it waits for nothing any more, or not longer than until `now`. Was it without a client?
-    pub(super) fn write_due(&mut self, now: Moment, out: &mut Vec<u8>) -> Option<bool> {
-        match self.lines.front()?.client {
-            Client::AwaitedUntil(deadline) if now < deadline => None,
-            _ => self.write_oldest(out),
-        }
+    /// Does the oldest line wait for nothing any more?
+    pub(super) fn is_ready(&self) -> bool {
+        self.lines.front().is_some_and(|line| matches!(line.client, Client::Known(_)))
     }
 
-    /// Writes the oldest line as it is. Was it without a client?
-    pub(super) fn write_oldest(&mut self, out: &mut Vec<u8>) -> Option<bool> {
-        for _ in 0..self.lines.front()?.keys {
+    /// Writes the oldest line. If it still waits, its client is that of the first of its requests that `newest` knows one
+    /// of: a record that came for the request of an earlier line is the newest for those after it. Was there none?
+    pub(super) fn write_oldest(
+        &mut self,
+        mut newest: impl FnMut(&[u8]) -> Option<Box<[u8]>>,
+        out: &mut Vec<u8>,
+    ) -> Option<bool> {
+        let oldest = self.lines.front()?;
+        let keys = usize::from(oldest.keys);
+        let late = match oldest.client {
+            Client::Known(_) => None,
+            Client::AwaitedUntil(_) => {
+                self.keys.queue.iter().take(keys).find_map(|request| newest(&request.key))
+            }
+        };
+        for _ in 0..keys {
             self.forget_key();
         }
         let line = self.lines.pop_front()?;
@@ -158,8 +167,8 @@ impl Waiting {
             }
             Client::AwaitedUntil(_) => {
                 self.without -= 1;
-                output::write(out, None, &line.bytes);
-                Some(true)
+                output::write(out, late.as_deref(), &line.bytes);
+                Some(late.is_none())
             }
         }
     }

@@ -540,6 +540,37 @@ fn a_fifo_without_a_reader_keeps_its_lines() {
     assert_eq!(penlogd.stderr(), "");
 }
 
+/// The same of one whose reader has gone, until there is another.
+#[test]
+fn a_fifo_keeps_its_lines_from_one_reader_to_the_next() {
+    const LINES: usize = 5000;
+    let files = Scratch::new();
+    let fifo = files.file("fifo");
+    mkfifo(fifo.as_str(), Mode::S_IRWXU).unwrap();
+    // Opened for writing too, so that this need not wait.
+    let mut first = File::options().read(true).write(true).open(&fifo).unwrap();
+    let mut penlogd = Penlogd::with(&["-l", &fifo, "--wait", "0"]).start();
+    let sender = penlogd.sender("127.0.0.2");
+    send_numbered(&penlogd, &sender, 0..1);
+    let mut text = Vec::new();
+    while !text.ends_with(b"\n") {
+        let mut room = [0; 100];
+        let count = first.read(&mut room).unwrap();
+        text.extend_from_slice(&room[..count]);
+    }
+    drop(first);
+    send_numbered(&penlogd, &sender, 1..LINES);
+    wait_until("all have been read", || penlogd.unread() == 0);
+    let mut next = File::open(fifo).unwrap();
+    let reader = std::thread::spawn(move || {
+        next.read_to_end(&mut text).unwrap();
+        String::from_utf8(text).unwrap()
+    });
+    assert_eq!(penlogd.end_with(Signal::SIGTERM), Some(0));
+    assert!(numbers(&reader.join().unwrap()).into_iter().eq(0..LINES), "{}", penlogd.stderr());
+    assert_eq!(penlogd.stderr(), "");
+}
+
 /// penlogd(1), -l: nobody who leaves standard output unread keeps it from its signals.
 #[test]
 fn an_output_that_nobody_reads_does_not_keep_it() {

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use crate::weblogs::datagram::{LINE_MAX, PIECE};
+use crate::weblogs::datagram::{LINE_MAX, PIECE, UNKNOWN};
 
 /// How much is read at a time, in bytes: what a pipe holds.
 const READ: usize = 64 * 1024;
@@ -43,7 +43,7 @@ enum Stage {
 /// What is to be sent next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Part {
-    /// The next datagrams are a line of so many bytes.
+    /// The next datagrams are a line of so many bytes, or [`UNKNOWN`].
     Announcement(usize),
     /// A line, or the first piece of one: see [`Lines::bytes`].
     Line(Range<usize>),
@@ -96,8 +96,9 @@ impl Lines {
                         let length = end - self.begin;
                         // Without a newline, a piece of full length is taken for the first of several.
                         let whole = length < PIECE || length == PIECE && self.buffer[end - 1] == b'\n';
-                        if self.announcing && !whole && length <= LINE_MAX {
-                            return Some(Part::Announcement(length));
+                        if self.announcing && !whole {
+                            let told = if length <= LINE_MAX { length } else { UNKNOWN };
+                            return Some(Part::Announcement(told));
                         }
                     }
                     None => {
@@ -106,6 +107,9 @@ impl Lines {
                             return None;
                         }
                         self.stage = Stage::Endless;
+                        if self.announcing {
+                            return Some(Part::Announcement(UNKNOWN));
+                        }
                     }
                 },
                 Stage::Within(end) => {
@@ -233,14 +237,14 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_line_is_announced_and_a_longer_one_is_not() {
+    fn the_length_of_the_longest_line_is_announced_and_of_a_longer_one_none() {
         let line = |length: usize| [vec![b'x'; length - 1], b"\n".to_vec()].concat();
         assert_eq!(shape(&line(LINE_MAX), true)[0], Err(LINE_MAX));
         let two = [line(LINE_MAX + 1), line(2000)].concat();
         let parts = shape(&two, true);
         let announced: Vec<_> = parts.iter().filter_map(|part| part.err()).collect();
-        assert_eq!(announced, [2000]);
-        assert_eq!(parts.len(), 65 + 1 + 2);
+        assert_eq!(announced, [UNKNOWN, 2000]);
+        assert_eq!(parts.len(), 1 + 65 + 1 + 2);
     }
 
     #[test]
