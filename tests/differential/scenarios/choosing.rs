@@ -298,8 +298,8 @@ pub fn scenarios() -> Vec<Scenario> {
             });
             let server = t.server("S0", server);
             let pen = t.pen(&[]).command("source 127.0.0.55").servers([&server]).start();
+            // The classic binds to a port that it leaves to chance as well, so that a second connection may get neither.
             t.note("the server sees", pen.visit());
-            t.note("from another client", pen.visit_from("127.0.0.9"));
         }),
         scenario("case_141_dummy", |t| {
             let pen = t.pen(&[]).command("dummy").servers(["127.0.0.1:9"]).start();
