@@ -10,6 +10,7 @@ use std::fmt;
 use super::address::{ClientAddress, SocketAddress};
 use super::ids::{ConnId, Target, WorkerId};
 use super::listen::Protocol;
+use super::time::civil;
 
 /// Microseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,12 +40,12 @@ impl WallMicros {
     fn rfc3339(self) -> Rfc3339 {
         let WallMicros(micros) = self.min(WallMicros::LAST);
         let (seconds, micros) = (micros / 1_000_000, micros % 1_000_000);
-        let (year, month, day) = date(seconds / 86_400);
+        let (year, month, day) = civil((seconds / 86_400) as i64);
         let mut text = *b"0000-00-00T00:00:00.000000Z";
         for (range, number) in [
-            (0..4, year),
-            (5..7, month),
-            (8..10, day),
+            (0..4, year as u64),
+            (5..7, month as u64),
+            (8..10, day as u64),
             (11..13, seconds / 3600 % 24),
             (14..16, seconds / 60 % 60),
             (17..19, seconds % 60),
@@ -65,23 +66,6 @@ impl fmt::Display for WallMicros {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.rfc3339().as_str())
     }
-}
-
-/// Year, month and day of a day that is so many after 1970-01-01. Years are counted from March here, so that a leap day
-/// is the last of its year.
-fn date(days: u64) -> (u64, u64, u64) {
-    const DAYS_OF_400_YEARS: u64 = 146_097;
-    // 0000-03-01 is so many days before 1970-01-01.
-    let days = days + 719_468;
-    let day_of_400 = days % DAYS_OF_400_YEARS;
-    let year_of_400 = (day_of_400 - day_of_400 / 1460 + day_of_400 / 36_524 - day_of_400 / 146_096) / 365;
-    let day_of_year = day_of_400 - (365 * year_of_400 + year_of_400 / 4 - year_of_400 / 100);
-    // March to July and August to December have 153 days each, January is as long as March.
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = days / DAYS_OF_400_YEARS * 400 + year_of_400 + u64::from(month <= 2);
-    (year, month, day)
 }
 
 /// An enum whose every value has a word, which pen(1) lists: `ALL` cannot miss one.
@@ -309,14 +293,13 @@ mod tests {
 
     #[test]
     fn every_day_follows_the_one_before_it() {
-        let leaps =
-            |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+        let leaps = |year: i64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
         let mut expected = (1970, 1, 1);
         for day in 0..366 * 900 {
-            assert_eq!(date(day), expected);
+            assert_eq!(civil(day), expected);
             let (year, month, day) = expected;
             let length = match month {
-                2 => 28 + u64::from(leaps(year)),
+                2 => 28 + i64::from(leaps(year)),
                 4 | 6 | 9 | 11 => 30,
                 _ => 31,
             };

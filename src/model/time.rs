@@ -58,3 +58,20 @@ impl fmt::Display for WallTime {
         self.0.fmt(f)
     }
 }
+
+/// Year, month and day of so many days after 1970-01-01, or before. Years are counted from March here, so that a leap day
+/// is the last of its year. After Howard Hinnant's date algorithms.
+pub fn civil(days: i64) -> (i64, i64, i64) {
+    const DAYS_OF_400_YEARS: i64 = 146_097;
+    // 0000-03-01 is so many days before 1970-01-01.
+    let days = days + 719_468;
+    let day_of_400 = days.rem_euclid(DAYS_OF_400_YEARS);
+    let year_of_400 = (day_of_400 - day_of_400 / 1460 + day_of_400 / 36_524 - day_of_400 / 146_096) / 365;
+    let day_of_year = day_of_400 - (365 * year_of_400 + year_of_400 / 4 - year_of_400 / 100);
+    // March to July and August to December have 153 days each, January is as long as March.
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = days.div_euclid(DAYS_OF_400_YEARS) * 400 + year_of_400 + i64::from(month <= 2);
+    (year, month, day)
+}

@@ -543,7 +543,7 @@ fn a_flood_stays_within_memory() {
     );
     // Ten times as many flows as there can be: without a bound it would be ten times as much.
     assert!(most - before < 20 << 10, "memory went from {before} KiB to {most} KiB");
-    // The workers are counted one after the other: one may take a slot that another has given up meanwhile.
+    // The servers are counted one after the other: a flow of the one may make room for one of the next meanwhile.
     wait_until("there are no more flows than there can be", || pen.flows() <= 1000);
     assert!(pen.total("flows") > PORTS as u64 / 20, "there was no flood");
     for client in &old {
