@@ -426,7 +426,8 @@ fn a_worker_that_retires_with_connections_lets_go_of_addresses() {
     assert!(!pen.ask(&format!("no {command}")).starts_with("error"));
     wait_until("nobody has the address any more", || !bound(udp));
     assert!(pen.workers().len() > 1, "they have connections");
-    assert!(!pen.ask(&command).starts_with("error"));
+    // Somebody else's socket may have the port for a moment.
+    wait_until("pen has the address again", || !pen.ask(&command).starts_with("error"));
     assert_eq!(at().ask("hello"), "S0");
     assert!(held.iter().all(Held::echoes));
 }
