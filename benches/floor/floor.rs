@@ -117,8 +117,8 @@ impl Floor {
         let mut events = Events::with_capacity(EVENTS);
         loop {
             self.poller.wait(&mut events, Duration::from_secs(60)).unwrap();
-            for index in 0..events.len() {
-                match events.get(index) {
+            for event in events.iter() {
+                match event {
                     (LISTENER, _) => self.accept(),
                     (token, readiness) => self.ready((token / 2) as usize, (token % 2) as usize, readiness),
                 }
@@ -322,8 +322,7 @@ fn datagrams(address: SocketAddrV4, server: SocketAddrV4) -> ! {
     let (mut replies, mut back) = (Vec::new(), Vec::new());
     loop {
         poller.wait(&mut events, Duration::from_secs(60)).unwrap();
-        for index in 0..events.len() {
-            let (token, _) = events.get(index);
+        for (token, _) in events.iter() {
             if token != LISTENER {
                 let flow = &flows[token as usize];
                 let came = match flow.bursts {

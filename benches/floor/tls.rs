@@ -286,8 +286,8 @@ pub(super) fn run(address: SocketAddrV4, server: SocketAddrV4, certificate: &str
     let mut events = Events::with_capacity(EVENTS);
     loop {
         floor.poller.wait(&mut events, Duration::from_secs(60)).unwrap();
-        for index in 0..events.len() {
-            match events.get(index) {
+        for event in events.iter() {
+            match event {
                 (LISTENER, _) => floor.accept(),
                 (token, readiness) => floor.ready((token / 2) as usize, token % 2 == 0, readiness),
             }

@@ -460,6 +460,7 @@ impl Worker<'_> {
             let secured = client.is_secured() || connection.is_secured_before();
             connection.http = exchange(&self.settings.http, &connection.client, secured);
         }
+        let readable = client.readable();
         let mut up = Direction::default();
         if let Some(error) = reset {
             up.abandon(error, &mut self.buffers);
@@ -471,7 +472,10 @@ impl Worker<'_> {
         self.relaying.join(&mut self.connections, key, self.now);
         self.region.workers().connecting(self.id, false);
         self.ring_if_awaited();
-        self.relay(key, None);
+        // Mostly the client has spoken meanwhile, and that is all there is to do.
+        if !(readable && self.pass_on(key, Side::Client)) {
+            self.relay(key, None);
+        }
     }
 
     /// The header that a server was to get together with the client's first bytes goes alone, if none have gone: whoever

@@ -233,7 +233,9 @@ impl Worker<'_> {
 
     /// There are bytes to read on that side, and no more is known: mostly all of them go on at once, and that was it.
     /// False: nothing was done, this turn needs all that a turn can be.
-    fn pass_on(&mut self, key: Key, side: Side) -> bool {
+    // Inlined with all that it calls, this is half of what a request costs in user space, and 40 instructions less.
+    #[inline(always)]
+    pub(super) fn pass_on(&mut self, key: Key, side: Side) -> bool {
         let Some(connection) = self.connections.get_mut(key) else {
             return true;
         };
@@ -256,14 +258,19 @@ impl Worker<'_> {
                 return true;
             }
         };
-        let done = moved > 0 && up.is_clear() && down.is_clear() && !client.readable() && !server.readable();
+        let done = moved > 0 && direction.is_clear() && !from.readable();
         if moved > 0 {
-            let (bytes_up, bytes_down) = if side == Side::Client { (moved, 0) } else { (0, moved) };
+            let rest = direction.backlog() as u32;
+            let (bytes_up, bytes_down, rest_up, rest_down) = match side {
+                Side::Client => (moved, 0, rest, 0),
+                Side::Server => (0, moved, 0, rest),
+            };
             visits::count(self.region, self.id, reservation, bytes_up, bytes_down);
             connection.turn = side == Side::Server;
-            let backlog = (up.backlog() as u32, down.backlog() as u32);
-            self.region.slots().progress(connection.conn, up.bytes(), down.bytes(), backlog.0, backlog.1);
-            self.relaying.touch(&mut self.connections, key, self.now);
+            self.region.slots().progress(connection.conn, up.bytes(), down.bytes(), rest_up, rest_down);
+            if self.relaying.is_to_note(&connection.link, self.now) {
+                self.relaying.touch(&mut self.connections, key, self.now);
+            }
         }
         if !done {
             self.relay(key, None);
@@ -400,23 +407,24 @@ impl Worker<'_> {
         if ended(down) && (server.failed() || up.state() == DirectionState::Abandoned) {
             return self.linger(key, Ending::Closed, Ended::ServerClosed);
         }
+        let untuned =
+            client.is_hushed() != up.is_stopped(server) || server.is_hushed() != down.is_stopped(client);
+        let active = up_progress.active || down_progress.active;
+        let mut to_note = active && self.relaying.is_to_note(&connection.link, self.now);
         if connection.http.is_some() {
             self.watch_head(key);
             if refusal.is_some() && self.answer_refused(key) {
                 return;
             }
+            to_note &= !self.connections.get(key).is_some_and(|it| it.heading);
         }
-        self.after_turn(key, up_progress, down_progress);
-    }
-
-    fn after_turn(&mut self, key: Key, up: Progress, down: Progress) {
-        if self.tune(key).is_err() {
+        if untuned && self.tune(key).is_err() {
             return self.close(key, Ending::Reset, Ended::NoResources);
         }
-        if (up.active || down.active) && !self.connections.get(key).is_some_and(|it| it.heading) {
+        if to_note {
             self.relaying.touch(&mut self.connections, key, self.now);
         }
-        if up.again || down.again {
+        if up_progress.again || down_progress.again {
             self.queue_unfinished(key);
         }
     }

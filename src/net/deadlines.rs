@@ -99,10 +99,14 @@ impl<K: slotmap::Key> Queue<K> {
         }
     }
 
+    /// Would a touch now be noted?
+    pub fn is_to_note(&self, link: &Link<K>, now: Moment) -> bool {
+        now.micros_since(link.since) >= self.slack
+    }
+
     /// Starts the member's time anew.
     pub fn touch<E: Waiting<Key = K>>(&mut self, table: &mut SlotMap<K, E>, key: K, now: Moment) {
-        let fresh = |entry: &E| now.micros_since(entry.link().since) < self.slack;
-        if !table.get(key).is_none_or(fresh) {
+        if table.get(key).is_some_and(|entry| self.is_to_note(entry.link(), now)) {
             self.leave(table, key);
             self.join(table, key, now);
         }

@@ -57,6 +57,11 @@ pub(super) mod token {
     pub(in crate::net) const EAR: u64 = 1 << 29;
     const _: () = assert!((crate::model::ids::MAX_CONNECTIONS as u64) < EAR);
 
+    /// It is a connection's: a key has its version, which is never 0, in its high half.
+    pub(in crate::net) fn is_connection(token: u64) -> bool {
+        token >> 32 != 0 && token & (FLOW | EAR) == 0
+    }
+
     /// The listener at this position.
     pub(in crate::net) fn listener(number: usize) -> u64 {
         LISTENER + number as u64
@@ -297,9 +302,13 @@ impl<'a> Worker<'a> {
             self.turn += 1;
             self.region.workers().beat(self.id, self.now);
             let mut news = false;
-            for index in 0..events.len() {
-                let (token, readiness) = events.get(index);
+            for (token, readiness) in events.iter() {
                 match token {
+                    connection if token::is_connection(connection) => {
+                        let which = if connection & token::SERVER == 0 { Side::Client } else { Side::Server };
+                        let key = Key::from(KeyData::from_ffi(connection & !token::SERVER));
+                        self.advance(key, which, readiness);
+                    }
                     token::LISTENER..=token::LAST_LISTENER => {
                         self.listener_ready((token - token::LISTENER) as usize);
                     }
@@ -309,13 +318,8 @@ impl<'a> Worker<'a> {
                     ear if ear & token::EAR != 0 => {
                         self.ear_ready(EarKey::from(KeyData::from_ffi(ear & !token::EAR)));
                     }
-                    flow if flow & token::FLOW != 0 => {
+                    flow => {
                         self.flow_ready(FlowKey::from(KeyData::from_ffi(flow & !token::FLOW)), readiness);
-                    }
-                    connection => {
-                        let which = if connection & token::SERVER == 0 { Side::Client } else { Side::Server };
-                        let key = Key::from(KeyData::from_ffi(connection & !token::SERVER));
-                        self.advance(key, which, readiness);
                     }
                 }
             }

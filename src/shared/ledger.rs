@@ -129,6 +129,7 @@ impl<'a> Ledger<'a> {
     }
 
     /// The worker adds bytes.
+    #[inline]
     pub(super) fn count(&self, worker: WorkerId, server: RowId, up: u64, down: u64) {
         if let Some(cell) = self.own(worker, server) {
             add(&cell.up, up);

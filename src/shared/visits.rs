@@ -288,6 +288,7 @@ pub fn give_back(region: &Region, worker: WorkerId, reservation: Reservation) {
 }
 
 /// Bytes have gone by: counted for the server, even if it is not listed any more. No lock.
+#[inline]
 pub fn count(region: &Region, worker: WorkerId, reservation: &Reservation, up: u64, down: u64) {
     region.ledger().count(worker, reservation.key.row(), up, down);
 }

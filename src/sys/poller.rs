@@ -66,23 +66,10 @@ impl Events {
         Events { room: vec![EpollEvent::empty(); most], filled: 0 }
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.filled
-    }
-
-    /// Did the wait end without any?
-    pub fn is_empty(&self) -> bool {
-        self.filled == 0
-    }
-
-    /// One of them: the token it was added with, and what it is ready for.
-    ///
-    /// # Panics
-    /// If `index` is not below [`Events::len`].
-    pub fn get(&self, index: usize) -> (u64, Readiness) {
-        let event = self.room[..self.filled][index];
-        (event.data(), Readiness(event.events()))
+    /// Each of them: the token it was added with, and what it is ready for.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, Readiness)> + '_ {
+        let reported = self.room.get(..self.filled).unwrap_or_default();
+        reported.iter().map(|event| (event.data(), Readiness(event.events())))
     }
 }
 
@@ -180,7 +167,7 @@ mod tests {
     fn news(poller: &Poller) -> Option<Readiness> {
         let mut events = Events::with_capacity(2);
         poller.wait(&mut events, Duration::ZERO).unwrap();
-        (!events.is_empty()).then(|| events.get(0).1)
+        events.iter().next().map(|(_, readiness)| readiness)
     }
 
     #[test]

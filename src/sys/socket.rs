@@ -334,6 +334,7 @@ pub fn take_error(socket: BorrowedFd<'_>) -> Option<io::Error> {
 ///
 /// # Errors
 /// `WouldBlock` when nothing is there.
+#[inline]
 pub fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<usize> {
     Ok(ns::recv(socket.as_raw_fd(), into, MsgFlags::empty())?)
 }
@@ -350,6 +351,7 @@ pub fn peek(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<usize> {
 ///
 /// # Errors
 /// `WouldBlock` when it takes nothing.
+#[inline]
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     Ok(ns::send(socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)?)
 }

@@ -91,8 +91,7 @@ impl Rig {
         assert!(Instant::now() < self.deadline, "stalled: {:?}", self.flow);
         let mut events = Events::with_capacity(8);
         self.poller.wait(&mut events, Duration::ZERO).unwrap();
-        for index in 0..events.len() {
-            let (token, readiness) = events.get(index);
+        for (token, readiness) in events.iter() {
             match token {
                 0 => self.source.note(readiness),
                 1 => self.from.note(readiness),

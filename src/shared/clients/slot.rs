@@ -38,6 +38,9 @@ pub(super) const FREE: u32 = 0;
 const INET: u32 = 1;
 const UNIX: u32 = 2;
 
+/// What an IPv4 address is the end of as an IPv4-mapped one (RFC 4291): the lower half of that.
+const MAPPED: u64 = 0xffff << 32;
+
 /// Who a client is, as slots have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Key {
@@ -47,14 +50,15 @@ pub(super) struct Key {
 
 impl From<ClientAddress> for Key {
     fn from(address: ClientAddress) -> Self {
-        let ip = match address {
-            ClientAddress::Unix => {
-                return Key { kind: UNIX, halves: [0; 2] };
+        match address {
+            ClientAddress::Unix => Key { kind: UNIX, halves: [0; 2] },
+            ClientAddress::Inet(IpAddr::V4(ip), _) => {
+                Key { kind: INET, halves: [0, MAPPED | u64::from(ip.to_bits())] }
             }
-            ClientAddress::Inet(IpAddr::V4(ip), _) => ip.to_ipv6_mapped(),
-            ClientAddress::Inet(IpAddr::V6(ip), _) => ip,
-        };
-        Key { kind: INET, halves: [(ip.to_bits() >> 64) as u64, ip.to_bits() as u64] }
+            ClientAddress::Inet(IpAddr::V6(ip), _) => {
+                Key { kind: INET, halves: [(ip.to_bits() >> 64) as u64, ip.to_bits() as u64] }
+            }
+        }
     }
 }
 

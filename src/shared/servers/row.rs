@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{
     AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
@@ -274,10 +274,10 @@ impl ServerRow {
     pub(super) fn address(&self) -> Option<RawAddress> {
         let port = self.port.load(Relaxed) as u16;
         let [high, low] = [&self.ip[0], &self.ip[1]].map(|half| half.load(Relaxed));
-        let ip = Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low));
         match self.kind.load(Relaxed) {
-            INET => Some(RawAddress::Inet((ip.to_canonical(), port).into())),
+            INET => Some(RawAddress::Inet((Ipv4Addr::from_bits(low as u32), port).into())),
             INET6 => {
+                let ip = Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low));
                 let (flow, scope) = (self.flow.load(Relaxed), self.scope.load(Relaxed));
                 Some(RawAddress::Inet(SocketAddrV6::new(ip, port, flow, scope).into()))
             }
