@@ -9,7 +9,7 @@
 //! One process, one server, no client remembered, no limit, nothing counted, logged or timed, and no memory bounded: only
 //! the system calls that it takes, through the same thin wrappers as pen's. What a balancer costs beyond this is its own.
 //!
-//! - `tcp`: a half-closed connection stays open the other way, as with pen. Two full reads in a row, and bytes are
+//! - `tcp`: a half-closed connection stays open the other way, as with pen. The last bytes and the end go together. Two full reads in a row, and bytes are
 //!   spliced through a pipe of 256 KiB until they trickle; while the pipe waits for room, nobody is woken for what comes.
 //! - `http`: the same with two headers put into everything that a client sends, which must be whole heads of requests.
 //! - `udp`: a connected socket for each client; a batch from the clients at a time, and one to them. What a client has
@@ -148,10 +148,10 @@ impl Floor {
         let mut alive = true;
         let back = &connection.ways[1 - side];
         if readiness.writable() && (!back.left.is_empty() || back.pipe.is_some()) {
-            alive = self.pass(number, 1 - side, true);
+            alive = self.pass(number, 1 - side, true, false);
         }
         if alive && readiness.readable() {
-            alive = self.pass(number, side, readiness.ending());
+            alive = self.pass(number, side, readiness.ending(), readiness.ended());
         }
         if alive {
             self.hush(number, side);
@@ -173,9 +173,9 @@ impl Floor {
         }
     }
 
-    /// Passes on what has come from that side. `ending`: the end of the stream may be there already. False: something is
-    /// broken.
-    fn pass(&mut self, number: usize, side: usize, ending: bool) -> bool {
+    /// Passes on what has come from that side. `ending`: the end of the stream may be there already; `ended`: it is, right
+    /// behind what can be read. False: something is broken.
+    fn pass(&mut self, number: usize, side: usize, ending: bool, ended: bool) -> bool {
         let Connection { sockets, ways } = self.connections[number].as_mut().unwrap();
         let (from, to, way) = (sockets[side].as_fd(), sockets[1 - side].as_fd(), &mut ways[side]);
         if !way.left.is_empty() {
@@ -233,8 +233,10 @@ impl Floor {
             {
                 socket::set_nodelay(to);
             }
+            let last = ended && came < SCRATCH;
             let sent = match self.rewrites && side == 0 {
                 true => rewritten(to, bytes),
+                false if last => socket::send_with_more(to, bytes),
                 false => socket::send(to, bytes),
             };
             match sent {
@@ -245,6 +247,10 @@ impl Floor {
             }
             if !way.left.is_empty() {
                 return true;
+            }
+            if last {
+                way.ended = true;
+                break;
             }
             way.full = if came == SCRATCH { way.full + 1 } else { 0 };
             if way.full == 2 {

@@ -376,6 +376,11 @@ impl Worker<'_> {
                 // A client with TLS answers when it is told, and an answer to a closed socket is a reset for it. So is
                 // closing on what was not read.
                 let answers = client.is_secured() && !ended(up);
+                if !(ended(up) && ended(down)) {
+                    // Closing on what was not read would lose what waits for the end to go with it.
+                    server.release();
+                    client.release();
+                }
                 let end = if answers || stuck { Self::linger } else { Self::close };
                 let why = match (ended(up), ended(down)) {
                     (true, true) if !connection.server_first => Ended::ClientClosed,
@@ -524,8 +529,9 @@ impl Worker<'_> {
                 return;
             }
         };
-        if ending == Ending::Closed {
-            client.finish();
+        match ending {
+            Ending::Closed => client.finish(),
+            Ending::Reset => client.release(),
         }
         if let Some(connection) = self.connections.get_mut(key) {
             connection.phase = Phase::Lingering { client, ending, why, past };

@@ -132,7 +132,7 @@ bitflags::bitflags! {
     /// What is known of a side that has something to do, or that something has happened to. Of most sides, most of the
     /// time, nothing is.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    struct Known: u8 {
+    struct Known: u16 {
         /// There may be something to read.
         const READABLE = 1;
         /// It took less than it was given: wait until the poller says that there is room.
@@ -150,6 +150,8 @@ bitflags::bitflags! {
         const ENDING = 1 << 6;
         /// The poller does not say that there is something to read.
         const HUSHED = 1 << 7;
+        /// Its end has come, in order: a read that stops short has read all there is, and need not find the end.
+        const WHOLE = 1 << 8;
     }
 }
 
@@ -177,11 +179,16 @@ impl Endpoint {
             self.known.remove(Known::BLOCKED);
         }
         let mut news = Known::empty();
+        let simple = !self.known.contains(Known::THOROUGH) && !self.is_secured();
+        news.set(Known::WHOLE, simple && readiness.ended());
         news.set(Known::READABLE, readiness.readable());
         news.set(Known::URGENT, readiness.urgent());
         news.set(Known::THOROUGH, readiness.ending() || readiness.urgent());
         news.set(Known::FAILED, readiness.failed());
         self.known |= news;
+        if readiness.failed() {
+            self.known.remove(Known::WHOLE);
+        }
         if let Transport::Tls(secured) = &mut self.transport
             && readiness.readable()
         {
@@ -263,10 +270,9 @@ impl Endpoint {
 
     /// Nothing has followed what went before: it goes alone.
     pub fn release(&mut self) {
-        let corked = self.known.contains(Known::CORKED);
-        self.known.remove(Known::CORKED);
-        if corked && !self.nodelay {
-            // That sends what waits, too.
+        if self.known.contains(Known::CORKED) {
+            self.known.remove(Known::CORKED);
+            // That sends what waits, too, even if it was off already.
             self.turn_nagle_off();
         }
     }
@@ -364,9 +370,16 @@ impl Endpoint {
             Transport::Plain(socket) => socket,
             Transport::Tls(_) => return self.send_secured(bytes),
         };
-        match socket::send(socket.as_fd(), bytes) {
+        let sent = socket::send(socket.as_fd(), bytes);
+        self.note_sent(sent, bytes.len())
+    }
+
+    /// What came of sending so many bytes.
+    #[inline(always)]
+    fn note_sent(&mut self, sent: io::Result<usize>, bytes: usize) -> io::Result<usize> {
+        match sent {
             Ok(count) => {
-                self.known.set(Known::BLOCKED, count < bytes.len());
+                self.known.set(Known::BLOCKED, count < bytes);
                 Ok(count)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -375,6 +388,19 @@ impl Endpoint {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// As [`Endpoint::send`], where [`Endpoint::finish`] follows if all was taken: the end goes with these bytes, in one
+    /// segment. If it does not follow, [`Endpoint::release`] them.
+    fn send_last(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Transport::Plain(socket) = &self.transport else {
+            return self.send(bytes);
+        };
+        let sent = socket::send_with_more(socket.as_fd(), bytes);
+        let taken = self.note_sent(sent, bytes.len())?;
+        self.sent = true;
+        self.known.set(Known::CORKED, taken == bytes.len());
+        Ok(taken)
     }
 
     #[cold]
@@ -395,17 +421,8 @@ impl Endpoint {
             [piece] => return self.send(piece),
             _ => self.expect_more(),
         }
-        match socket::send_pieces(self.socket().as_fd(), pieces) {
-            Ok(count) => {
-                self.known.set(Known::BLOCKED, count < pieces.iter().map(|piece| piece.len()).sum());
-                Ok(count)
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.known.insert(Known::BLOCKED);
-                Ok(0)
-            }
-            Err(error) => Err(error),
-        }
+        let sent = socket::send_pieces(self.socket().as_fd(), pieces);
+        self.note_sent(sent, pieces.iter().map(|piece| piece.len()).sum())
     }
 
     /// How many bytes it took that its socket did not: with TLS alone.
@@ -453,6 +470,7 @@ impl Endpoint {
         let declared = self.declare_end();
         self.known.set(Known::ENDING, !declared);
         if declared {
+            self.known.remove(Known::CORKED);
             socket::shutdown_write(self.socket().as_fd());
         }
     }
@@ -463,7 +481,8 @@ impl Endpoint {
     }
 
     /// Closes it with a reset, so that the peer does not take this for an end.
-    pub fn cut(self) {
+    pub fn cut(mut self) {
+        self.release();
         socket::reset_on_close(self.socket().as_fd());
     }
 
@@ -749,7 +768,13 @@ impl Direction {
             self.hand_on(chunk, to, outgoing, pool).map_err(Broken::Sink)?;
             return Ok(count as u64);
         }
-        let taken = to.send(chunk).map_err(Broken::Sink)?;
+        let last = !F::CHANGES && count < scratch.len() && from.known.contains(Known::WHOLE);
+        let sent = if last { to.send_last(chunk) } else { to.send(chunk) };
+        let taken = sent.map_err(Broken::Sink)?;
+        if last {
+            from.known.remove(Known::READABLE);
+            self.state = DirectionState::Draining;
+        }
         if taken < count {
             self.backlog = Backlog::Bytes(pool.keep(&chunk[taken..]), 0);
         }
@@ -1039,6 +1064,90 @@ mod tests {
         assert!(ended);
         assert_eq!(rig.pass_on(), None, "the rest is the long way's");
         assert!(rig.turn().unwrap().ended);
+    }
+
+    /// A flow whose source has sent this and ended, which has been passed on as far as [`Direction::pump`] does.
+    fn ended_with(words: &[u8]) -> Rig {
+        let mut rig = Rig::new(true, 1);
+        rig.writer.write_all(words).unwrap();
+        rig.writer.shutdown(Shutdown::Write).unwrap();
+        rig.reader.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut events = Events::with_capacity(8);
+        while !rig.from.known.contains(Known::WHOLE) {
+            assert!(Instant::now() < deadline, "the end does not come");
+            rig.poller.wait(&mut events, Duration::from_millis(10)).unwrap();
+            events.iter().filter(|event| event.0 == 1).for_each(|event| rig.from.note(event.1));
+        }
+        assert!(rig.turn().unwrap().ended);
+        rig
+    }
+
+    #[test]
+    fn the_last_bytes_wait_for_the_end_to_go_with_them() {
+        let mut rig = ended_with(b"bye");
+        assert_eq!(
+            rig.reader.peek(&mut [0; 8]).map_err(|error| error.kind()),
+            Err(io::ErrorKind::WouldBlock)
+        );
+        rig.to.finish();
+        rig.reader.set_nonblocking(false).unwrap();
+        let mut got = Vec::new();
+        rig.reader.read_to_end(&mut got).unwrap();
+        assert_eq!(got, b"bye");
+    }
+
+    #[test]
+    fn the_last_bytes_do_not_wait_for_an_end_that_does_not_come() {
+        let mut rig = ended_with(b"bye");
+        rig.to.release();
+        rig.reader.set_nonblocking(false).unwrap();
+        rig.reader.read_exact(&mut [0; 3]).unwrap();
+        // Nor are they lost with what is cut.
+        let Rig { to, mut reader, .. } = ended_with(b"bye");
+        to.cut();
+        reader.set_nonblocking(false).unwrap();
+        reader.read_exact(&mut [0; 3]).unwrap();
+        let after = reader.read(&mut [0; 8]).map_err(|error| error.kind());
+        assert_eq!(after, Err(io::ErrorKind::ConnectionReset));
+    }
+
+    #[test]
+    fn where_reads_may_stop_before_the_end_it_is_looked_for() {
+        let (mut writer, reader) = UnixStream::pair().unwrap();
+        reader.set_nonblocking(true).unwrap();
+        let poller = Poller::new().unwrap();
+        poller.add_stream(reader.as_fd(), 1).unwrap();
+        let mut side = Endpoint::server(OwnedFd::from(reader), true);
+        writer.write_all(b"bye").unwrap();
+        writer.shutdown(Shutdown::Write).unwrap();
+        let mut events = Events::with_capacity(8);
+        poller.wait(&mut events, Duration::from_secs(10)).unwrap();
+        let readiness = events.iter().next().unwrap().1;
+        assert!(readiness.ended());
+        side.note(readiness);
+        assert!(!side.known.contains(Known::WHOLE), "a Unix socket");
+        let mut rig = Rig::new(true, 1);
+        socket::send_urgent(rig.writer.as_fd(), b"!").unwrap();
+        rig.writer.shutdown(Shutdown::Write).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut ended = false;
+        while !ended {
+            assert!(Instant::now() < deadline, "the end does not come");
+            rig.poller.wait(&mut events, Duration::from_millis(10)).unwrap();
+            for (_, readiness) in events.iter().filter(|event| event.0 == 1) {
+                ended |= readiness.ending();
+                rig.from.note(readiness);
+            }
+        }
+        assert!(!rig.from.known.contains(Known::WHOLE), "urgent data");
+        socket::reset_on_close(rig.writer.as_fd());
+        let Rig { mut from, writer, poller, .. } = rig;
+        from.known = Known::WHOLE;
+        drop(writer);
+        poller.wait(&mut events, Duration::from_secs(10)).unwrap();
+        events.iter().filter(|event| event.0 == 1).for_each(|event| from.note(event.1));
+        assert!(from.failed() && !from.known.contains(Known::WHOLE), "a reset");
     }
 
     #[test]

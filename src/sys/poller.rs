@@ -37,6 +37,12 @@ impl Readiness {
         self.0.intersects(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP)
     }
 
+    /// The end of the stream has come, behind what is there to read. Nothing is wrong, and nothing stops a read before it.
+    pub fn ended(self) -> bool {
+        let odd = EpollFlags::EPOLLERR | EpollFlags::EPOLLPRI;
+        self.0.intersection(EpollFlags::EPOLLRDHUP | odd) == EpollFlags::EPOLLRDHUP
+    }
+
     /// There is urgent data: reads stop short of it.
     pub fn urgent(self) -> bool {
         self.0.intersects(EpollFlags::EPOLLPRI)
