@@ -139,7 +139,7 @@ impl Connection {
     /// The client's handshake goes on: true when it is done. None: it has failed.
     fn handshake(&mut self) -> Option<bool> {
         let result = self.client.do_handshake();
-        self.push()?;
+        self.push(false)?;
         match result {
             Ok(()) => {
                 let ssl = self.client.ssl();
@@ -194,7 +194,7 @@ impl Connection {
             socket::shutdown_write(server);
         }
         // A change of keys, say, has an answer.
-        self.push()
+        self.push(false)
     }
 
     /// From the server to the client.
@@ -217,18 +217,22 @@ impl Connection {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.waiting = false,
                 Err(_) => return None,
             }
-            self.push()?;
+            // The last word goes with the end that closing makes.
+            self.push(self.server_ended && self.client_ended)?;
         }
         Some(())
     }
 
-    /// Sends what the library has written.
-    fn push(&mut self) -> Option<()> {
+    /// Sends what the library has written. `more`: it may wait for what follows.
+    fn push(&mut self, more: bool) -> Option<()> {
         let Wire { socket, outbox, .. } = self.client.get_ref();
         let mut outbox = outbox.borrow_mut();
         if !outbox.is_empty() {
             let sent = if self.to_client.is_empty() {
-                taken(socket::send(socket.as_fd(), &outbox))
+                taken(match more {
+                    true => socket::send_with_more(socket.as_fd(), &outbox),
+                    false => socket::send(socket.as_fd(), &outbox),
+                })
             } else {
                 Some(0)
             };

@@ -370,13 +370,14 @@ impl Worker<'_> {
             || (ended(down) && matches!(fast, FastClose::Up | FastClose::Both));
         if over {
             // What tells an end with TLS may have to wait for room, as the bytes before it had to.
-            let server_told = !ended(up) || server.declare_end();
-            let client_told = !ended(down) || client.declare_end();
+            let both = ended(up) && ended(down);
+            let server_told = !ended(up) || server.declare_end(both);
+            let client_told = !ended(down) || client.declare_end(both);
             if server_told && client_told {
                 // A client with TLS answers when it is told, and an answer to a closed socket is a reset for it. So is
                 // closing on what was not read.
                 let answers = client.is_secured() && !ended(up);
-                if !(ended(up) && ended(down)) {
+                if !both {
                     // Closing on what was not read would lose what waits for the end to go with it.
                     server.release();
                     client.release();

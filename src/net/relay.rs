@@ -393,13 +393,19 @@ impl Endpoint {
     /// As [`Endpoint::send`], where [`Endpoint::finish`] follows if all was taken: the end goes with these bytes, in one
     /// segment. If it does not follow, [`Endpoint::release`] them.
     fn send_last(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let Transport::Plain(socket) = &self.transport else {
-            return self.send(bytes);
-        };
-        let sent = socket::send_with_more(socket.as_fd(), bytes);
-        let taken = self.note_sent(sent, bytes.len())?;
         self.sent = true;
-        self.known.set(Known::CORKED, taken == bytes.len());
+        let taken = match &mut self.transport {
+            Transport::Plain(socket) => {
+                let sent = socket::send_with_more(socket.as_fd(), bytes);
+                self.note_sent(sent, bytes.len())?
+            }
+            Transport::Tls(secured) => {
+                secured.send_with_more(bytes)?;
+                self.known.set(Known::BLOCKED, secured.held() > 0);
+                bytes.len()
+            }
+        };
+        self.known.set(Known::CORKED, !self.known.contains(Known::BLOCKED));
         Ok(taken)
     }
 
@@ -452,12 +458,13 @@ impl Endpoint {
         Ok(!self.known.contains(Known::BLOCKED))
     }
 
-    /// With TLS, tells the peer that this is the end of our direction. True when nothing is held any more.
-    pub fn declare_end(&mut self) -> bool {
+    /// With TLS, tells the peer that this is the end of our direction. True when nothing is held any more. `more`: then
+    /// [`Endpoint::finish`] follows, or closing where nothing is left to read, and the word goes with that.
+    pub fn declare_end(&mut self, more: bool) -> bool {
         if let Transport::Tls(secured) = &mut self.transport {
             let held = secured.held();
             // An error means that the connection is gone, which reading shows better.
-            let _ = secured.finish();
+            let _ = if more { secured.finish_with_more() } else { secured.finish() };
             if held == 0 && secured.held() > 0 {
                 self.known.insert(Known::BLOCKED);
             }
@@ -467,7 +474,7 @@ impl Endpoint {
 
     /// Ends our direction: the peer reads the end of the stream once it has everything, and can go on sending.
     pub fn finish(&mut self) {
-        let declared = self.declare_end();
+        let declared = self.declare_end(true);
         self.known.set(Known::ENDING, !declared);
         if declared {
             self.known.remove(Known::CORKED);
@@ -477,7 +484,8 @@ impl Endpoint {
 
     /// Closes it. With TLS the peer is told that this is the end, if there is room for that.
     pub fn part(mut self) {
-        self.declare_end();
+        // Not with the end that closing makes: that is a reset if something was not read.
+        self.declare_end(false);
     }
 
     /// Closes it with a reset, so that the peer does not take this for an end.

@@ -233,6 +233,27 @@ fn after_the_end_of_one_stream_the_other_goes_on() {
 }
 
 #[test]
+fn the_last_record_waits_for_the_end_to_go_with_it() {
+    let mut rig = Rig::new(Way::PlainToTls);
+    rig.source.send(b"bye").unwrap();
+    rig.source.finish();
+    while !rig.from.known.contains(Known::WHOLE) {
+        rig.look();
+    }
+    let Rig { from, to, flow, buffers, .. } = &mut rig;
+    let progress = flow.pump(from, to, buffers, &mut Shown { splice: true, see: |_: &[u8]| () }).unwrap();
+    assert!(progress.ended && to.declare_end(true));
+    let arrived = socket::peek(rig.sink.socket().as_fd(), &mut [0; 64]).map_err(|error| error.kind());
+    assert_eq!(arrived, Err(io::ErrorKind::WouldBlock));
+    rig.to.finish();
+    let mut got = Vec::new();
+    while !read(&mut rig.sink, 64, &mut got) {
+        rig.look();
+    }
+    assert_eq!(got, b"bye");
+}
+
+#[test]
 fn an_end_that_has_to_wait_for_room_is_told_later() {
     let mut rig = Rig::new(Way::PlainToTls);
     let chunk = pattern(SCRATCH);

@@ -1,11 +1,11 @@
 //! One side of a connection, secured.
 //!
-//! What is to be sent is encrypted at once and leaves with one send(2) a call; what the socket does not take is held
-//! here. A recv(2) that came back short has emptied the socket: nothing is read before the poller says so again.
+//! What is to be sent is encrypted at once and leaves with one send(2) a call, or waits in the kernel for what the caller
+//! says will follow; what the socket does not take is held here. A recv(2) that came back short has emptied the socket: nothing is read before the poller says so again.
 
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use openssl::error::ErrorStack;
@@ -146,7 +146,7 @@ impl Secured {
         }
         let result = self.fresh().do_handshake();
         let pause = result.map_err(|error| self.pause(error));
-        let pushed = self.push();
+        let pushed = self.push(false);
         match pause {
             Ok(()) => {
                 pushed?;
@@ -207,7 +207,7 @@ impl Secured {
             }
         }
         // What cannot be sent any more is found out again by the next that is. What can be read must be read first.
-        let _ = self.push();
+        let _ = self.push(false);
         if self.held.len() > MOST_HELD {
             self.failure = Some(io::Error::other("the peer asks for answers that it does not read"));
         }
@@ -230,6 +230,18 @@ impl Secured {
     /// # Errors
     /// The connection is broken. `NotConnected` before the handshake is done.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.encrypt(bytes, false)
+    }
+
+    /// As [`Secured::send`], but what does not fill a segment may wait for what is sent next, or for the socket's end.
+    ///
+    /// # Errors
+    /// As [`Secured::send`].
+    pub fn send_with_more(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.encrypt(bytes, true)
+    }
+
+    fn encrypt(&mut self, bytes: &[u8], more: bool) -> io::Result<()> {
         if !self.established {
             return Err(io::ErrorKind::NotConnected.into());
         }
@@ -238,7 +250,7 @@ impl Secured {
         }
         // All or nothing: a write to the wire never has to wait.
         let result = self.fresh().ssl_write(bytes).map_err(|error| self.pause(error));
-        let pushed = self.push();
+        let pushed = self.push(more);
         match result {
             Ok(_) => pushed,
             Err(Pause::Broken(error)) => Err(error),
@@ -265,7 +277,7 @@ impl Secured {
         if self.held.is_empty() {
             return Ok(true);
         }
-        let sent = send_some(self.socket(), &self.held)?;
+        let sent = send_some(socket::send, self.socket(), &self.held)?;
         if sent == self.held.len() {
             // Its memory goes too.
             self.held = Vec::new();
@@ -281,12 +293,24 @@ impl Secured {
     /// # Errors
     /// The connection is broken.
     pub fn finish(&mut self) -> io::Result<()> {
+        self.declare_end(false)
+    }
+
+    /// As [`Secured::finish`], but the word may wait for the socket's end to go with it.
+    ///
+    /// # Errors
+    /// As [`Secured::finish`].
+    pub fn finish_with_more(&mut self) -> io::Result<()> {
+        self.declare_end(true)
+    }
+
+    fn declare_end(&mut self, more: bool) -> io::Result<()> {
         if !self.established || self.finished {
             return Ok(());
         }
         self.finished = true;
         let result = self.fresh().shutdown().map_err(|error| self.pause(error));
-        let pushed = self.push();
+        let pushed = self.push(more);
         match result {
             Err(Pause::Broken(error)) => Err(error),
             Ok(_) | Err(Pause::Nothing | Pause::End) => pushed,
@@ -381,14 +405,15 @@ impl Secured {
         }
     }
 
-    /// Sends what the library has just written, behind what is held.
-    fn push(&mut self) -> io::Result<()> {
+    /// Sends what the library has just written, behind what is held. `more`: it may wait for what follows.
+    fn push(&mut self, more: bool) -> io::Result<()> {
         let wire = self.stream.get_ref();
         let mut outbox = wire.outbox.0.borrow_mut();
         if outbox.is_empty() {
             return Ok(());
         }
-        let sent = if self.held.is_empty() { send_some(&wire.socket, &outbox) } else { Ok(0) };
+        let send = if more { socket::send_with_more } else { socket::send };
+        let sent = if self.held.is_empty() { send_some(send, &wire.socket, &outbox) } else { Ok(0) };
         if let Ok(sent) = sent {
             self.held.extend_from_slice(&outbox[sent..]);
         }
@@ -441,9 +466,13 @@ impl Write for Wire {
 }
 
 /// Sends what the socket takes now.
-fn send_some(to: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
+fn send_some(
+    send: impl Fn(BorrowedFd<'_>, &[u8]) -> io::Result<usize>,
+    to: &OwnedFd,
+    bytes: &[u8],
+) -> io::Result<usize> {
     loop {
-        match socket::send(to.as_fd(), bytes) {
+        match send(to.as_fd(), bytes) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             result => return result,
