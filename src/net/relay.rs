@@ -741,6 +741,9 @@ impl Direction {
         if self.state == DirectionState::Draining && self.has_delivered(to) {
             self.state = DirectionState::Ended;
             progress.ended = true;
+        } else if F::CHANGES {
+            // The end was not come to after all: it is not its turn yet.
+            to.release();
         }
         Ok(progress)
     }
@@ -776,10 +779,10 @@ impl Direction {
             self.hand_on(chunk, to, outgoing, pool).map_err(Broken::Sink)?;
             return Ok(count as u64);
         }
-        let last = !F::CHANGES && count < scratch.len() && from.known.contains(Known::WHOLE);
+        let last = count < scratch.len() && from.known.contains(Known::WHOLE);
         let sent = if last { to.send_last(chunk) } else { to.send(chunk) };
         let taken = sent.map_err(Broken::Sink)?;
-        if last {
+        if last && !F::CHANGES {
             from.known.remove(Known::READABLE);
             self.state = DirectionState::Draining;
         }
@@ -1074,8 +1077,8 @@ mod tests {
         assert!(rig.turn().unwrap().ended);
     }
 
-    /// A flow whose source has sent this and ended, which has been passed on as far as [`Direction::pump`] does.
-    fn ended_with(words: &[u8]) -> Rig {
+    /// A flow whose source has sent this and ended, as the poller has said.
+    fn about_to_end_with(words: &[u8]) -> Rig {
         let mut rig = Rig::new(true, 1);
         rig.writer.write_all(words).unwrap();
         rig.writer.shutdown(Shutdown::Write).unwrap();
@@ -1087,6 +1090,12 @@ mod tests {
             rig.poller.wait(&mut events, Duration::from_millis(10)).unwrap();
             events.iter().filter(|event| event.0 == 1).for_each(|event| rig.from.note(event.1));
         }
+        rig
+    }
+
+    /// The same, and it has been passed on as far as [`Direction::pump`] does.
+    fn ended_with(words: &[u8]) -> Rig {
+        let mut rig = about_to_end_with(words);
         assert!(rig.turn().unwrap().ended);
         rig
     }
@@ -1103,6 +1112,49 @@ mod tests {
         let mut got = Vec::new();
         rig.reader.read_to_end(&mut got).unwrap();
         assert_eq!(got, b"bye");
+    }
+
+    /// Lets so many chunks go by, and nothing after them.
+    struct Doorkeeper(usize);
+
+    impl Filter for Doorkeeper {
+        fn is_open(&self) -> bool {
+            self.0 > 0
+        }
+
+        fn unseen(&self) -> u64 {
+            0
+        }
+
+        fn skip(&mut self, _: u64) {}
+
+        fn pass(&mut self, _: &[u8], _: &mut Outgoing) -> bool {
+            self.0 -= 1;
+            true
+        }
+
+        fn resume(&mut self, _: &mut Outgoing) -> bool {
+            false
+        }
+
+        fn end(&mut self, _: &mut Outgoing) {}
+    }
+
+    #[test]
+    fn the_last_bytes_wait_where_the_end_is_still_to_be_read_as_long_as_it_may_be() {
+        for (open, waits) in [(2, true), (1, false)] {
+            let mut rig = about_to_end_with(b"bye");
+            let Rig { from, to, flow, buffers, .. } = &mut rig;
+            let progress = flow.pump(from, to, buffers, &mut Doorkeeper(open)).unwrap();
+            assert_eq!(progress.ended, waits);
+            if waits {
+                let arrived = rig.reader.peek(&mut [0; 8]).map_err(|error| error.kind());
+                assert_eq!(arrived, Err(io::ErrorKind::WouldBlock));
+                rig.to.finish();
+            }
+            rig.reader.set_nonblocking(false).unwrap();
+            rig.reader.read_exact(&mut [0; 3]).unwrap();
+        }
     }
 
     #[test]
