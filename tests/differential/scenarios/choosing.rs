@@ -1,11 +1,13 @@
 //! Which server a client gets.
 
 use std::net::SocketAddr;
-use std::sync::Barrier;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use super::{Scenario, controlled, scenario};
-use crate::pen::{DEADLINE, names, timed, visit, within};
+use crate::pen::{DEADLINE, Pen, names, timed, visit, within};
 use crate::support::{Backend, Held, client, let_pass, wait_until};
 
 /// These servers, each with more fields.
@@ -13,17 +15,21 @@ fn with<'b>(servers: &'b [Backend], fields: &'b [&str]) -> impl Iterator<Item = 
     servers.iter().zip(fields).map(|(server, fields)| format!("{server}:{fields}"))
 }
 
-/// So many connections at the same moment.
-pub fn burst(to: SocketAddr, count: usize) -> Vec<Held> {
-    let start = Barrier::new(count);
-    std::thread::scope(|scope| {
-        let connect = || {
-            start.wait();
-            Held::greeted(client::connect("127.0.0.1".parse().unwrap(), to).unwrap())
-        };
-        let threads: Vec<_> = (0..count).map(|_| scope.spawn(connect)).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-    })
+/// So many connections at the same moment: they wait already when pen looks.
+pub fn burst(pen: &Pen<'_>, count: usize) -> Vec<Held> {
+    let family = pen.family();
+    let all = |signal| family.iter().for_each(|&pid| kill(Pid::from_raw(pid), signal).unwrap());
+    all(Signal::SIGSTOP);
+    wait_until("pen stops", || family.iter().all(|&pid| is_stopped(pid)));
+    let from = "127.0.0.1".parse().unwrap();
+    let clients: Vec<_> = (0..count).map(|_| client::connect(from, pen.address).unwrap()).collect();
+    all(Signal::SIGCONT);
+    clients.into_iter().map(Held::greeted).collect()
+}
+
+fn is_stopped(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
 }
 
 pub fn scenarios() -> Vec<Scenario> {
@@ -98,7 +104,7 @@ pub fn scenarios() -> Vec<Scenario> {
         scenario("case_039_a_burst_by_weight", |t| {
             let g = t.greeters(3);
             let pen = t.pen(&["-W", "-r"]).servers(with(&g, &["0:0:1"; 3])).start();
-            let held = burst(pen.address, 12);
+            let held = burst(&pen, 12);
             t.note("served of 12", held.iter().filter(|held| held.name.starts_with('G')).count());
             let most = g.iter().map(Backend::open).max().unwrap();
             t.note("on the busiest", if most > 4 { "more than 4".to_owned() } else { most.to_string() });

@@ -34,7 +34,7 @@ pub fn scenarios() -> Vec<Scenario> {
         scenario("case_068_a_burst_meets_a_limit", |t| {
             let g = t.greeters(1);
             let pen = t.pen(&[]).servers([format!("{}:2", g[0])]).start();
-            let held = burst(pen.address, 10);
+            let held = burst(&pen, 10);
             let served = held.iter().filter(|held| held.name == "G0").count();
             // The classic's number differs from run to run.
             t.note("served of 10", if served > 2 { "more than 2".to_owned() } else { served.to_string() });
