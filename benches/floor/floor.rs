@@ -9,8 +9,9 @@
 //! One process, one server, no client remembered, no limit, nothing counted, logged or timed, and no memory bounded: only
 //! the system calls that it takes, through the same thin wrappers as pen's. What a balancer costs beyond this is its own.
 //!
-//! - `tcp`: a half-closed connection stays open the other way, as with pen. The last bytes and the end go together. Two full reads in a row, and bytes are
-//!   spliced through a pipe of 256 KiB until they trickle; while the pipe waits for room, nobody is woken for what comes.
+//! - `tcp`: a half-closed connection stays open the other way, as with pen. The last bytes and the end go together. Two
+//!   full reads in a row, and bytes are spliced through a pipe of 256 KiB until they trickle; while the pipe waits for room,
+//!   nobody is woken for what comes.
 //! - `http`: the same with two headers put into everything that a client sends, which must be whole heads of requests.
 //! - `udp`: a connected socket for each client; a batch from the clients at a time, and one to them. What a client has
 //!   sent in a row goes on as one, if all of it is of one length, and what comes back to whoever sent several is read, and

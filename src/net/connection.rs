@@ -416,18 +416,16 @@ impl Worker<'_> {
         let untuned =
             client.is_hushed() != up.is_stopped(server) || server.is_hushed() != down.is_stopped(client);
         let active = up_progress.active || down_progress.active;
-        let mut to_note = active && self.relaying.is_to_note(&connection.link, self.now);
         if connection.http.is_some() {
             self.watch_head(key);
             if refusal.is_some() && self.answer_refused(key) {
                 return;
             }
-            to_note &= !self.connections.get(key).is_some_and(|it| it.heading);
         }
         if untuned && self.tune(key).is_err() {
             return self.close(key, Ending::Reset, Ended::NoResources);
         }
-        if to_note {
+        if active && !self.connections.get(key).is_some_and(|it| it.heading) {
             self.relaying.touch(&mut self.connections, key, self.now);
         }
         if up_progress.again || down_progress.again {

@@ -336,7 +336,8 @@ impl Endpoint {
         }
     }
 
-    #[cold]
+    /// As [`Endpoint::receive`] with TLS.
+    #[inline(never)]
     fn receive_secured(&mut self, room: &mut [u8]) -> io::Result<Option<usize>> {
         let Transport::Tls(secured) = &mut self.transport else {
             return Ok(None);
@@ -368,7 +369,7 @@ impl Endpoint {
         self.expect_more();
         let socket = match &self.transport {
             Transport::Plain(socket) => socket,
-            Transport::Tls(_) => return self.send_secured(bytes),
+            Transport::Tls(_) => return self.send_secured(bytes, false),
         };
         let sent = socket::send(socket.as_fd(), bytes);
         self.note_sent(sent, bytes.len())
@@ -399,23 +400,24 @@ impl Endpoint {
                 let sent = socket::send_with_more(socket.as_fd(), bytes);
                 self.note_sent(sent, bytes.len())?
             }
-            Transport::Tls(secured) => {
-                secured.send_with_more(bytes)?;
-                self.known.set(Known::BLOCKED, secured.held() > 0);
-                bytes.len()
-            }
+            Transport::Tls(_) => self.send_secured(bytes, true)?,
         };
         self.known.set(Known::CORKED, !self.known.contains(Known::BLOCKED));
         Ok(taken)
     }
 
-    #[cold]
-    fn send_secured(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    /// As [`Endpoint::send`] with TLS. `more`: as [`Endpoint::send_last`].
+    #[inline(never)]
+    fn send_secured(&mut self, bytes: &[u8], more: bool) -> io::Result<usize> {
         self.flush()?;
         let Transport::Tls(secured) = &mut self.transport else {
             return Ok(0);
         };
-        secured.send(bytes)?;
+        if more {
+            secured.send_with_more(bytes)?
+        } else {
+            secured.send(bytes)?
+        }
         self.known.set(Known::BLOCKED, secured.held() > 0);
         Ok(bytes.len())
     }

@@ -1,7 +1,8 @@
 //! One side of a connection, secured.
 //!
 //! What is to be sent is encrypted at once and leaves with one send(2) a call, or waits in the kernel for what the caller
-//! says will follow; what the socket does not take is held here. A recv(2) that came back short has emptied the socket: nothing is read before the poller says so again.
+//! says will follow; what the socket does not take is held here. A recv(2) that came back short has emptied the socket:
+//! nothing is read before the poller says so again.
 
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
