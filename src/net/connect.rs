@@ -1,11 +1,14 @@
 //! From an accepted client to a connected server, by way of as many servers as it takes.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
+
+use slotmap::Key as _;
 
 use crate::model::address::{ClientAddress, SocketAddress};
 use crate::model::ids::{ConnId, Target};
+use crate::model::proxy::ProxySend;
 use crate::model::record::Ended;
 use crate::model::settings::Settings;
 use crate::policy::acl::Verdicts;
@@ -17,10 +20,11 @@ use crate::sys::poller::Readiness;
 use crate::sys::reason::words;
 use crate::sys::socket::{self, ConnectOptions, Source};
 
-use super::connection::{Connection, Ending, Key, Phase, Side};
-use super::event_loop::Worker;
+use super::connection::{Connection, Ending, Key, Phase, state};
+use super::event_loop::{Worker, token};
 use super::http::exchange;
-use super::relay::{Direction, Endpoint};
+use super::pair::{Pair, Side, Stage};
+use super::relay::Endpoint;
 
 /// Somebody who waits for a server.
 #[derive(Debug)]
@@ -108,22 +112,36 @@ impl Worker<'_> {
             }
             return;
         }
-        let connected = self.connect_any(&mut arrival, visit.reservation);
-        if let Some(connection) = self.connections.get_mut(key) {
-            connection.attempts = arrival.attempts;
+        match self.connect_any(&mut arrival, visit.reservation) {
+            Ok(connect) => {
+                self.region.workers().connecting(self.id, true);
+                self.await_connect(key, client, watched, connect, arrival.attempts);
+            }
+            Err(why) => self.without_server(key, client, watched, arrival.attempts, why),
         }
-        let Connect { server, established, reservation } = match connected {
-            Ok(connect) => connect,
-            Err(why) => return self.without_server(key, client, watched, why),
+    }
+
+    /// A connect to a server is under way, or done, and counted as under way. The connection is in no queue, its phase is
+    /// `Between`. `watched`: the client's socket is registered already.
+    #[inline]
+    fn await_connect(&mut self, key: Key, client: Endpoint, watched: bool, connect: Connect, attempts: u16) {
+        let Connect { server, established, reservation } = connect;
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
         };
-        if let Some(connection) = self.connections.get_mut(key) {
-            connection.phase = Phase::Connecting { client, server, reservation };
-        }
-        self.region.workers().connecting(self.id, true);
+        connection.attempts = attempts;
+        let name = key.data().as_ffi();
+        let client_watched = match watched {
+            true => Ok(()),
+            false => self.poller.add_stream(client.socket().as_fd(), name),
+        };
+        let server_watched = self.poller.add_stream(server.socket().as_fd(), name | token::SERVER);
+        let fds = (client.socket().as_raw_fd(), server.socket().as_raw_fd());
+        connection.show(self.region, fds, Some(&reservation), state::CONNECTING);
+        let pair = Pair::new(client, server, reservation);
+        connection.phase = Phase::Paired { stage: Stage::Connecting, pair };
         self.connecting.join(&mut self.connections, key, self.now);
-        self.describe(key);
-        let client_watched = if watched { Ok(()) } else { self.watch(key, Side::Client) };
-        if client_watched.and_then(|()| self.watch(key, Side::Server)).is_err() {
+        if client_watched.and(server_watched).is_err() {
             return self.close(key, Ending::Closed, Ended::NoResources);
         }
         if established {
@@ -133,12 +151,13 @@ impl Worker<'_> {
 
     /// No server was found for this client. If the list of servers is a newer one than the client was looked after with,
     /// that says nothing: it comes again, as soon as this worker has been told what belongs to that list.
-    fn without_server(&mut self, key: Key, client: Endpoint, watched: bool, why: Ended) {
+    fn without_server(&mut self, key: Key, client: Endpoint, watched: bool, attempts: u16, why: Ended) {
         let newest = self.region.servers().generation();
         let told = self.settings.generation == newest;
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
+        connection.attempts = attempts;
         let among = connection.among.take();
         if told && among.is_none_or(|set| set.generation() == newest) {
             return self.turn_away(key, client, why);
@@ -343,10 +362,13 @@ impl Worker<'_> {
 
     /// The poller has news of a socket that is connecting.
     pub(super) fn connect_answered(&mut self, key: Key, readiness: Readiness) {
-        let Some(Phase::Connecting { server, .. }) = self.connections.get(key).map(|it| &it.phase) else {
+        let Some(Phase::Paired { stage: Stage::Connecting, pair }) =
+            self.connections.get(key).map(|it| &it.phase)
+        else {
             return;
         };
         if readiness.broken() {
+            let server = &pair.server;
             let error = socket::take_error(server.socket().as_fd())
                 .unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
             // Refused is what a connect can be. Reset it can only be when it was made: no failure of connecting.
@@ -368,37 +390,23 @@ impl Worker<'_> {
         let Some(mut arrival) = Arrival::of(connection) else {
             return;
         };
-        let (Phase::Connecting { client, server, reservation }
-        | Phase::Securing { client, server, reservation }) =
-            std::mem::replace(&mut connection.phase, Phase::Between)
-        else {
+        if matches!(connection.phase, Phase::Paired { stage: Stage::Relaying, .. }) {
+            return;
+        }
+        let Phase::Paired { pair, .. } = std::mem::replace(&mut connection.phase, Phase::Between) else {
             return;
         };
+        let Pair { client, server, reservation, .. } = pair;
         self.connecting.leave(&mut self.connections, key);
         // Closed before its place is given back, so that the server never sees one connection too many.
         drop(server);
         let next = self.server_failed(&arrival, reservation, error);
-        let connected = self.connect_any(&mut arrival, next);
-        if let Some(connection) = self.connections.get_mut(key) {
-            connection.attempts = arrival.attempts;
-        }
-        let Connect { server, established, reservation } = match connected {
-            Ok(connect) => connect,
+        match self.connect_any(&mut arrival, next) {
+            Ok(connect) => self.await_connect(key, client, true, connect, arrival.attempts),
             Err(why) => {
                 self.region.workers().connecting(self.id, false);
-                return self.without_server(key, client, true, why);
+                self.without_server(key, client, true, arrival.attempts, why);
             }
-        };
-        if let Some(connection) = self.connections.get_mut(key) {
-            connection.phase = Phase::Connecting { client, server, reservation };
-        }
-        self.connecting.join(&mut self.connections, key, self.now);
-        self.describe(key);
-        if self.watch(key, Side::Server).is_err() {
-            return self.close(key, Ending::Closed, Ended::NoResources);
-        }
-        if established {
-            self.establish(key, None, None);
         }
     }
 
@@ -408,15 +416,17 @@ impl Worker<'_> {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        let Phase::Connecting { server, .. } = &mut connection.phase else {
+        let Phase::Paired { stage: Stage::Connecting, pair } = &mut connection.phase else {
             return;
         };
+        let Pair { server, reservation, .. } = pair;
         if let Some(readiness) = readiness {
             server.note(readiness);
         }
         let secured = server.is_secured();
+        let wants_header = reservation.proxy != ProxySend::Off;
         // Where it is gone already, nothing is sent, as nothing would be without a header. It may be so only now.
-        let announced = if reset.is_none() { self.announce(key) } else { Ok(()) };
+        let announced = if wants_header && reset.is_none() { self.announce(key) } else { Ok(()) };
         let gone = match &announced {
             Ok(()) => reset,
             Err(error) if !secured && is_gone(error) => Some(error),
@@ -424,15 +434,16 @@ impl Worker<'_> {
         };
         if !secured {
             self.begin_relaying(key, gone);
-            return self.hold_back_nothing(key);
+            if wants_header {
+                self.hold_back_nothing(key);
+            }
+            return;
         }
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        if let Phase::Connecting { client, server, reservation } =
-            std::mem::replace(&mut connection.phase, Phase::Between)
-        {
-            connection.phase = Phase::Securing { client, server, reservation };
+        if let Phase::Paired { stage, .. } = &mut connection.phase {
+            *stage = Stage::Securing;
         }
         // The time of the connect begins anew.
         self.connecting.touch(&mut self.connections, key, self.now);
@@ -444,36 +455,33 @@ impl Worker<'_> {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        let (Phase::Connecting { client, mut server, reservation }
-        | Phase::Securing { client, mut server, reservation }) =
-            std::mem::replace(&mut connection.phase, Phase::Between)
-        else {
+        let secured_before = connection.is_secured_before();
+        let Phase::Paired { stage, pair } = &mut connection.phase else {
             return;
         };
+        *stage = Stage::Relaying;
         if self.log.wants_records() {
             connection.connected = Some(self.now);
         }
         if let Some(visitor) = connection.visitor {
-            visits::established(self.region, self.id, &self.terms, visitor, &reservation, self.now);
+            visits::established(self.region, self.id, &self.terms, visitor, &pair.reservation, self.now);
         }
         if self.routes.is_none() {
-            let secured = client.is_secured() || connection.is_secured_before();
+            let secured = pair.client.is_secured() || secured_before;
             connection.http = exchange(&self.settings.http, &connection.client, secured);
         }
-        let readable = client.readable();
-        let mut up = Direction::default();
+        let readable = pair.client.readable();
         if let Some(error) = reset {
-            up.abandon(error, &mut self.buffers);
-            server.suspect();
+            pair.up.abandon(error, &mut self.buffers);
+            pair.server.suspect();
         }
-        connection.phase = Phase::Relaying { client, server, up, down: Direction::default(), reservation };
-        self.region.slots().set_state(connection.conn, super::connection::state::CONNECTED);
+        self.region.slots().set_state(connection.conn, state::CONNECTED);
         self.connecting.leave(&mut self.connections, key);
         self.relaying.join(&mut self.connections, key, self.now);
         self.region.workers().connecting(self.id, false);
         self.ring_if_awaited();
         // Mostly the client has spoken meanwhile, and that is all there is to do.
-        if !(readable && self.pass_on(key, Side::Client)) {
+        if !(readable && self.pass_on::<false>(key, Side::Client)) {
             self.relay(key, None);
         }
     }
@@ -481,8 +489,10 @@ impl Worker<'_> {
     /// The header that a server was to get together with the client's first bytes goes alone, if none have gone: whoever
     /// waits for the server to speak first would wait for nothing.
     fn hold_back_nothing(&mut self, key: Key) {
-        if let Some(Phase::Relaying { server, .. }) = self.connections.get_mut(key).map(|it| &mut it.phase) {
-            server.release();
+        if let Some(Phase::Paired { stage: Stage::Relaying, pair }) =
+            self.connections.get_mut(key).map(|it| &mut it.phase)
+        {
+            pair.server.release();
         }
     }
 }

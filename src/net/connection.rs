@@ -31,6 +31,7 @@ use crate::policy::acl::Verdicts;
 use crate::policy::http::Exchange;
 use crate::policy::routes::ServerSet;
 use crate::shared::clients::ClientRef;
+use crate::shared::region::Region;
 use crate::shared::slots::About;
 use crate::shared::visits::{self, Reservation};
 use crate::sys::poller::Readiness;
@@ -40,6 +41,7 @@ use crate::sys::socket;
 use super::deadlines::Link;
 use super::ends::{Asker, Past, log_last_requests, log_requests, tls_facts};
 use super::event_loop::Worker;
+use super::pair::{Pair, Side, Stage};
 use super::proxy::Announced;
 use super::relay::{Broken, Direction, DirectionState, Endpoint, Progress, ROUNDS};
 use super::turn::{Observer, Turn};
@@ -98,6 +100,8 @@ pub struct Connection {
     pub(super) queued: bool,
 }
 
+// Nearly all connections are in the largest phase nearly all the time.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 pub(super) enum Phase {
     /// `proxy_accept`: waits for a whole header, which stays in the kernel until then. Its client is who sends that.
@@ -108,25 +112,14 @@ pub(super) enum Phase {
     Waiting { client: Endpoint },
     /// The client's handshake of TLS. It has no server yet.
     Shaking { client: Endpoint },
-    /// connect(2) is under way. The client's bytes wait in the kernel.
-    Connecting { client: Endpoint, server: Endpoint, reservation: Reservation },
-    /// The server's handshake of TLS, in the queue of those that connect. The client's bytes wait as before.
-    Securing { client: Endpoint, server: Endpoint, reservation: Reservation },
-    /// Bytes flow; each direction ends on its own.
-    Relaying { client: Endpoint, server: Endpoint, up: Direction, down: Direction, reservation: Reservation },
+    /// There is a server for it: Connecting, Securing, Relaying.
+    Paired { stage: Stage, pair: Pair },
     /// `dummy`: waits for a request.
     Answering { client: Endpoint },
     /// There is no server any more. The client still takes what was sent to it; what it sends is ignored.
     Lingering { client: Endpoint, ending: Ending, why: Ended, past: Option<Box<Past>> },
     /// Taken apart, for as long as it takes to put the next phase together.
     Between,
-}
-
-/// Which socket of a connection an event is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
-    Client,
-    Server,
 }
 
 /// How a connection ends.
@@ -161,12 +154,26 @@ impl Connection {
             queued: false,
         }
     }
+
+    /// Shows it in its slot: the descriptors of the client and the server, -1 for none, the place on a server, the state.
+    #[inline]
+    pub(super) fn show(&self, region: &Region, fds: (i32, i32), place: Option<&Reservation>, state: u32) {
+        let Connection { conn, visitor, attempts, .. } = *self;
+        let target = place.map(|place| place.target);
+        region.slots().describe(conn, visitor.map(|visitor| visitor.id), target, state, fds.0, fds.1);
+        let client_tag = visitor.map_or(0, ClientRef::short_tag);
+        let chosen = place.map(|place| place.chosen);
+        region.slots().note(conn, About { protocol: Protocol::Tcp, chosen, attempts, client_tag });
+    }
 }
 
 impl Worker<'_> {
     /// The poller has news of one of a connection's sockets.
     pub(super) fn advance(&mut self, key: Key, side: Side, readiness: Readiness) {
-        if readiness.only_readable() && self.pass_on(key, side) {
+        if readiness.only_readable() && self.pass_on::<false>(key, side) {
+            return;
+        }
+        if readiness.ended() && self.pass_on_to_the_end(key, side) {
             return;
         }
         let Some(connection) = self.connections.get_mut(key) else {
@@ -191,24 +198,22 @@ impl Worker<'_> {
                 client.note(readiness);
                 self.shake_hands(key);
             }
-            (Phase::Connecting { client, .. } | Phase::Securing { client, .. }, Side::Client) => {
-                client.note(readiness);
-                if readiness.failed() || client.flush().is_err() {
+            (Phase::Paired { stage: Stage::Relaying, pair }, side) => {
+                pair.side(side).note(readiness);
+                self.relay(key, None);
+            }
+            (Phase::Paired { pair, .. }, Side::Client) => {
+                pair.client.note(readiness);
+                if readiness.failed() || pair.client.flush().is_err() {
                     self.close(key, Ending::Reset, Ended::ClientGone);
                 }
             }
-            (Phase::Connecting { .. }, Side::Server) => self.connect_answered(key, readiness),
-            (Phase::Securing { server, .. }, Side::Server) => {
-                server.note(readiness);
+            (Phase::Paired { stage: Stage::Connecting, .. }, Side::Server) => {
+                self.connect_answered(key, readiness);
+            }
+            (Phase::Paired { stage: Stage::Securing, pair }, Side::Server) => {
+                pair.server.note(readiness);
                 self.secure(key);
-            }
-            (Phase::Relaying { client, .. }, Side::Client) => {
-                client.note(readiness);
-                self.relay(key, None);
-            }
-            (Phase::Relaying { server, .. }, Side::Server) => {
-                server.note(readiness);
-                self.relay(key, None);
             }
             (Phase::Answering { client }, Side::Client) => {
                 client.note(readiness);
@@ -231,26 +236,26 @@ impl Worker<'_> {
         }
     }
 
-    /// There are bytes to read on that side, and no more is known: mostly all of them go on at once, and that was it.
-    /// False: nothing was done, this turn needs all that a turn can be.
+    /// There are bytes to read on that side, or the end of its stream, and no more is known: mostly all of them go on at
+    /// once, and that was it. `ENDED`: the end has come as well, in order. False: nothing was done, this turn needs all that
+    /// a turn can be.
     // Inlined with all that it calls, this is half of what a request costs in user space, and 40 instructions less.
     #[inline(always)]
-    pub(super) fn pass_on(&mut self, key: Key, side: Side) -> bool {
+    pub(super) fn pass_on<const ENDED: bool>(&mut self, key: Key, side: Side) -> bool {
         let Some(connection) = self.connections.get_mut(key) else {
             return true;
         };
-        let Phase::Relaying { client, server, up, down, reservation } = &mut connection.phase else {
+        let Phase::Paired { stage: Stage::Relaying, pair } = &mut connection.phase else {
             return false;
         };
         let dumping = self.settings.debug >= 3;
         if connection.http.is_some() || dumping || self.log.wants_lines() {
             return false;
         }
-        let (from, to, direction) = match side {
-            Side::Client => (&mut *client, &mut *server, &mut *up),
-            Side::Server => (&mut *server, &mut *client, &mut *down),
-        };
-        let moved = match direction.pass_on(from, to, &mut self.buffers) {
+        if ENDED && self.settings.tcp_fastclose != FastClose::Off {
+            return false;
+        }
+        let moved = match pair.pass_on::<ENDED>(side, &mut self.buffers) {
             Ok(Some(moved)) => moved,
             Ok(None) => return false,
             Err(broken) => {
@@ -258,13 +263,19 @@ impl Worker<'_> {
                 return true;
             }
         };
-        let done = moved > 0 && direction.is_clear() && !from.readable();
+        let (from, direction) = match side {
+            Side::Client => (&pair.client, &pair.up),
+            Side::Server => (&pair.server, &pair.down),
+        };
+        let has_ended = ENDED && direction.state() == DirectionState::Ended;
+        let done = has_ended || moved > 0 && direction.is_clear() && !from.readable();
         if moved > 0 {
             let rest = direction.backlog() as u32;
             let (bytes_up, bytes_down, rest_up, rest_down) = match side {
                 Side::Client => (moved, 0, rest, 0),
                 Side::Server => (0, moved, 0, rest),
             };
+            let Pair { up, down, reservation, .. } = pair;
             visits::count(self.region, self.id, reservation, bytes_up, bytes_down);
             connection.turn = side == Side::Server;
             self.region.slots().progress(connection.conn, up.bytes(), down.bytes(), rest_up, rest_down);
@@ -272,10 +283,38 @@ impl Worker<'_> {
                 self.relaying.touch(&mut self.connections, key, self.now);
             }
         }
-        if !done {
+        if has_ended {
+            self.pass_end_on(key, side);
+        } else if !done {
             self.relay(key, None);
         }
         true
+    }
+
+    #[inline(never)]
+    fn pass_on_to_the_end(&mut self, key: Key, side: Side) -> bool {
+        self.pass_on::<true>(key, side)
+    }
+
+    /// The stream of that side has ended, and all of it was passed on, without TLS: the other side is told, unless this was
+    /// the second of the two.
+    fn pass_end_on(&mut self, key: Key, side: Side) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let Phase::Paired { pair, .. } = &mut connection.phase else {
+            return;
+        };
+        if pair.client_ended() && pair.server_ended() {
+            let why = who_closed(connection.server_first);
+            return self.close(key, Ending::Closed, why);
+        }
+        match side {
+            Side::Client => pair.server.finish(),
+            Side::Server => pair.client.finish(),
+        }
+        connection.server_first = side == Side::Server;
+        self.region.slots().set_state(connection.conn, pair.state());
     }
 
     /// Moves bytes both ways, as far as they go now. `broken`: what has turned out already of the direction that the side's
@@ -284,10 +323,10 @@ impl Worker<'_> {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        let Phase::Relaying { client, server, up, down, reservation } = &mut connection.phase else {
+        let Phase::Paired { stage: Stage::Relaying, pair } = &mut connection.phase else {
             return;
         };
-
+        let Pair { client, server, up, down, reservation } = pair;
         let wants_records = self.log.wants_records();
         if let Some(http) = connection.http.as_deref_mut() {
             http.keep_journal_if(wants_records, self.now);
@@ -384,8 +423,7 @@ impl Worker<'_> {
                 }
                 let end = if answers || stuck { Self::linger } else { Self::close };
                 let why = match (ended(up), ended(down)) {
-                    (true, true) if !connection.server_first => Ended::ClientClosed,
-                    (true, true) => Ended::ServerClosed,
+                    (true, true) => who_closed(connection.server_first),
                     _ if stuck => Ended::ServerClosed,
                     _ => Ended::FastClose,
                 };
@@ -400,11 +438,9 @@ impl Worker<'_> {
             if down_progress.ended {
                 client.finish();
             }
-            let bits = state::CONNECTED
-                | if ended(down) { state::SERVER_ENDED } else { 0 }
-                | if ended(up) { state::CLIENT_ENDED } else { 0 };
-            self.region.slots().set_state(connection.conn, bits);
+            self.region.slots().set_state(connection.conn, pair.state());
         }
+        let Pair { client, server, up, down, .. } = pair;
         // A side that is broken shows it when it is read, unless its direction has ended or is held up.
         let unread = held_up || up.state() != DirectionState::Flowing || up.backlog() + server.held() > 0;
         if client.failed() && unread {
@@ -446,15 +482,14 @@ impl Worker<'_> {
         };
         connection.queued = false;
         match connection.phase {
-            Phase::Relaying { .. } => self.relay(key, None),
+            Phase::Paired { stage: Stage::Relaying, .. } => self.relay(key, None),
             Phase::Lingering { .. } => self.linger_on(key),
             Phase::Answering { .. } => self.answer(key),
             Phase::Announcing { .. }
             | Phase::Peeking { .. }
             | Phase::Waiting { .. }
             | Phase::Shaking { .. }
-            | Phase::Connecting { .. }
-            | Phase::Securing { .. }
+            | Phase::Paired { .. }
             | Phase::Between => {}
         }
     }
@@ -505,19 +540,18 @@ impl Worker<'_> {
         };
         if self.log.wants_records() {
             log_last_requests(&mut self.log, self.id, connection, why, self.now);
-            if let Phase::Relaying { reservation, up, down, .. } = &connection.phase {
-                past = Some(Box::new(Past::new(reservation, up.passed(), down.passed())));
+            if let Phase::Paired { stage: Stage::Relaying, pair } = &connection.phase {
+                past = Some(Box::new(Past::of(pair)));
             }
         }
         let mut client = match std::mem::replace(&mut connection.phase, Phase::Between) {
-            Phase::Relaying { client, server, up, down, reservation } => {
+            Phase::Paired { stage: Stage::Relaying, pair } => {
                 let visitor = connection.visitor;
                 let queue = if connection.heading { &mut self.heading } else { &mut self.relaying };
                 queue.leave(&mut self.connections, key);
                 // Without TLS, a stream that did not come to its end is one that was reset already.
-                let to_server = if server.is_secured() { ending } else { Ending::Closed };
-                self.leave_server(visitor, server, to_server, [up, down], reservation);
-                client
+                let to_server = if pair.server.is_secured() { ending } else { Ending::Closed };
+                self.leave_server(visitor, pair, to_server)
             }
             Phase::Answering { client } => {
                 self.answering.leave(&mut self.connections, key);
@@ -596,9 +630,9 @@ impl Worker<'_> {
             Phase::Between => return,
             Phase::Announcing { .. } | Phase::Peeking { .. } | Phase::Waiting { .. } => &mut self.peeking,
             Phase::Shaking { .. } => &mut self.shaking,
-            Phase::Connecting { .. } | Phase::Securing { .. } => &mut self.connecting,
-            Phase::Relaying { .. } if connection.heading => &mut self.heading,
-            Phase::Relaying { .. } => &mut self.relaying,
+            Phase::Paired { stage: Stage::Connecting | Stage::Securing, .. } => &mut self.connecting,
+            Phase::Paired { stage: Stage::Relaying, .. } if connection.heading => &mut self.heading,
+            Phase::Paired { stage: Stage::Relaying, .. } => &mut self.relaying,
             Phase::Answering { .. } => &mut self.answering,
             Phase::Lingering { .. } => &mut self.lingering,
         };
@@ -614,8 +648,11 @@ impl Worker<'_> {
             | Phase::Shaking { client }
             | Phase::Answering { client }
             | Phase::Lingering { client, .. } => client,
-            Phase::Connecting { client, server, reservation }
-            | Phase::Securing { client, server, reservation } => {
+            Phase::Paired { stage: Stage::Relaying, pair } => {
+                self.leave_server(connection.visitor, pair, ending)
+            }
+            Phase::Paired { stage: Stage::Connecting | Stage::Securing, pair } => {
+                let Pair { client, server, reservation, .. } = pair;
                 match ending {
                     Ending::Closed => drop(server),
                     // It may have been connected to meanwhile.
@@ -623,10 +660,6 @@ impl Worker<'_> {
                 }
                 visits::give_back(self.region, self.id, reservation);
                 self.region.workers().connecting(self.id, false);
-                client
-            }
-            Phase::Relaying { client, server, up, down, reservation } => {
-                self.leave_server(connection.visitor, server, ending, [up, down], reservation);
                 client
             }
             Phase::Between => return,
@@ -638,21 +671,14 @@ impl Worker<'_> {
         self.release_slot(connection.conn);
     }
 
-    /// Closes the server's side and accounts for what has passed; what has not is lost.
-    fn leave_server(
-        &mut self,
-        visitor: Option<ClientRef>,
-        server: Endpoint,
-        ending: Ending,
-        directions: [Direction; 2],
-        reservation: Reservation,
-    ) {
-        let [up, down] = directions.map(|mut direction| {
-            direction.discard(&mut self.buffers);
-            direction.bytes()
-        });
+    /// Closes the server's side and accounts for what has passed; what has not is lost. The client's side is left.
+    #[inline(always)]
+    fn leave_server(&mut self, visitor: Option<ClientRef>, pair: Pair, ending: Ending) -> Endpoint {
+        let Pair { client, server, mut up, mut down, reservation } = pair;
+        up.discard(&mut self.buffers);
+        down.discard(&mut self.buffers);
         if let Some(visitor) = visitor {
-            self.region.clients().count(visitor, up, down);
+            self.region.clients().count(visitor, up.bytes(), down.bytes());
         }
         // Closed before its place is given back, so that the server never sees one connection too many.
         match ending {
@@ -660,6 +686,7 @@ impl Worker<'_> {
             Ending::Reset => server.cut(),
         }
         visits::give_back(self.region, self.id, reservation);
+        client
     }
 
     /// The slot of a connection that is over (or never began) is free for another.
@@ -674,32 +701,27 @@ impl Worker<'_> {
         let Some(connection) = self.connections.get(key) else {
             return;
         };
-        let (client, server, reservation, bits) = match &connection.phase {
+        let (client, server, place, bits) = match &connection.phase {
             Phase::Announcing { client } => (client, -1, None, state::CONNECTING),
             Phase::Peeking { client } | Phase::Waiting { client } | Phase::Shaking { client } => {
                 (client.socket(), -1, None, state::CONNECTING)
             }
-            Phase::Connecting { client, server, reservation }
-            | Phase::Securing { client, server, reservation } => {
-                (client.socket(), server.socket().as_raw_fd(), Some(reservation), state::CONNECTING)
-            }
-            Phase::Relaying { client, server, reservation, .. } => {
-                (client.socket(), server.socket().as_raw_fd(), Some(reservation), state::CONNECTED)
+            Phase::Paired { stage, pair: Pair { client, server, reservation, .. } } => {
+                let bits = if *stage == Stage::Relaying { state::CONNECTED } else { state::CONNECTING };
+                (client.socket(), server.socket().as_raw_fd(), Some(reservation), bits)
             }
             Phase::Answering { client } | Phase::Lingering { client, .. } => {
                 (client.socket(), -1, None, state::CONNECTED)
             }
             Phase::Between => return,
         };
-        let client = client.as_raw_fd();
-        let visitor = connection.visitor.map(|visitor| visitor.id);
-        let target = reservation.map(|reservation| reservation.target);
-        self.region.slots().describe(connection.conn, visitor, target, bits, client, server);
-        let (chosen, attempts) = (reservation.map(|reservation| reservation.chosen), connection.attempts);
-        let client_tag = connection.visitor.map_or(0, ClientRef::short_tag);
-        let about = About { protocol: Protocol::Tcp, chosen, attempts, client_tag };
-        self.region.slots().note(connection.conn, about);
+        connection.show(self.region, (client.as_raw_fd(), server), place, bits);
     }
+}
+
+/// Both streams have come to their end.
+fn who_closed(server_first: bool) -> Ended {
+    if server_first { Ended::ServerClosed } else { Ended::ClientClosed }
 }
 
 /// Is this an error of the connection itself, and not of what is spoken on it?

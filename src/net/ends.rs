@@ -15,6 +15,7 @@ use crate::sys::clock;
 
 use super::connection::{Connection, Phase};
 use super::event_loop::Worker;
+use super::pair::Pair;
 use super::relay::Endpoint;
 
 /// What is told of a connection that has no server any more.
@@ -28,9 +29,11 @@ pub(super) struct Past {
 }
 
 impl Past {
-    pub(super) fn new(reservation: &Reservation, up: u64, down: u64) -> Self {
+    pub(super) fn of(pair: &Pair) -> Self {
+        let Pair { up, down, reservation, .. } = pair;
         let Reservation { target, chosen, .. } = *reservation;
-        Past { target, address: reservation.address.clone(), chosen, up, down }
+        let address = reservation.address.clone();
+        Past { target, address, chosen, up: up.passed(), down: down.passed() }
     }
 }
 
@@ -45,10 +48,7 @@ impl Connection {
     /// Its server, if it has or had one, and what has gone there and back.
     fn server(&self) -> Option<(ChosenServer<'_>, u64, u64)> {
         match &self.phase {
-            Phase::Connecting { reservation, .. } | Phase::Securing { reservation, .. } => {
-                Some((reservation.server(), 0, 0))
-            }
-            Phase::Relaying { reservation, up, down, .. } => {
+            Phase::Paired { pair: Pair { reservation, up, down, .. }, .. } => {
                 Some((reservation.server(), up.passed(), down.passed()))
             }
             Phase::Lingering { past, .. } => {
@@ -70,9 +70,7 @@ impl Connection {
             Phase::Peeking { client }
             | Phase::Waiting { client }
             | Phase::Shaking { client }
-            | Phase::Connecting { client, .. }
-            | Phase::Securing { client, .. }
-            | Phase::Relaying { client, .. }
+            | Phase::Paired { pair: Pair { client, .. }, .. }
             | Phase::Answering { client }
             | Phase::Lingering { client, .. } => Some(client),
             Phase::Announcing { .. } | Phase::Between => None,

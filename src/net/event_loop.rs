@@ -32,9 +32,10 @@ use crate::sys::tls::{Contexts, Material, Outbox, Scope, TicketKeys};
 
 use super::buffers::RelayBuffers;
 use super::channel::{Change, Errand, Listening, NewSettings, Order, Report, WorkerEnd};
-use super::connection::{Connection, Ending, Key, Phase, Side};
+use super::connection::{Connection, Ending, Key, Phase};
 use super::deadlines::Queue;
 use super::listener::Acceptor;
+use super::pair::{Pair, Side, Stage};
 use super::udp::{EarKey, FlowKey, Udp};
 
 /// What the poller's tokens mean. A connection's is its key, which is never this small.
@@ -573,18 +574,13 @@ impl<'a> Worker<'a> {
                 Phase::Peeking { client }
                 | Phase::Waiting { client }
                 | Phase::Shaking { client }
-                | Phase::Connecting { client, .. }
-                | Phase::Securing { client, .. }
-                | Phase::Relaying { client, .. }
+                | Phase::Paired { pair: Pair { client, .. }, .. }
                 | Phase::Answering { client, .. },
                 Side::Client,
             ) => self.poller.add_stream(client.socket().as_fd(), name),
-            (
-                Phase::Connecting { server, .. }
-                | Phase::Securing { server, .. }
-                | Phase::Relaying { server, .. },
-                Side::Server,
-            ) => self.poller.add_stream(server.socket().as_fd(), name | token::SERVER),
+            (Phase::Paired { pair, .. }, Side::Server) => {
+                self.poller.add_stream(pair.server.socket().as_fd(), name | token::SERVER)
+            }
             (
                 Phase::Announcing { .. }
                 | Phase::Peeking { .. }
@@ -601,7 +597,8 @@ impl<'a> Worker<'a> {
     pub(super) fn tune(&mut self, key: Key) -> io::Result<()> {
         let name = key.data().as_ffi();
         match self.connections.get_mut(key).map(|it| &mut it.phase) {
-            Some(Phase::Relaying { client, server, up, down, .. }) => {
+            Some(Phase::Paired { stage: Stage::Relaying, pair }) => {
+                let Pair { client, server, up, down, .. } = pair;
                 let (up_stopped, down_stopped) = (up.is_stopped(server), down.is_stopped(client));
                 client.hush(&self.poller, name, up_stopped)?;
                 server.hush(&self.poller, name | token::SERVER, down_stopped)

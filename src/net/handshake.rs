@@ -10,8 +10,9 @@ use crate::shared::visits;
 use crate::shared::workers::Handshake;
 use crate::sys::reason::words;
 
-use super::connection::{Connection, Ending, Key, Phase, Side};
+use super::connection::{Connection, Ending, Key, Phase};
 use super::event_loop::Worker;
+use super::pair::{Side, Stage};
 use super::relay::Endpoint;
 
 impl Worker<'_> {
@@ -105,10 +106,10 @@ impl Worker<'_> {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        let Phase::Securing { server, .. } = &mut connection.phase else {
+        let Phase::Paired { stage: Stage::Securing, pair } = &mut connection.phase else {
             return;
         };
-        match server.handshake() {
+        match pair.server.handshake() {
             Ok(false) => {}
             Ok(true) => self.begin_relaying(key, None),
             Err(error) => {

@@ -14,6 +14,7 @@ use crate::shared::workers;
 
 use super::connection::{Ending, Key, Phase};
 use super::event_loop::Worker;
+use super::pair::{Pair, Stage};
 use super::relay::Filter;
 use super::turn::Observer;
 
@@ -147,10 +148,12 @@ impl Worker<'_> {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        let (Phase::Relaying { server, up, .. }, Some(http)) = (&connection.phase, &mut connection.http)
+        let (Phase::Paired { stage: Stage::Relaying, pair }, Some(http)) =
+            (&connection.phase, &mut connection.http)
         else {
             return;
         };
+        let Pair { server, up, .. } = pair;
         let another = http.head_has_gone();
         let pending = http.has_head_pending() && http.is_open() && up.backlog() + server.held() == 0;
         let was_pending = std::mem::replace(&mut connection.heading, pending);
@@ -204,11 +207,12 @@ impl Worker<'_> {
         let Some(connection) = self.connections.get_mut(key) else {
             return true;
         };
-        let (Phase::Relaying { client, down, .. }, Some(http)) =
+        let (Phase::Paired { stage: Stage::Relaying, pair }, Some(http)) =
             (&mut connection.phase, &mut connection.http)
         else {
             return false;
         };
+        let Pair { client, down, .. } = pair;
         let Some(why) = http.refusal().map(Refusal::ended) else {
             return false;
         };

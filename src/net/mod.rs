@@ -12,6 +12,7 @@ pub mod event_loop;
 mod handshake;
 mod http;
 mod listener;
+mod pair;
 mod peeking;
 mod proxy;
 pub mod relay;

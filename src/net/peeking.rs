@@ -13,8 +13,9 @@ use crate::policy::acl::Verdicts;
 use crate::policy::client_hello::{self, Hello};
 use crate::sys::socket;
 
-use super::connection::{Connection, Ending, Key, Phase, Side};
+use super::connection::{Connection, Ending, Key, Phase};
 use super::event_loop::Worker;
+use super::pair::Side;
 use super::relay::Endpoint;
 
 /// The longest name that the log is told, in bytes: none is longer, and none is where TLS ends here. No more of what clients

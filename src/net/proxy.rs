@@ -10,7 +10,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::model::address::{ClientAddress, SocketAddress};
 use crate::model::listen::Protocol;
-use crate::model::proxy::ProxySend;
 use crate::model::record::Ended;
 use crate::model::time::Seconds;
 use crate::policy::proxy_header::{
@@ -21,8 +20,9 @@ use crate::sys::poller::Readiness;
 use crate::sys::reason::words;
 use crate::sys::socket;
 
-use super::connection::{Connection, Ending, Key, Phase, Side};
+use super::connection::{Connection, Ending, Key, Phase};
 use super::event_loop::Worker;
+use super::pair::{Pair, Side, Stage};
 use super::relay::Endpoint;
 
 /// What was announced of a connection, beside its client.
@@ -177,12 +177,10 @@ impl Worker<'_> {
         let Some(connection) = self.connections.get_mut(key) else {
             return Ok(());
         };
-        let Phase::Connecting { client, server, reservation } = &mut connection.phase else {
+        let Phase::Paired { stage: Stage::Connecting, pair } = &mut connection.phase else {
             return Ok(());
         };
-        if reservation.proxy == ProxySend::Off {
-            return Ok(());
-        }
+        let Pair { client, server, reservation, .. } = pair;
         let announced = connection.announced.as_ref().and_then(|announced| announced.destination);
         let header = Outgoing {
             protocol: Protocol::Tcp,

@@ -152,6 +152,8 @@ bitflags::bitflags! {
         const HUSHED = 1 << 7;
         /// Its end has come, in order: a read that stops short has read all there is, and need not find the end.
         const WHOLE = 1 << 8;
+        /// What is known of a side whose stream has ended in order, beside what is left to read.
+        const AT_THE_END = Known::THOROUGH.bits() | Known::WHOLE.bits();
     }
 }
 
@@ -649,25 +651,33 @@ impl Direction {
     }
 
     /// What most turns are, without looking at all that a turn may have to do: bytes have come that nobody wants to see,
-    /// and all of them go on at once. The number of bytes; `None`: nothing was done, this needs [`Direction::pump`]. What
-    /// is left to do after it does so, too.
+    /// and all of them go on at once. `ENDED`: the end of the stream has come behind them, in order, as the poller has just
+    /// said. The number of bytes; `None`: nothing was done, this needs [`Direction::pump`]. What is left to do after it does
+    /// so, too.
     ///
     /// # Errors
     /// One of the sides is broken.
     #[inline(always)]
-    pub fn pass_on(
+    pub fn pass_on<const ENDED: bool>(
         &mut self,
         from: &mut Endpoint,
         to: &mut Endpoint,
         buffers: &mut RelayBuffers,
     ) -> Result<Option<u64>, Broken> {
-        // Then the other direction holds nothing and has nothing to do, either.
-        let calm = ((from.known - Known::READABLE) | to.known).is_empty();
+        // Then the other direction holds nothing and has nothing to do, either. How its stream ends does not matter here.
+        let calm = ((from.known - Known::READABLE) | (to.known - Known::AT_THE_END)).is_empty();
         if !calm || from.is_secured() || to.is_secured() || !self.is_clear() {
             return Ok(None);
         }
-        let moved = self.copy_once(from, to, buffers, &mut Shown { splice: true, see: |_: &[u8]| {} })?;
+        if ENDED {
+            from.known |= Known::READABLE | Known::AT_THE_END;
+        }
+        let unseen = &mut Shown { splice: true, see: |_: &[u8]| {} };
+        let moved = self.copy_once::<_, ENDED>(from, to, buffers, unseen)?;
         self.bytes += moved;
+        if ENDED && self.state == DirectionState::Draining && self.has_delivered(to) {
+            self.state = DirectionState::Ended;
+        }
         Ok(Some(moved))
     }
 
@@ -730,7 +740,7 @@ impl Direction {
                 self.passed += moved;
                 moved
             } else {
-                self.copy_once(from, to, buffers, filter)?
+                self.copy_once::<F, true>(from, to, buffers, filter)?
             };
             self.bytes += moved;
             progress.bytes += moved;
@@ -755,8 +765,9 @@ impl Direction {
         matches!(self.backlog, Backlog::Nothing) && to.held() == 0
     }
 
+    /// `ENDING`: the end may be known to have come behind the bytes.
     #[inline(always)]
-    fn copy_once<F: Filter>(
+    fn copy_once<F: Filter, const ENDING: bool>(
         &mut self,
         from: &mut Endpoint,
         to: &mut Endpoint,
@@ -781,7 +792,7 @@ impl Direction {
             self.hand_on(chunk, to, outgoing, pool).map_err(Broken::Sink)?;
             return Ok(count as u64);
         }
-        let last = count < scratch.len() && from.known.contains(Known::WHOLE);
+        let last = ENDING && count < scratch.len() && from.known.contains(Known::WHOLE);
         let sent = if last { to.send_last(chunk) } else { to.send(chunk) };
         let taken = sent.map_err(Broken::Sink)?;
         if last && !F::CHANGES {
@@ -1030,7 +1041,13 @@ mod tests {
         fn pass_on(&mut self) -> Option<u64> {
             let mut events = Events::with_capacity(2);
             self.poller.wait(&mut events, Duration::from_millis(10)).unwrap();
-            self.flow.pass_on(&mut self.from, &mut self.to, &mut self.buffers).unwrap()
+            let ended = events.iter().any(|(token, readiness)| token == 1 && readiness.ended());
+            let Rig { flow, from, to, buffers, .. } = self;
+            match ended {
+                true => flow.pass_on::<true>(from, to, buffers),
+                false => flow.pass_on::<false>(from, to, buffers),
+            }
+            .unwrap()
         }
     }
 
@@ -1063,7 +1080,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_all_go_on_take_the_short_way_and_their_end_does_not() {
+    fn bytes_that_all_go_on_take_the_short_way_and_so_does_their_end() {
         let mut rig = Rig::new(true, 1);
         rig.writer.write_all(b"hello").unwrap();
         let passed = (0..1000).find_map(|_| rig.pass_on().filter(|&count| count > 0));
@@ -1075,8 +1092,42 @@ mod tests {
         rig.writer.shutdown(Shutdown::Write).unwrap();
         let ended = (0..1000).any(|_| rig.pass_on() == Some(0) && !rig.flow.is_clear());
         assert!(ended);
-        assert_eq!(rig.pass_on(), None, "the rest is the long way's");
-        assert!(rig.turn().unwrap().ended);
+        assert_eq!((rig.flow.state(), rig.flow.bytes()), (DirectionState::Ended, 5));
+        assert_eq!(rig.pass_on(), None, "there is nothing left to do");
+    }
+
+    #[test]
+    fn on_the_short_way_the_last_bytes_wait_for_the_end_too() {
+        let mut rig = Rig::new(true, 1);
+        rig.writer.write_all(b"bye").unwrap();
+        rig.writer.shutdown(Shutdown::Write).unwrap();
+        let mut events = Events::with_capacity(8);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !events.iter().any(|(token, readiness)| token == 1 && readiness.ended()) {
+            assert!(Instant::now() < deadline, "the end does not come");
+            rig.poller.wait(&mut events, Duration::from_millis(10)).unwrap();
+        }
+        let Rig { from, to, flow, buffers, .. } = &mut rig;
+        assert_eq!(flow.pass_on::<true>(from, to, buffers).unwrap(), Some(3));
+        assert_eq!(flow.state(), DirectionState::Ended, "the end need not be read");
+        let arrived = rig.reader.peek(&mut [0; 8]).map_err(|error| error.kind());
+        assert_eq!(arrived, Err(io::ErrorKind::WouldBlock));
+        rig.to.finish();
+        rig.reader.set_nonblocking(false).unwrap();
+        let mut got = Vec::new();
+        rig.reader.read_to_end(&mut got).unwrap();
+        assert_eq!(got, b"bye");
+    }
+
+    #[test]
+    fn how_the_other_side_ends_does_not_matter_to_what_goes_there() {
+        let mut rig = Rig::new(true, 1);
+        rig.to.known = Known::AT_THE_END;
+        rig.writer.write_all(b"hello").unwrap();
+        assert!((0..1000).any(|_| rig.pass_on() == Some(5)));
+        rig.from.known = Known::AT_THE_END;
+        rig.writer.write_all(b"hello").unwrap();
+        assert_eq!(rig.pass_on(), None, "but it does where it is read");
     }
 
     /// A flow whose source has sent this and ended, as the poller has said.

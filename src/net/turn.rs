@@ -8,8 +8,8 @@ use crate::report::messages::Messages;
 use crate::sys::clock;
 
 use super::buffers::RelayBuffers;
-use super::connection::Side;
 use super::http::{Requests, Responses};
+use super::pair::Side;
 use super::relay::{Broken, Direction, Endpoint, Progress, Shown};
 
 /// A connection with all that its bytes meet.

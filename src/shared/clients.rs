@@ -50,6 +50,17 @@ fn short(tag: u32) -> u16 {
     (tag >> KIND.count_ones()) as u16 & SHORT_TAG
 }
 
+/// What is noted of a client that has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Noted {
+    /// Its slot.
+    pub client: ClientRef,
+    /// The server that it had last, if that is listed still.
+    pub server: Option<ServerId>,
+    /// The same, listed or not.
+    pub(super) key: ServerKey,
+}
+
 /// A client as reports show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientView {
@@ -125,7 +136,7 @@ impl<'a> Clients<'a> {
                 short_tag: short(tag),
                 address: key.address(),
                 last_used: Moment(slot.last.load(Relaxed)),
-                server: self.server_of(slot),
+                server: self.resolve(ServerKey(slot.server.load(Relaxed))),
                 connects: slot.connects.load(Relaxed),
                 up: slot.up.load(Relaxed),
                 down: slot.down.load(Relaxed),
@@ -153,40 +164,37 @@ impl<'a> Clients<'a> {
     }
 
     /// A client came: finds its slot, or takes one for it, the least recently used if all are taken. A client not
-    /// seen for longer than `tracking` is a new one. Says which server it is to go back to, if any.
-    pub fn visit(
-        &self,
-        guard: &Guard<'_>,
-        address: ClientAddress,
-        tracking: Seconds,
-        now: Moment,
-    ) -> (ClientRef, Option<ServerId>) {
+    /// seen for longer than `tracking` is a new one.
+    pub fn visit(&self, guard: &Guard<'_>, address: ClientAddress, tracking: Seconds, now: Moment) -> Noted {
         let index = Index::new(guard);
         let key = Key::from(address);
-        let link = index.visit(key, tracking, now).or_else(|Corrupt| {
+        let found = index.visit(key, tracking, now).or_else(|Corrupt| {
             repair(guard.region());
             index.visit(key, tracking, now)
         });
         // A second failure takes somebody who writes nonsense without the lock: this visit goes without a slot.
-        let slot = link.and_then(|link| Ok((link, index.slot(link)?)));
-        match slot {
+        match found {
             Ok((link, slot)) => {
                 let client = ClientRef { id: ClientId(link - 1), tag: slot.tag.load(Relaxed) };
-                (client, self.server_of(slot))
+                let noted = ServerKey(slot.server.load(Relaxed));
+                Noted { client, server: self.resolve(noted), key: noted.confirmed() }
             }
-            Err(Corrupt) => (ClientRef { id: ClientId(0), tag: FREE }, None),
+            Err(Corrupt) => {
+                let client = ClientRef { id: ClientId(0), tag: FREE };
+                Noted { client, server: None, key: ServerKey::NONE }
+            }
         }
     }
 
     /// What is known of a client, without noting that anybody asked; nothing if the index leads nowhere. Its tracking
     /// time may be up.
     pub(super) fn peek(&self, guard: &Guard<'_>, address: ClientAddress) -> Option<ClientView> {
-        let link = Index::new(guard).find(Key::from(address)).ok()??;
+        let (link, _) = Index::new(guard).find(Key::from(address)).ok()??;
         self.view(ClientId(link - 1))
     }
 
-    fn server_of(&self, slot: &ClientSlot) -> Option<ServerId> {
-        match self.region.servers().resolve(ServerKey(slot.server.load(Relaxed)))? {
+    fn resolve(&self, noted: ServerKey) -> Option<ServerId> {
+        match self.region.servers().resolve(noted)? {
             Target::Server(server) => Some(server),
             Target::Emergency | Target::Abuse => None,
         }
@@ -267,7 +275,8 @@ mod tests {
     }
 
     fn visit(region: &Region, number: u8, tracking: Seconds, now: Moment) -> (ClientRef, Option<ServerId>) {
-        region.clients().visit(&region.lock(WORKER), client(number), tracking, now)
+        let noted = region.clients().visit(&region.lock(WORKER), client(number), tracking, now);
+        (noted.client, noted.server)
     }
 
     fn audit(region: &Region) -> Result<(), Inconsistent> {
@@ -280,7 +289,7 @@ mod tests {
         let guard = region.lock(WORKER);
         let visit = |address: &str| {
             let address = ClientAddress::from(address.parse::<std::net::SocketAddr>().unwrap());
-            region.clients().visit(&guard, address, FOREVER, Moment(5)).0
+            region.clients().visit(&guard, address, FOREVER, Moment(5)).client
         };
         let first = visit("127.0.0.1:1000");
         assert_eq!(visit("127.0.0.1:2000"), first);

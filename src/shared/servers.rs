@@ -30,7 +30,7 @@ use crate::shared::lock::Busy;
 use crate::shared::region::{CURSORS, Region, SERVER_LIST, SERVERS};
 use crate::sys::clock;
 
-pub(super) use row::{RawAddress, ServerRow};
+pub(super) use row::{PathRoom, RawAddress, ServerRow};
 
 /// How many rows there are: for two whole lists, so that servers that are not listed any more keep theirs while
 /// clients are connected to them.
@@ -259,7 +259,7 @@ impl<'a> Servers<'a> {
         // read here: it is still true when the lock is taken.
         let state = |row: RowId| {
             let server = self.row(row)?;
-            let (address, position) = (server.address().map(Into::into), server.position().map(Target::row));
+            let (address, position) = (server.address(), server.position().map(Target::row));
             Some(RowState { address, position, load: self.region.ledger().row_load(row) })
         };
         let rows: Vec<RowState> = self.rows_ever().filter_map(state).collect();
@@ -342,8 +342,15 @@ impl<'a> Servers<'a> {
 
     /// The word by which to remember the server at this position.
     pub(super) fn key(&self, target: Target) -> ServerKey {
-        let key = |row| Some(ServerKey::new(row, self.row(row)?.identity()));
-        self.at(target).and_then(key).unwrap_or_default()
+        self.row_and_key(target).map_or(ServerKey::NONE, |(_, key)| key)
+    }
+
+    /// The row of the server at this position, and the word by which to remember that server.
+    #[inline]
+    pub(super) fn row_and_key(&self, target: Target) -> Option<(&'a ServerRow, ServerKey)> {
+        let id = self.at(target)?;
+        let row = self.row(id)?;
+        Some((row, ServerKey::new(id, row.identity())))
     }
 
     /// The row of the server that was remembered by this word, if that is still the same server's.

@@ -27,9 +27,9 @@ use crate::policy::routes::ServerSet;
 use crate::policy::selection::{
     self, Choice, Decision, FailoverState, Rule, Rules, ServerTable, ServerView, Visitor,
 };
-use crate::shared::clients::ClientRef;
+use crate::shared::clients::{ClientRef, Noted};
 use crate::shared::region::Region;
-use crate::shared::servers::{RawAddress, ServerKey, ServerRow};
+use crate::shared::servers::{PathRoom, RawAddress, ServerKey, ServerRow};
 use crate::sys::clock;
 
 /// What applies to every visit under one generation of settings.
@@ -117,8 +117,9 @@ pub fn begin(
     let context = VisitContext { region, terms, among, now };
     region.workers().mark_used(worker);
     let guard = region.lock(worker);
-    let (record, remembered) = region.clients().visit(&guard, client, terms.tracking, now);
-    let remembered = remembered.filter(|last| among.is_none_or(|set| set.contains(*last)));
+    let Noted { client: record, server, key: last } =
+        region.clients().visit(&guard, client, terms.tracking, now);
+    let remembered = server.filter(|last| among.is_none_or(|set| set.contains(*last)));
     let visitor = Visitor { address: client, remembered, verdicts };
     let before = region.servers().cursor(among);
     let mut cursor = before;
@@ -129,7 +130,8 @@ pub fn begin(
     if cursor != before {
         region.servers().set_cursor(among, cursor);
     }
-    let place = choice.and_then(|(choice, chosen)| context.take(worker, choice, chosen));
+    let mut path = PathRoom::new();
+    let place = choice.and_then(|(choice, chosen)| context.take(worker, choice, chosen, &mut path));
     let provisional = match place.as_ref().and_then(|place| remembered_as(place.choice.target, place.key)) {
         // With -r every connection goes elsewhere: nothing is gained before a server has answered.
         Some(key) if remembered.is_none() && !terms.rules.forgetful && !terms.rules.roundrobin => {
@@ -138,12 +140,11 @@ pub fn begin(
         }
         _ => false,
     };
-    let remembered =
-        remembered.map_or(ServerKey::NONE, |server| region.servers().key(Target::Server(server)));
     drop(guard);
+    let remembered = if remembered.is_some() { last } else { ServerKey::NONE };
     Visit {
         client: record,
-        reservation: place.map(|place| place.reservation(record, remembered, provisional)),
+        reservation: place.map(|place| place.reservation(&path, record, remembered, provisional)),
     }
 }
 
@@ -195,7 +196,8 @@ pub fn fail(
         true => None,
         false => selection::choose_next(&terms.rules, &context, &visitor, &failed.failover),
     };
-    let place = next.and_then(|next| context.take(worker, next, after_failure(next.target)));
+    let mut path = PathRoom::new();
+    let place = next.and_then(|next| context.take(worker, next, after_failure(next.target), &mut path));
     let provisional = if failed.provisional {
         let next = place.as_ref().and_then(|place| remembered_as(place.choice.target, place.key));
         let moved = next.map_or(ServerKey::NONE, ServerKey::unconfirmed);
@@ -205,7 +207,7 @@ pub fn fail(
         false
     };
     drop(guard);
-    let next = place.map(|place| place.reservation(record, failed.remembered, provisional));
+    let next = place.map(|place| place.reservation(&path, record, failed.remembered, provisional));
     Failed { is_news, next }
 }
 
@@ -359,10 +361,16 @@ impl VisitContext<'_> {
     }
 
     /// Takes a place on the chosen target. None only if the choice was not one to make.
-    fn take(&self, worker: WorkerId, choice: Choice, chosen: Chosen) -> Option<Reserved> {
-        let key = self.region.servers().key(choice.target);
-        let row = self.region.servers().row_of(key)?;
-        let address = row.usable_address()?;
+    #[inline]
+    fn take(
+        &self,
+        worker: WorkerId,
+        choice: Choice,
+        chosen: Chosen,
+        path: &mut PathRoom,
+    ) -> Option<Reserved> {
+        let (row, key) = self.region.servers().row_and_key(choice.target)?;
+        let address = row.usable_address(path)?;
         if !self.region.ledger().take(worker, key.row()) {
             return None;
         }
@@ -397,10 +405,17 @@ impl ServerTable for VisitContext<'_> {
 }
 
 impl Reserved {
-    fn reservation(self, client: ClientRef, remembered: ServerKey, provisional: bool) -> Reservation {
+    #[inline]
+    fn reservation(
+        self,
+        path: &PathRoom,
+        client: ClientRef,
+        remembered: ServerKey,
+        provisional: bool,
+    ) -> Reservation {
         Reservation {
             target: self.choice.target,
-            address: self.address.into(),
+            address: path.complete(self.address),
             tls: self.tls,
             proxy: self.proxy,
             failover: self.choice.failover,

@@ -80,14 +80,20 @@ impl<'g> Index<'g> {
     }
 
     fn bucket(&self, key: Key) -> Result<&'g AtomicU32, Corrupt> {
-        let mut bytes = [0; 17];
+        // Not its kind: all clients of Unix sockets are one, and :: does not come.
+        let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&key.halves[0].to_le_bytes());
-        bytes[8..16].copy_from_slice(&key.halves[1].to_le_bytes());
-        bytes[16] = key.kind as u8;
+        bytes[8..].copy_from_slice(&key.halves[1].to_le_bytes());
         self.bucket_at(self.region.hasher().hash(&bytes) as u32 & (self.buckets - 1))
     }
 
-    pub(super) fn visit(&self, key: Key, tracking: Seconds, now: Moment) -> Result<u32, Corrupt> {
+    /// See [`super::Clients::visit`]: its slot, with the link that leads there.
+    pub(super) fn visit(
+        &self,
+        key: Key,
+        tracking: Seconds,
+        now: Moment,
+    ) -> Result<(u32, &'g ClientSlot), Corrupt> {
         // Two a visit: however many run out, the table does not fall behind, and a visit's cost stays bounded.
         for _ in 0..2 {
             self.drop_expired(tracking, now)?;
@@ -97,32 +103,36 @@ impl<'g> Index<'g> {
             return Err(Corrupt);
         }
         self.header.last.store(last, Relaxed);
-        let link = match self.find(key)? {
-            Some(link) => {
-                let slot = self.slot(link)?;
+        let (link, slot) = match self.find(key)? {
+            Some((link, slot)) => {
                 if !tracking::remembered(Moment(slot.last.load(Relaxed)), tracking, now) {
                     slot.vacate();
                     slot.fill(key, last);
                 }
-                self.unlink_lru(link)?;
-                link
+                // One that comes again before anybody else does is the newest already.
+                if self.header.newest.load(Relaxed) != link {
+                    self.unlink_lru(link)?;
+                    self.link_newest(link)?;
+                }
+                (link, slot)
             }
             None => {
                 let link = self.find_room()?;
-                self.slot(link)?.fill(key, last);
+                let slot = self.slot(link)?;
+                slot.fill(key, last);
                 self.link_index(link, key)?;
                 self.header.used.store(self.used() + 1, Relaxed);
-                link
+                self.link_newest(link)?;
+                (link, slot)
             }
         };
-        let slot = self.slot(link)?;
         slot.last.store(last, Relaxed);
         slot.connects.store(slot.connects.load(Relaxed).saturating_add(1), Relaxed);
-        self.link_newest(link)?;
-        Ok(link)
+        Ok((link, slot))
     }
 
-    pub(super) fn find(&self, key: Key) -> Result<Option<u32>, Corrupt> {
+    /// The slot of a client that is in the index, with the link that leads there.
+    pub(super) fn find(&self, key: Key) -> Result<Option<(u32, &'g ClientSlot)>, Corrupt> {
         let mut link = self.bucket(key)?.load(Relaxed);
         for _ in 0..=self.used() {
             if link == 0 {
@@ -130,7 +140,7 @@ impl<'g> Index<'g> {
             }
             let slot = self.slot(link)?;
             if slot.is(key) {
-                return Ok(Some(link));
+                return Ok(Some((link, slot)));
             }
             link = slot.chain.load(Relaxed);
         }
@@ -272,7 +282,7 @@ impl<'g> Index<'g> {
             if slot.last.load(Relaxed) >= last {
                 return Err(Inconsistent("the LRU list is out of order"));
             }
-            if self.find(key).map_err(broken)? != Some(link) {
+            if self.find(key).map_err(broken)?.map(|(found, _)| found) != Some(link) {
                 return Err(Inconsistent("a slot is not in the index"));
             }
             (newer, last, link) = (link, slot.last.load(Relaxed), slot.older.load(Relaxed));

@@ -80,15 +80,25 @@ const PROXY_V2_EVERY: u32 = 3;
 #[derive(Debug, Clone, Copy)]
 pub(in crate::shared) enum RawAddress {
     Inet(SocketAddr),
-    Unix([u8; PATH], usize),
+    /// Its path is so long, and was copied to where the copier said.
+    Unix(usize),
 }
 
-impl From<RawAddress> for SocketAddress {
-    fn from(raw: RawAddress) -> Self {
+/// Room for the path of a Unix socket. Most addresses have none, and are not to be as large as if they had.
+#[derive(Debug)]
+pub(in crate::shared) struct PathRoom([u8; PATH]);
+
+impl PathRoom {
+    pub(in crate::shared) fn new() -> Self {
+        PathRoom([0; PATH])
+    }
+
+    /// The address that was copied with this room last.
+    pub(in crate::shared) fn complete(&self, raw: RawAddress) -> SocketAddress {
         match raw {
             RawAddress::Inet(address) => SocketAddress::Inet(address),
-            RawAddress::Unix(path, length) => {
-                let path = path.get(..length).unwrap_or(&path);
+            RawAddress::Unix(length) => {
+                let path = self.0.get(..length).unwrap_or(&self.0);
                 SocketAddress::Unix(OsStr::from_bytes(path).into())
             }
         }
@@ -131,7 +141,7 @@ impl ServerRow {
 
     pub(super) fn definition(&self) -> Definition {
         Definition {
-            address: self.usable_address().map(Into::into),
+            address: self.address().filter(|_| self.usable.load(Relaxed) != 0),
             soft: self.soft.load(Relaxed),
             hard: self.hard.load(Relaxed),
             weight: self.weight.load(Relaxed),
@@ -196,8 +206,9 @@ impl ServerRow {
     }
 
     /// Where to connect to, if that is possible now.
-    pub(in crate::shared) fn usable_address(&self) -> Option<RawAddress> {
-        self.address().filter(|_| self.usable.load(Relaxed) != 0)
+    #[inline]
+    pub(in crate::shared) fn usable_address(&self, room: &mut PathRoom) -> Option<RawAddress> {
+        self.raw_address(room).filter(|_| self.usable.load(Relaxed) != 0)
     }
 
     /// `server N blacklist T`. Without the lock.
@@ -231,7 +242,8 @@ impl ServerRow {
 
     /// Would [`ServerRow::forgive`] change anything?
     pub(in crate::shared) fn is_forgivable(&self, now: Moment) -> bool {
-        blacklist::after_success(self.record(), now) != self.record()
+        let record = self.record();
+        record != Record::default() && blacklist::after_success(record, now) != record
     }
 
     /// A connect has succeeded. With the lock; an order stays, as above.
@@ -271,7 +283,13 @@ impl ServerRow {
     }
 
     /// The address that moved in last.
-    pub(super) fn address(&self) -> Option<RawAddress> {
+    pub(super) fn address(&self) -> Option<SocketAddress> {
+        let mut room = PathRoom::new();
+        self.raw_address(&mut room).map(|raw| room.complete(raw))
+    }
+
+    #[inline]
+    fn raw_address(&self, room: &mut PathRoom) -> Option<RawAddress> {
         let port = self.port.load(Relaxed) as u16;
         let [high, low] = [&self.ip[0], &self.ip[1]].map(|half| half.load(Relaxed));
         match self.kind.load(Relaxed) {
@@ -282,8 +300,8 @@ impl ServerRow {
                 Some(RawAddress::Inet(SocketAddrV6::new(ip, port, flow, scope).into()))
             }
             UNIX => {
-                let path = std::array::from_fn(|i| self.path[i].load(Relaxed));
-                Some(RawAddress::Unix(path, (self.path_length.load(Relaxed) as usize).min(PATH)))
+                room.0.iter_mut().zip(&self.path).for_each(|(to, from)| *to = from.load(Relaxed));
+                Some(RawAddress::Unix((self.path_length.load(Relaxed) as usize).min(PATH)))
             }
             _ => None,
         }
