@@ -118,11 +118,15 @@ impl Floor {
         let mut events = Events::with_capacity(EVENTS);
         loop {
             self.poller.wait(&mut events, Duration::from_secs(60)).unwrap();
+            let mut arrivals = false;
             for event in events.iter() {
                 match event {
-                    (LISTENER, _) => self.accept(),
+                    (LISTENER, _) => arrivals = true,
                     (token, readiness) => self.ready((token / 2) as usize, (token % 2) as usize, readiness),
                 }
+            }
+            if arrivals {
+                self.accept();
             }
             self.free.append(&mut self.freed);
         }

@@ -290,11 +290,15 @@ pub(super) fn run(address: SocketAddrV4, server: SocketAddrV4, certificate: &str
     let mut events = Events::with_capacity(EVENTS);
     loop {
         floor.poller.wait(&mut events, Duration::from_secs(60)).unwrap();
+        let mut arrivals = false;
         for event in events.iter() {
             match event {
-                (LISTENER, _) => floor.accept(),
+                (LISTENER, _) => arrivals = true,
                 (token, readiness) => floor.ready((token / 2) as usize, token % 2 == 0, readiness),
             }
+        }
+        if arrivals {
+            floor.accept();
         }
         floor.free.append(&mut floor.freed);
     }

@@ -311,7 +311,7 @@ impl<'a> Worker<'a> {
                         self.advance(key, which, readiness);
                     }
                     token::LISTENER..=token::LAST_LISTENER => {
-                        self.listener_ready((token - token::LISTENER) as usize);
+                        self.acceptor.note_ready((token - token::LISTENER) as usize);
                     }
                     token::BELL => self.bell_rang(),
                     token::SIGNALS => drop(self.signals.take()),
@@ -324,6 +324,7 @@ impl<'a> Worker<'a> {
                     }
                 }
             }
+            self.accept_ready();
             self.send_replies();
             self.go_on_with_unfinished();
             if self.now >= self.due {

@@ -57,6 +57,8 @@ struct Door {
 #[derive(Debug)]
 pub(super) struct Acceptor {
     doors: Vec<Door>,
+    /// Those that clients wait at, as the poller has said in this turn.
+    ready: Vec<usize>,
     /// None is registered with the poller, and why.
     pause: Option<(Pause, Moment)>,
     /// Everybody who waits is accepted, because the listeners are about to be closed.
@@ -77,6 +79,7 @@ impl Acceptor {
     pub(super) fn new(sockets: Vec<OwnedFd>) -> Self {
         Acceptor {
             doors: doors(sockets),
+            ready: Vec::new(),
             pause: None,
             emptying: false,
             told_others: None,
@@ -89,6 +92,11 @@ impl Acceptor {
     /// The first of them, unless there is none.
     pub(super) fn first(&self) -> Option<BorrowedFd<'_>> {
         self.doors.first().map(|door| door.socket.as_fd())
+    }
+
+    /// The poller says that clients wait at one of them.
+    pub(super) fn note_ready(&mut self, number: usize) {
+        self.ready.push(number);
     }
 
     /// How long the loop may sleep because of a pause that nobody rings the bell for.
@@ -172,8 +180,20 @@ impl Worker<'_> {
         self.acceptor.doors.clear();
     }
 
-    /// The poller says that clients wait at one of them.
-    pub(super) fn listener_ready(&mut self, number: usize) {
+    /// Accepts where clients wait, after everybody else had its turn: who is here already is done the sooner, and who is
+    /// done makes room. That keeps the longest waits short, and costs less than taking turns.
+    pub(super) fn accept_ready(&mut self) {
+        if self.acceptor.ready.is_empty() {
+            return;
+        }
+        let mut ready = std::mem::take(&mut self.acceptor.ready);
+        for number in ready.drain(..) {
+            self.listener_ready(number);
+        }
+        self.acceptor.ready = ready;
+    }
+
+    fn listener_ready(&mut self, number: usize) {
         if self.acceptor.pause.is_some() {
             return;
         }
