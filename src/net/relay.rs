@@ -21,11 +21,9 @@ use crate::sys::tls::Secured;
 
 use super::buffers::{BufferPool, PIPE, RelayBuffers};
 
-/// Reads in one go before the other connections get their turn.
+/// Reads in one go before the other connections get their turn: a mebibyte that is copied, or four of what is spliced, in
+/// about the same time.
 pub(super) const ROUNDS: u32 = 16;
-
-/// Bytes in one go before the other connections get their turn.
-const TURN: u64 = 1024 * 1024;
 
 /// Reads in a row that filled the scratch buffer before splicing begins.
 const FULL: u8 = 2;
@@ -645,6 +643,11 @@ impl Direction {
         self.reset
     }
 
+    /// There is nothing to be done for it now, whatever the poller has said.
+    pub fn is_at_rest(&self, from: &Endpoint, to: &Endpoint) -> bool {
+        !from.readable() && self.state != DirectionState::Draining && self.has_delivered(to)
+    }
+
     /// Nothing is held, more may come, and it is not spliced.
     pub fn is_clear(&self) -> bool {
         self.state == DirectionState::Flowing && matches!(self.backlog, Backlog::Nothing) && self.full < FULL
@@ -723,7 +726,7 @@ impl Direction {
             if !from.readable() || !filter.is_open() {
                 break;
             }
-            if rounds == ROUNDS || progress.bytes >= TURN {
+            if rounds == ROUNDS {
                 progress.again = true;
                 break;
             }
@@ -841,6 +844,7 @@ impl Direction {
         Ok(())
     }
 
+    #[inline]
     fn splice_once(
         &mut self,
         from: &mut Endpoint,
@@ -865,8 +869,7 @@ impl Direction {
                     self.small = 0;
                     self.full = 0;
                 }
-                self.backlog = Backlog::Piped(pipe, count);
-                self.flush(to, buffers).map_err(Broken::Sink)?;
+                self.drain(pipe, count, to, buffers).map_err(Broken::Sink)?;
                 Ok(count as u64)
             }
             Err(error) => {
@@ -907,30 +910,40 @@ impl Direction {
                     }
                 }
             }
-            Backlog::Piped(pipe, mut count) => {
-                to.expect_more();
-                while count > 0 {
-                    match pipe.drain(to.socket().as_fd(), count) {
-                        Ok(taken) if taken > 0 => count -= taken,
-                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                        Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                            buffers.pipes.lose(pipe);
-                            return Err(error);
-                        }
-                        Ok(_) | Err(_) => {
-                            to.known.insert(Known::BLOCKED);
-                            break;
-                        }
-                    }
-                }
-                if count == 0 {
-                    buffers.pipes.give_back(pipe);
-                    return Ok(true);
-                }
-                self.backlog = Backlog::Piped(pipe, count);
-                Ok(false)
+            Backlog::Piped(pipe, count) => {
+                self.drain(pipe, count, to, buffers)?;
+                Ok(matches!(self.backlog, Backlog::Nothing))
             }
         }
+    }
+
+    /// Hands on what is in a pipe; what the other side does not take is held, in the pipe.
+    #[inline]
+    fn drain(
+        &mut self,
+        pipe: Pipe,
+        mut count: usize,
+        to: &mut Endpoint,
+        buffers: &mut RelayBuffers,
+    ) -> io::Result<()> {
+        to.expect_more();
+        while count > 0 {
+            match pipe.drain(to.socket().as_fd(), count) {
+                Ok(taken) if taken > 0 => count -= taken,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                    buffers.pipes.lose(pipe);
+                    return Err(error);
+                }
+                Ok(_) | Err(_) => {
+                    to.known.insert(Known::BLOCKED);
+                    self.backlog = Backlog::Piped(pipe, count);
+                    return Ok(());
+                }
+            }
+        }
+        buffers.pipes.give_back(pipe);
+        Ok(())
     }
 }
 

@@ -104,6 +104,9 @@ impl Turn<'_> {
     fn pump_up(&mut self) -> Moved {
         let Turn { client, server, up, buffers, turn, observer, .. } = self;
         let Some(exchange) = self.http.as_deref_mut() else {
+            if up.is_at_rest(client, server) {
+                return Ok(Progress::default());
+            }
             let splice = !(observer.dumping || observer.is_logging() && **turn);
             let see = |chunk: &[u8]| {
                 if std::mem::take(*turn) {
@@ -119,6 +122,9 @@ impl Turn<'_> {
     fn pump_down(&mut self) -> Moved {
         let Turn { client, server, up, down, buffers, observer, .. } = self;
         let Some(exchange) = self.http.as_deref_mut() else {
+            if down.is_at_rest(server, client) {
+                return Ok(Progress::default());
+            }
             let see = |chunk: &[u8]| observer.show(chunk);
             return down.pump(server, client, buffers, &mut Shown { splice: !observer.dumping, see });
         };
