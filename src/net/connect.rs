@@ -57,7 +57,7 @@ impl Worker<'_> {
     pub(super) fn admit(&mut self, client: OwnedFd, address: ClientAddress, conn: ConnId) {
         self.region.workers().opened(self.id);
         let verdicts = self.verdicts_on(&address);
-        let key = self.connections.insert(Connection::new(conn, address, verdicts));
+        let key = self.connections.insert_with_key(|_| Connection::new(conn, address, verdicts));
         match self.settings.proxy_accept {
             None => self.welcome(key, client, address == ClientAddress::Unix),
             Some(list) => self.expect_header(key, client, verdicts.permits(list)),

@@ -637,20 +637,21 @@ impl Worker<'_> {
             Phase::Lingering { .. } => &mut self.lingering,
         };
         queue.leave(&mut self.connections, key);
-        let Some(mut connection) = self.connections.remove(key) else {
+        let mut removed = self.connections.remove(key);
+        if let Some(connection) = &mut removed {
+            self.log_end(connection, why);
+        }
+        let Some(Connection { phase, visitor, conn, .. }) = removed else {
             return;
         };
-        self.log_end(&mut connection, why);
-        let client = match connection.phase {
+        let client = match phase {
             Phase::Announcing { client } => Endpoint::client(client, false),
             Phase::Peeking { client }
             | Phase::Waiting { client }
             | Phase::Shaking { client }
             | Phase::Answering { client }
             | Phase::Lingering { client, .. } => client,
-            Phase::Paired { stage: Stage::Relaying, pair } => {
-                self.leave_server(connection.visitor, pair, ending)
-            }
+            Phase::Paired { stage: Stage::Relaying, pair } => self.leave_server(visitor, pair, ending),
             Phase::Paired { stage: Stage::Connecting | Stage::Securing, pair } => {
                 let Pair { client, server, reservation, .. } = pair;
                 match ending {
@@ -668,7 +669,7 @@ impl Worker<'_> {
             Ending::Closed => client.part(),
             Ending::Reset => client.cut(),
         }
-        self.release_slot(connection.conn);
+        self.release_slot(conn);
     }
 
     /// Closes the server's side and accounts for what has passed; what has not is lost. The client's side is left.

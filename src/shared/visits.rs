@@ -361,7 +361,7 @@ impl VisitContext<'_> {
     }
 
     /// Takes a place on the chosen target. None only if the choice was not one to make.
-    #[inline]
+    #[inline(always)]
     fn take(
         &self,
         worker: WorkerId,
