@@ -39,6 +39,7 @@ bench:
 	sh contrib/setup.sh bench
 	$(CARGO) bench --locked
 	bash benches/tcp.sh
+	bash benches/workers.sh
 	bash benches/http.sh
 	bash benches/tls.sh
 	bash benches/udp.sh

@@ -21,7 +21,8 @@
 # Beside the balancers there is `floor`, which passes on and does nothing else (floor/floor.rs): what pen costs beyond
 # that is its own, the rest is the system's.
 #
-# One process of each balancer does all the work (but pen2w: two workers), and takes turns with the others round by round.
+# One process of each balancer does all the work (but pen2w: two workers, which the one process of clients hears of less at a
+# time; workers.sh looks into that), and takes turns with the others round by round.
 # Balancers, clients and server run on one CPU: what they cost each other by waking up on different ones varies far more
 # than what is measured. So only the cost per operation is worth comparing; rate (operations a second) and the waiting
 # times p50, p99 and p999 (microseconds) contain the cost of clients and server. The table has medians over the rounds; a
