@@ -21,10 +21,10 @@ use crate::sys::reason::words;
 use crate::sys::socket::{self, ConnectOptions, Source};
 
 use super::connection::{Connection, Ending, Key, Phase, state};
+use super::endpoint::Endpoint;
 use super::event_loop::{Worker, token};
 use super::http::exchange;
 use super::pair::{Pair, Side, Stage};
-use super::relay::Endpoint;
 
 /// Somebody who waits for a server.
 #[derive(Debug)]

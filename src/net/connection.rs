@@ -39,11 +39,12 @@ use crate::sys::reason::words;
 use crate::sys::socket;
 
 use super::deadlines::Link;
+use super::endpoint::Endpoint;
 use super::ends::{Asker, Past, log_last_requests, log_requests, tls_facts};
 use super::event_loop::Worker;
 use super::pair::{Pair, Side, Stage};
 use super::proxy::Announced;
-use super::relay::{Broken, Direction, DirectionState, Endpoint, Progress, ROUNDS};
+use super::relay::{Broken, Direction, DirectionState, Progress, ROUNDS};
 use super::turn::{Observer, Turn};
 
 slotmap::new_key_type! {

@@ -14,9 +14,9 @@ use crate::shared::visits::Reservation;
 use crate::sys::clock;
 
 use super::connection::{Connection, Phase};
+use super::endpoint::Endpoint;
 use super::event_loop::Worker;
 use super::pair::Pair;
-use super::relay::Endpoint;
 
 /// What is told of a connection that has no server any more.
 #[derive(Debug)]

@@ -11,9 +11,9 @@ use crate::shared::workers::Handshake;
 use crate::sys::reason::words;
 
 use super::connection::{Connection, Ending, Key, Phase};
+use super::endpoint::Endpoint;
 use super::event_loop::Worker;
 use super::pair::{Side, Stage};
-use super::relay::Endpoint;
 
 impl Worker<'_> {
     /// A client has been accepted that is to speak TLS. Its connection is in no queue, its phase is `Between`.

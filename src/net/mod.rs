@@ -7,6 +7,7 @@ mod connect;
 pub mod connection;
 pub mod control;
 pub mod deadlines;
+pub mod endpoint;
 mod ends;
 pub mod event_loop;
 mod handshake;

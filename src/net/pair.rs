@@ -4,7 +4,8 @@ use crate::shared::visits::Reservation;
 
 use super::buffers::RelayBuffers;
 use super::connection::state;
-use super::relay::{Broken, Direction, DirectionState, Endpoint};
+use super::endpoint::Endpoint;
+use super::relay::{Broken, Direction, DirectionState};
 
 /// Which socket of a connection an event is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

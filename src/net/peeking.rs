@@ -14,9 +14,9 @@ use crate::policy::client_hello::{self, Hello};
 use crate::sys::socket;
 
 use super::connection::{Connection, Ending, Key, Phase};
+use super::endpoint::Endpoint;
 use super::event_loop::Worker;
 use super::pair::Side;
-use super::relay::Endpoint;
 
 /// The longest name that the log is told, in bytes: none is longer, and none is where TLS ends here. No more of what clients
 /// make up is kept, or makes an object too long for a datagram or a pipe.

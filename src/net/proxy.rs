@@ -21,9 +21,9 @@ use crate::sys::reason::words;
 use crate::sys::socket;
 
 use super::connection::{Connection, Ending, Key, Phase};
+use super::endpoint::Endpoint;
 use super::event_loop::Worker;
 use super::pair::{Pair, Side, Stage};
-use super::relay::Endpoint;
 
 /// What was announced of a connection, beside its client.
 #[derive(Debug)]

@@ -8,9 +8,10 @@ use crate::report::messages::Messages;
 use crate::sys::clock;
 
 use super::buffers::RelayBuffers;
+use super::endpoint::Endpoint;
 use super::http::{Requests, Responses};
 use super::pair::Side;
-use super::relay::{Broken, Direction, Endpoint, Progress, Shown};
+use super::relay::{Broken, Direction, Progress, Shown};
 
 /// A connection with all that its bytes meet.
 pub(super) struct Turn<'a> {

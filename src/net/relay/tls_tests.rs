@@ -1,6 +1,7 @@
 //! Flows with TLS on one side, or on both.
 
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -9,6 +10,7 @@ use super::*;
 use crate::model::tls::ServerIdentity;
 use crate::net::buffers::SCRATCH;
 use crate::sys::poller::{Events, Poller};
+use crate::sys::socket;
 use crate::sys::tls::testing::contexts;
 use crate::sys::tls::{Contexts, Outbox};
 
