@@ -104,7 +104,7 @@ impl Worker<'_> {
             connection.phase = Phase::Answering { client };
             self.answering.join(&mut self.connections, key, self.now);
             self.describe(key);
-            if !watched && self.watch(key, Side::Client).is_err() {
+            if !watched && self.watch_client(key).is_err() {
                 return self.close(key, Ending::Closed, Ended::NoResources);
             }
             if readable {
@@ -165,7 +165,7 @@ impl Worker<'_> {
         connection.phase = Phase::Waiting { client };
         self.peeking.join(&mut self.connections, key, self.now);
         self.describe(key);
-        if !watched && self.watch(key, Side::Client).is_err() {
+        if !watched && self.watch_client(key).is_err() {
             return self.close(key, Ending::Closed, Ended::NoResources);
         }
         if told {
@@ -390,11 +390,12 @@ impl Worker<'_> {
         let Some(mut arrival) = Arrival::of(connection) else {
             return;
         };
-        if matches!(connection.phase, Phase::Paired { stage: Stage::Relaying, .. }) {
-            return;
-        }
-        let Phase::Paired { pair, .. } = std::mem::replace(&mut connection.phase, Phase::Between) else {
-            return;
+        let pair = match std::mem::replace(&mut connection.phase, Phase::Between) {
+            Phase::Paired { stage: Stage::Connecting | Stage::Securing, pair } => pair,
+            other => {
+                connection.phase = other;
+                return;
+            }
         };
         let Pair { client, server, reservation, .. } = pair;
         self.connecting.leave(&mut self.connections, key);

@@ -563,35 +563,19 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Registers one of a connection's sockets.
-    pub(super) fn watch(&self, key: Key, which: Side) -> io::Result<()> {
-        let Some(connection) = self.connections.get(key) else {
-            return Ok(());
-        };
-        let name = key.data().as_ffi();
-        match (&connection.phase, which) {
-            (Phase::Announcing { client }, Side::Client) => self.poller.add_stream(client.as_fd(), name),
-            (
+    /// Registers a client's socket, before there is a server for it.
+    pub(super) fn watch_client(&self, key: Key) -> io::Result<()> {
+        let client = match self.connections.get(key).map(|it| &it.phase) {
+            Some(Phase::Announcing { client }) => client,
+            Some(
                 Phase::Peeking { client }
                 | Phase::Waiting { client }
                 | Phase::Shaking { client }
-                | Phase::Paired { pair: Pair { client, .. }, .. }
-                | Phase::Answering { client, .. },
-                Side::Client,
-            ) => self.poller.add_stream(client.socket().as_fd(), name),
-            (Phase::Paired { pair, .. }, Side::Server) => {
-                self.poller.add_stream(pair.server.socket().as_fd(), name | token::SERVER)
-            }
-            (
-                Phase::Announcing { .. }
-                | Phase::Peeking { .. }
-                | Phase::Waiting { .. }
-                | Phase::Shaking { .. }
-                | Phase::Answering { .. },
-                Side::Server,
-            )
-            | (Phase::Lingering { .. } | Phase::Between, _) => Ok(()),
-        }
+                | Phase::Answering { client },
+            ) => client.socket(),
+            Some(Phase::Paired { .. } | Phase::Lingering { .. } | Phase::Between) | None => return Ok(()),
+        };
+        self.poller.add_stream(client.as_fd(), key.data().as_ffi())
     }
 
     /// What a connection's sockets have to be read is to be reported where it will be read.

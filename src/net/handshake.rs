@@ -13,7 +13,7 @@ use crate::sys::reason::words;
 use super::connection::{Connection, Ending, Key, Phase};
 use super::endpoint::Endpoint;
 use super::event_loop::Worker;
-use super::pair::{Side, Stage};
+use super::pair::Stage;
 
 impl Worker<'_> {
     /// A client has been accepted that is to speak TLS. Its connection is in no queue, its phase is `Between`.
@@ -43,7 +43,7 @@ impl Worker<'_> {
         }
         self.shaking.join(&mut self.connections, key, self.now);
         self.describe(key);
-        if self.watch(key, Side::Client).is_err() {
+        if self.watch_client(key).is_err() {
             self.close(key, Ending::Closed, Ended::NoResources);
         }
     }

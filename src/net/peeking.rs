@@ -16,7 +16,6 @@ use crate::sys::socket;
 use super::connection::{Connection, Ending, Key, Phase};
 use super::endpoint::Endpoint;
 use super::event_loop::Worker;
-use super::pair::Side;
 
 /// The longest name that the log is told, in bytes: none is longer, and none is where TLS ends here. No more of what clients
 /// make up is kept, or makes an object too long for a datagram or a pipe.
@@ -41,7 +40,7 @@ impl Worker<'_> {
         }
         self.peeking.join(&mut self.connections, key, self.now);
         self.describe(key);
-        if self.watch(key, Side::Client).is_err() {
+        if self.watch_client(key).is_err() {
             self.close(key, Ending::Closed, Ended::NoResources);
         }
     }

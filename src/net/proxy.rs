@@ -23,7 +23,7 @@ use crate::sys::socket;
 use super::connection::{Connection, Ending, Key, Phase};
 use super::endpoint::Endpoint;
 use super::event_loop::Worker;
-use super::pair::{Pair, Side, Stage};
+use super::pair::{Pair, Stage};
 
 /// What was announced of a connection, beside its client.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ impl Worker<'_> {
         }
         self.peeking.join(&mut self.connections, key, self.now);
         self.describe(key);
-        if self.watch(key, Side::Client).is_err() {
+        if self.watch_client(key).is_err() {
             self.close(key, Ending::Closed, Ended::NoResources);
         }
     }

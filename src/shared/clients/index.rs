@@ -80,7 +80,7 @@ impl<'g> Index<'g> {
     }
 
     fn bucket(&self, key: Key) -> Result<&'g AtomicU32, Corrupt> {
-        // Not its kind: all clients of Unix sockets are one, and :: does not come.
+        // Not its kind: all that it tells apart are :: and the one client that those of Unix sockets are.
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&key.halves[0].to_le_bytes());
         bytes[8..].copy_from_slice(&key.halves[1].to_le_bytes());
