@@ -18,6 +18,22 @@ cleanup() {
 }
 trap cleanup EXIT
 
+# Builds what is to be measured, unless that is named, and these examples; then the script begins anew, on one CPU. It calls
+# this before it does anything else.
+on_one_cpu() { # named examples argument ...
+    local named=$1 example examples=()
+    for example in $2; do examples+=(--example "$example"); done
+    shift 2
+    [ -z "${PEN_ON_ONE_CPU-}" ] || return 0
+    (
+        cd "$here"
+        [ -n "$named" ] || cargo build --release --locked --quiet
+        cargo build --release --locked --quiet "${examples[@]}"
+    )
+    rm -rf "$dir"
+    PEN_ON_ONE_CPU=yes exec taskset -c 0 bash "$0" "$@"
+}
+
 die() { echo "${0##*/}: $*" >&2; exit 1; }
 need() { command -v "$1" >/dev/null || die "$1 is missing: apt-get install $2"; } # program package
 PATH=$PATH:/usr/sbin:/sbin

@@ -33,17 +33,9 @@
 # Targets are for the ratios to HAProxy, nginx and the classic.
 set -eu
 
-if [ -z "${PEN_ON_ONE_CPU-}" ]; then
-    (
-        cd "$(dirname "$0")/.."
-        [ -n "${PENS-}${PLAIN-}" ] || cargo build --release --locked --quiet
-        cargo build --release --locked --quiet --example http_load --example floor
-    )
-    PEN_ON_ONE_CPU=yes exec taskset -c 0 bash "$0" "$@"
-fi
-
 # shellcheck source=benches/common.sh
 . "$(dirname "$0")/common.sh"
+on_one_cpu "${PENS-}${PLAIN-}" "http_load floor" "$@"
 
 rounds=${1:-5}
 seconds=${2:-0.5}

@@ -25,17 +25,9 @@
 # little.
 set -eu
 
-if [ -z "${PEN_ON_ONE_CPU-}" ]; then
-    (
-        cd "$(dirname "$0")/.."
-        [ -n "${TOOLS+given}" ] || cargo build --release --locked --quiet
-        cargo build --release --locked --quiet --example logs_load
-    )
-    PEN_ON_ONE_CPU=yes exec taskset -c 0 bash "$0" "$@"
-fi
-
 # shellcheck source=benches/common.sh
 . "$(dirname "$0")/common.sh"
+on_one_cpu "${TOOLS+given}" "logs_load" "$@"
 
 rounds=${1:-3}
 if [ $# -gt 1 ]; then rows=("${@:2}"); else

@@ -30,17 +30,9 @@
 # Targets are for the ratios to nginx and to the classic.
 set -eu
 
-if [ -z "${PEN_ON_ONE_CPU-}" ]; then
-    (
-        cd "$(dirname "$0")/.."
-        [ -n "${PENS+given}" ] || cargo build --release --locked --quiet
-        cargo build --release --locked --quiet --example udp_load --example floor
-    )
-    PEN_ON_ONE_CPU=yes exec taskset -c 0 bash "$0" "$@"
-fi
-
 # shellcheck source=benches/common.sh
 . "$(dirname "$0")/common.sh"
+on_one_cpu "${PENS+given}" "udp_load floor" "$@"
 
 rounds=${1:-5}
 seconds=${2:-0.5}

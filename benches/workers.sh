@@ -14,17 +14,9 @@
 # worker with more CPU time, in per cent. Targets: 1.10 of one worker, and nothing worth mentioning of two pens.
 set -eu
 
-if [ -z "${PEN_ON_ONE_CPU-}" ]; then
-    (
-        cd "$(dirname "$0")/.."
-        [ -n "${PEN-}" ] || cargo build --release --locked --quiet
-        cargo build --release --locked --quiet --example http_load
-    )
-    PEN_ON_ONE_CPU=yes exec taskset -c 0 bash "$0" "$@"
-fi
-
 # shellcheck source=benches/common.sh
 . "$(dirname "$0")/common.sh"
+on_one_cpu "${PEN-}" "http_load" "$@"
 
 rounds=${1:-7}
 seconds=${2:-0.5}
